@@ -1,0 +1,5 @@
+"""Algorithms: what the Runner trains."""
+
+from kd_plugins.algorithms.single_teacher_distill import SingleTeacherDistill
+
+__all__ = ['SingleTeacherDistill']

@@ -1,0 +1,101 @@
+"""Building the student and the teacher from what a config says."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+NetworkCfg = Mapping[str, Any] | BaseModel
+
+
+def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str | None]:
+    """Turn the config of a network into one that a registry can build.
+
+    Args:
+        cfg: Either a model config with a ``type``, or ``cfg_path`` and what to
+            change in it: ``dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py',
+            head=dict(num_classes=10))``. ``pretrained=True`` asks for the
+            weights that the package's model index lists.
+        key: The config key, for error messages.
+
+    Returns:
+        The model config and, if asked for, where its pretrained weights are.
+
+    Raises:
+        ValueError: If there is neither a ``type`` nor a ``cfg_path``.
+    """
+    rest = ConfigDict(**cfg)
+    path = rest.pop('cfg_path', None)
+    if 'type' in rest:
+        return rest, None
+    if path is None:
+        raise ValueError(
+            f"{key}={dict(cfg)!r} names no network: give its type, or cfg_path='PACKAGE::PATH.py' "
+            'of an upstream config, or the path of a config file.'
+        )
+    pretrained = rest.pop('pretrained', False)
+    package = path.split('::')[0] if '::' in path else None
+    if package:
+        with DefaultScope.overwrite_default_scope(package):
+            whole = get_config(path, pretrained)
+    else:
+        whole = Config.fromfile(path)
+    model = whole.model
+    if 'data_preprocessor' in whole:
+        # mmpretrain keeps it at the top level, where the Runner would find it.
+        model.setdefault('data_preprocessor', whole.data_preprocessor)
+    model.setdefault('_scope_', whole.get('default_scope', package))
+    merged = Config._merge_a_into_b(rest, model)
+    return ConfigDict(merged), whole.get('model_path') if pretrained else None
+
+
+def build_network(cfg: Mapping[str, Any], key: str) -> BaseModel:
+    """Build a network and check that the Runner could train or test it.
+
+    Raises:
+        TypeError: If the type is not an mmengine ``BaseModel``.
+    """
+    network = MODELS.build(ConfigDict(**cfg))
+    if not isinstance(network, BaseModel):
+        raise TypeError(
+            f'{key} builds a {type(network).__name__}, which is not an mmengine BaseModel: give a '
+            'whole model such as ImageClassifier, not a part of one.'
+        )
+    return network
+
+
+def forbid_inplace(network: nn.Module) -> None:
+    """Switch off in-place activations, which would overwrite what was recorded."""
+    for module in network.modules():
+        if getattr(module, 'inplace', False):
+            module.inplace = False
+
+
+@contextmanager
+def forked_random_states() -> Iterator[None]:
+    """Run a block on random states of its own.
+
+    What is built inside neither changes the numbers drawn afterwards, so that
+    the student starts as it would without a teacher, nor repeats them, so that
+    a teacher of the same architecture is another network.
+    """
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(random.random())
+    np.random.seed(np.random.randint(2**32, dtype=np.uint32))
+    torch.default_generator.manual_seed(int(torch.randint(2**62, ()).item()))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

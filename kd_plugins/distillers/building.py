@@ -1,0 +1,152 @@
+"""Building mmrazor's distiller and refusing what it would let pass.
+
+mmrazor computes the losses that ``loss_forward_mappings`` name and no others,
+and mmengine adds up the losses that have "loss" in their names and no others:
+a term forgotten in one place, or named in another way, would silently train
+nothing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from mmengine.config import ConfigDict
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+KEY = 'model.distiller'
+
+
+def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Module) -> Any:
+    """Build the distiller and connect its recorders to both networks.
+
+    Args:
+        cfg: A config in mmrazor's vocabulary; ``type`` may be left out.
+            Recorders, connectors and losses are looked up in mmrazor's scope,
+            so that their short names are found.
+        student: The network that ``student_recorders`` read.
+        teacher: The network that ``teacher_recorders`` read.
+
+    Raises:
+        ValueError: If a term would train nothing, or a recorder reads nothing.
+    """
+    cfg = ConfigDict(**cfg)
+    cfg.setdefault('type', 'mmrazor.ConfigurableDistiller')
+    _check_names(cfg)
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        try:
+            distiller = MODELS.build(cfg)
+        except AssertionError as error:
+            # mmrazor's assertions break lines in the middle of sentences.
+            raise ValueError(f'{KEY}: {" ".join(str(error).split())}') from error
+    _check_arguments(distiller)
+    _check_sources(distiller.student_recorders, student, 'student')
+    _check_sources(distiller.teacher_recorders, teacher, 'teacher')
+    distiller.prepare_from_student(student)
+    distiller.prepare_from_teacher(teacher)
+    return distiller
+
+
+def check_records(distiller: Any) -> None:
+    """Refuse a step in which a mapped recorder has seen nothing.
+
+    Raises:
+        RuntimeError: Naming the recorder and its source.
+    """
+    for loss, mapping in distiller.loss_forward_mappings.items():
+        for argument, record in mapping.items():
+            side = 'student' if record['from_student'] else 'teacher'
+            manager = getattr(distiller, f'{side}_recorders')
+            recorder = manager.get_recorder(record['recorder'])
+            if len(recorder.data_buffer) <= record.get('record_idx', 0):
+                raise RuntimeError(
+                    f'{KEY}.{side}_recorders.{record["recorder"]}.source={recorder.source!r} was '
+                    f'called {len(recorder.data_buffer)} times in this step, too few for '
+                    f'{loss}.{argument}: name a module that the forward pass of the {side} calls '
+                    '(the teacher runs its forward only, none of its losses).'
+                )
+
+
+def reset_records(distiller: Any) -> None:
+    """Let go of what was recorded: it holds the graph of the whole step."""
+    for manager in (distiller.student_recorders, distiller.teacher_recorders):
+        for recorder in manager.recorders.values():
+            recorder.reset_data_buffer()
+
+
+def _check_names(cfg: ConfigDict) -> None:
+    losses = cfg.get('distill_losses') or {}
+    mappings = cfg.get('loss_forward_mappings') or {}
+    for name in losses:
+        if 'loss' not in name:
+            raise ValueError(
+                f'{KEY}.distill_losses.{name} would never reach the total loss, because mmengine '
+                f'adds up the names that contain "loss": call it loss_{name}.'
+            )
+        if name not in mappings:
+            raise ValueError(
+                f'{KEY}.distill_losses.{name} is mapped to nothing and would never be computed: '
+                f'add {KEY}.loss_forward_mappings.{name} with the records it takes.'
+            )
+    for name, mapping in mappings.items():
+        if name not in losses:
+            raise ValueError(
+                f'{KEY}.loss_forward_mappings.{name} belongs to no loss'
+                f'{_suggestion(name, losses)}: distill_losses has {sorted(losses)}.'
+            )
+        for argument, record in mapping.items():
+            _check_record(cfg, f'{KEY}.loss_forward_mappings.{name}.{argument}', record)
+
+
+def _check_record(cfg: ConfigDict, key: str, record: Mapping[str, Any]) -> None:
+    if not isinstance(record.get('from_student'), bool) or 'recorder' not in record:
+        raise ValueError(
+            f'{key}={dict(record)!r} needs recorder=<name> and from_student=True or False.'
+        )
+    side = 'student' if record['from_student'] else 'teacher'
+    known = cfg.get(f'{side}_recorders') or {}
+    if record['recorder'] not in known:
+        raise ValueError(
+            f'{key}.recorder={record["recorder"]!r} is not one of {side}_recorders'
+            f'{_suggestion(record["recorder"], known)}: they are {sorted(known)}.'
+        )
+
+
+def _check_arguments(distiller: Any) -> None:
+    for name, loss in distiller.distill_losses.items():
+        for argument in inspect.signature(loss.forward).parameters.values():
+            required = argument.default is argument.empty and argument.kind in (
+                argument.POSITIONAL_OR_KEYWORD,
+                argument.KEYWORD_ONLY,
+            )
+            if required and argument.name not in distiller.loss_forward_mappings[name]:
+                raise ValueError(
+                    f'{KEY}.loss_forward_mappings.{name} lacks {argument.name}, which '
+                    f'{type(loss).__name__} needs.'
+                )
+
+
+def _check_sources(manager: Any, network: nn.Module, side: str) -> None:
+    from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
+
+    for name, recorder in manager.recorders.items():
+        if isinstance(recorder, ModuleOutputsRecorder):
+            known = {key for key, _ in network.named_modules()}
+        elif isinstance(recorder, ParameterRecorder):
+            known = {key for key, _ in network.named_parameters()}
+        else:
+            continue
+        if recorder.source not in known:
+            raise ValueError(
+                f'{KEY}.{side}_recorders.{name}.source={recorder.source!r} is not in the {side} '
+                f'({type(network).__name__}){_suggestion(recorder.source, known)}: give the name '
+                "of one of its modules, such as 'head.fc'."
+            )
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f' (did you mean {close[0]!r}?)' if close else ''

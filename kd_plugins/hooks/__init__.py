@@ -1,0 +1,5 @@
+"""Hooks, and functions that data loaders run in their workers."""
+
+from kd_plugins.hooks.seeding import SeedByProgressHook, seed_worker
+
+__all__ = ['SeedByProgressHook', 'seed_worker']

@@ -1,0 +1,67 @@
+"""Random states as a function of the training's progress, for exact resume."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+
+from kd_plugins.registry import FUNCTIONS, HOOKS
+
+
+def seed_everything(seed: int) -> None:
+    """Seed python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@HOOKS.register_module()
+class SeedByProgressHook(Hook):
+    """Reseed at the start of every epoch, or of every iteration without epochs.
+
+    A run that is resumed then draws what the undisturbed run would have drawn,
+    and ends in the same weights. Saving the random states in the checkpoint is
+    not enough, because validation draws as well. It also takes an explicit
+    ``randomness=dict(seed=...)``, ``persistent_workers=False`` and, with
+    workers, ``worker_init_fn=dict(type='kd_plugins.seed_worker')``.
+
+    The seed is made of the run's seed, the epoch (or iteration) and the rank.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def before_train_epoch(self, runner: Any) -> None:
+        """Seed the epoch before its data loader starts."""
+        if not self._by_iteration(runner):
+            self._seed(runner, runner.epoch)
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Seed the iteration, in loops that have no epochs."""
+        if self._by_iteration(runner):
+            self._seed(runner, runner.iter)
+
+    @staticmethod
+    def _by_iteration(runner: Any) -> bool:
+        return runner.max_epochs == 1
+
+    @staticmethod
+    def _seed(runner: Any, step: int) -> None:
+        sequence = np.random.SeedSequence([runner.seed, step, get_rank()])
+        seed_everything(int(sequence.generate_state(1, dtype=np.uint32)[0]))
+
+
+@FUNCTIONS.register_module()
+def seed_worker(worker_id: int) -> None:
+    """Seed a loader's worker from torch's seed, which every epoch draws anew.
+
+    mmengine's own function gives a worker the same seed in every epoch, and so
+    the same augmentations.
+    """
+    seed = torch.initial_seed() % 2**32
+    random.seed(seed)
+    np.random.seed(seed)

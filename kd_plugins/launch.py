@@ -1,0 +1,126 @@
+"""What the command-line tools share: arguments, configs, processes on CPUs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import os.path as osp
+
+import torch.distributed
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that training and testing share, named as upstream's."""
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='where logs and checkpoints go')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, for example train_cfg.max_epochs=2; lists are '
+        'written as key="[a,b]"',
+    )
+    parser.add_argument(
+        '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='launcher'
+    )
+    # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead.
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config and apply the common arguments."""
+    if not osp.isfile(args.config):
+        raise SystemExit(f'config {args.config!r} is not a file: give the path of a config.')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg = Config.fromfile(args.config)
+    cfg.launcher = args.launcher
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = osp.join('work_dirs', osp.splitext(osp.basename(args.config))[0])
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the upstream runner, on several processes without a GPU as well."""
+    start_on_cpus(cfg)
+    if 'runner_type' in cfg:
+        return RUNNERS.build(cfg)
+    return Runner.from_cfg(cfg)
+
+
+def start_on_cpus(cfg: Config) -> None:
+    """Start torch's gloo processes where there is no accelerator.
+
+    mmengine's own start selects a CUDA device whatever there is, and its DDP
+    wrapper names one. With the process group started before it, the Runner
+    skips the first, and ``device_ids=None`` spares the second.
+    """
+    if cfg.launcher != 'pytorch' or get_device() != 'cpu':
+        return
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+    wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(
+        type='MMDistributedDataParallel',
+        broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False),
+    )
+    wrapper['device_ids'] = None
+    cfg.model_wrapper_cfg = wrapper
+
+
+def enable_amp(cfg: Config) -> None:
+    """Switch the optimizer wrapper to mixed precision, or say why it cannot.
+
+    Raises:
+        SystemExit: Without an accelerator, or with a wrapper that ``--amp``
+            would silently replace.
+    """
+    if get_device() == 'cpu':
+        raise SystemExit(
+            '--amp needs an accelerator (optim_wrapper.type=AmpOptimWrapper runs on none but '
+            'CUDA, NPU, MLU and MUSA devices): leave it out on this machine.'
+        )
+    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise SystemExit(
+            f'--amp would replace optim_wrapper.type={kind!r}: set its precision in the config.'
+        )
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
+
+
+def teacher_of(model: torch.nn.Module) -> torch.nn.Module:
+    """Return the teacher, ready to be tested in the place of its algorithm.
+
+    Without a preprocessor of its own it takes the student's, as in training.
+
+    Raises:
+        SystemExit: If the model has no teacher.
+    """
+    algorithm = getattr(model, 'module', model)
+    teacher = vars(algorithm).get('teacher')
+    if teacher is None:
+        raise SystemExit(
+            f'--teacher needs a config whose model has a teacher, and {type(algorithm).__name__} '
+            'has none.'
+        )
+    if not algorithm.teacher_has_own_input:
+        teacher.data_preprocessor = algorithm.data_preprocessor
+    return teacher
+
+
+def write_json(path: str, values: dict) -> None:
+    """Write values to a JSON file, making its folder."""
+    os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
+    with open(path, 'w', encoding='utf-8') as file:
+        json.dump(values, file, indent=2)
+        file.write('\n')

@@ -1,0 +1,77 @@
+"""What the losses on logits share: checks, precision, weight, batch mean."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_plugins.structures import Progress
+from kd_plugins.temperatures import as_temperature
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    """Return logits in float32, or in float64 if they are that already.
+
+    Half precision cannot hold ``exp`` of ordinary logits, whatever autocast
+    would choose, so every loss leaves it first.
+    """
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def batch_mean(values: Tensor) -> Tensor:
+    """Mean of per-sample values of shape (N,); 0, with a gradient, if N is 0."""
+    return values.sum() / max(values.numel(), 1)
+
+
+def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor) -> None:
+    """Refuse anything but two sets of logits of the same shape (N, C), C >= 2."""
+    if preds_S.dim() != 2 or preds_S.shape != preds_T.shape:
+        raise ValueError(
+            f'{owner} needs logits of the same shape (N, C) from both networks, but preds_S has '
+            f'{tuple(preds_S.shape)} and preds_T has {tuple(preds_T.shape)}: check that '
+            'loss_forward_mappings name the classifiers and that both have the same classes.'
+        )
+    if preds_S.shape[1] < 2:
+        raise ValueError(f'{owner} needs at least 2 classes, but the logits have 1.')
+
+
+class LogitsLoss(nn.Module):
+    """Base of the losses on logits with a temperature and a weight.
+
+    Args:
+        tau: The temperature: a number above 0, the config of a temperature
+            module, or a module (see :class:`kd_plugins.temperatures.Temperature`).
+        loss_weight: Factor of the whole loss, finite and at least 0. At 0 the
+            loss is still computed, so that all ranks agree on the graph.
+    """
+
+    def __init__(
+        self, tau: float | Mapping[str, Any] | nn.Module, loss_weight: float = 1.0
+    ) -> None:
+        super().__init__()
+        self.tau = as_temperature(tau, f'{type(self).__name__}.tau')
+        self.loss_weight = self._check_weight('loss_weight', loss_weight)
+        self.progress: Progress | None = None
+
+    def _check_weight(self, key: str, value: float) -> float:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not math.isfinite(value) or value < 0:
+            raise ValueError(
+                f'{type(self).__name__}.{key}={value!r} is not a weight: give a number, 0 or above.'
+            )
+        return float(value)
+
+    def set_progress(self, progress: Progress | None) -> None:
+        """Take the progress of the training; called before every step."""
+        self.progress = progress
+
+    def _prepare(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
+        """Check, leave half precision, cut the teacher's graph, ask for tau."""
+        check_logits(type(self).__name__, preds_S, preds_T)
+        preds_S = at_least_float32(preds_S)
+        preds_T = at_least_float32(preds_T.detach())
+        return preds_S, preds_T, self.tau(preds_S, preds_T)

@@ -1,0 +1,163 @@
+"""DKD: decoupled knowledge distillation."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_plugins.losses.base import LogitsLoss, batch_mean
+from kd_plugins.registry import MODELS
+from kd_plugins.schedules import LinearWarmup
+from kd_plugins.temperatures.base import per_sample
+
+
+def dkd_loss(
+    preds_S: Tensor, preds_T: Tensor, target: Tensor, tau: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    r"""The two parts of DKD per sample, computed in log space throughout.
+
+    With p the softmax at temperature tau and t the target class,
+
+    * ``TCKD = tau^2 * KL((p_t, 1 - p_t)_T || (p_t, 1 - p_t)_S)``,
+    * ``NCKD = tau^2 * KL(q_T || q_S)``, q the softmax over the other C - 1
+      classes,
+
+    so that ``KD = TCKD + (1 - p_t of the teacher) * NCKD``.
+
+    Args:
+        preds_S: The student's logits, shape (N, C).
+        preds_T: The teacher's logits, shape (N, C).
+        target: The target classes, integers of shape (N,) in [0, C).
+        tau: The temperature, above 0: a number, or a tensor of shape () or
+            (N, 1).
+
+    Returns:
+        TCKD and NCKD, each of shape (N,), at least 0 up to rounding. With two
+        classes NCKD is identically 0.
+
+    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, arXiv
+    2203.08679, equations 5 to 7. The published code masks the target by
+    subtracting 1000 from its logit and takes the logarithm of a softmax, which
+    is infinite for confident students and has no gradient in tau; the
+    logarithms here are never taken of a rounded probability.
+    """
+    is_target = F.one_hot(target, preds_S.shape[1]).bool()
+    target_S, others_S = _split(preds_S / tau, is_target)
+    target_T, others_T = _split(preds_T / tau, is_target)
+    # log p_t and log (1 - p_t) of the binary pair, from the log-odds of the target.
+    log_hit_S, log_miss_S = F.logsigmoid(target_S), F.logsigmoid(-target_S)
+    log_hit_T, log_miss_T = F.logsigmoid(target_T), F.logsigmoid(-target_T)
+    tckd = log_hit_T.exp() * (log_hit_T - log_hit_S) + log_miss_T.exp() * (log_miss_T - log_miss_S)
+    q_T = others_T.exp().masked_fill(is_target, 0)
+    nckd = (q_T * (others_T - others_S)).sum(dim=1)
+    scale = per_sample(tau) ** 2
+    return tckd * scale, nckd * scale
+
+
+def _split(logits: Tensor, is_target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the target's log-odds, (N,), and log q of the others, (N, C).
+
+    The target's own column of log q is 0, set before any exponential, so that
+    neither its value nor its gradient can be infinite.
+    """
+    log_sum_others = logits.masked_fill(is_target, -torch.inf).logsumexp(dim=1)
+    log_odds = logits.masked_fill(~is_target, 0).sum(dim=1) - log_sum_others
+    log_q = (logits - log_sum_others[:, None]).masked_fill(is_target, 0)
+    return log_odds, log_q
+
+
+@MODELS.register_module()
+class DKDLoss(LogitsLoss):
+    """``alpha * TCKD + beta * NCKD``, averaged over the batch.
+
+    Args:
+        tau: The temperature: a number above 0 or a temperature module.
+        alpha: Weight of the target class part, TCKD.
+        beta: Weight of the non-target class part, NCKD. The paper's values
+            depend on the pair: 2, 6 or 8 on CIFAR-100, 0.5 or 2 on ImageNet.
+        loss_weight: Factor of the whole loss.
+        warmup: Epochs over which the whole loss grows linearly,
+            ``min(epoch / warmup, 1)`` with epochs counted from 1; 1 means no
+            warm-up (the paper: 20 on CIFAR-100, 1 on ImageNet). For a loop
+            without epochs: ``dict(length=..., by_epoch=False)``.
+
+    Raises:
+        ValueError: On values out of range, shapes that differ, or labels that
+            are neither classes nor a mixture of two classes per sample.
+    """
+
+    def __init__(
+        self,
+        tau: float | Mapping[str, Any] | nn.Module = 4.0,
+        alpha: float = 1.0,
+        beta: float = 8.0,
+        loss_weight: float = 1.0,
+        warmup: int | Mapping[str, Any] = 1,
+    ) -> None:
+        super().__init__(tau, loss_weight)
+        self.alpha = self._check_weight('alpha', alpha)
+        self.beta = self._check_weight('beta', beta)
+        self.warmup = LinearWarmup.from_cfg(warmup, 'DKDLoss.warmup')
+        self._first_call = True
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
+        """Return the loss, a scalar in float32 or better.
+
+        Args:
+            preds_S: The student's logits, shape (N, C).
+            preds_T: The teacher's logits, shape (N, C); detached here.
+            gt_labels: The classes, integers of shape (N,); or the mixed labels
+                of mixup and cutmix, shape (N, C), at most two classes a
+                sample: the loss is then the same mixture of the losses for
+                the two classes, as cross-entropy is.
+        """
+        factor = self.warmup(self.progress) * self.loss_weight
+        preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
+        if self._first_call:
+            self._check_first_batch(preds_S, gt_labels)
+            self._first_call = False
+        if gt_labels.dim() == 1:
+            return batch_mean(self._per_sample(preds_S, preds_T, gt_labels, tau)) * factor
+        share, classes = gt_labels.to(preds_S.dtype).topk(2, dim=1)
+        mixed = sum(
+            share[:, i] * self._per_sample(preds_S, preds_T, classes[:, i], tau) for i in range(2)
+        )
+        return batch_mean(mixed) * factor
+
+    def _per_sample(
+        self, preds_S: Tensor, preds_T: Tensor, target: Tensor, tau: float | Tensor
+    ) -> Tensor:
+        tckd, nckd = dkd_loss(preds_S, preds_T, target, tau)
+        return self.alpha * tckd + self.beta * nckd
+
+    def _check_first_batch(self, preds_S: Tensor, gt_labels: Tensor) -> None:
+        """Check what is the same in every batch, once: it costs a synchronisation."""
+        classes = preds_S.shape[1]
+        if classes == 2 and self.beta > 0:
+            warnings.warn(
+                'DKDLoss: with 2 classes there is one non-target class, so NCKD is always 0 and '
+                f'beta={self.beta:g} has no effect; KDLoss says the same with one number less.',
+                stacklevel=3,
+            )
+        integers = not gt_labels.is_floating_point() and gt_labels.dtype != torch.bool
+        if gt_labels.dim() == 1 and integers and gt_labels.shape[0] == preds_S.shape[0]:
+            return
+        if gt_labels.shape == preds_S.shape:
+            two_largest = gt_labels.float().topk(2, dim=1).values.sum(dim=1)
+            if torch.allclose(two_largest, gt_labels.float().sum(dim=1), atol=1e-4):
+                return
+            raise ValueError(
+                f'DKDLoss.gt_labels of shape {tuple(gt_labels.shape)} spread a label over more '
+                'than two classes (label smoothing?): give classes, or labels that mixup or '
+                'cutmix mixed from two, and smooth them inside the classification loss instead.'
+            )
+        raise ValueError(
+            f'DKDLoss.gt_labels has shape {tuple(gt_labels.shape)} and dtype {gt_labels.dtype} '
+            f'for logits of shape {tuple(preds_S.shape)}: give integer classes of shape (N,) or '
+            'mixed labels of shape (N, C), for example the inputs of head.loss_module, data_idx=1.'
+        )

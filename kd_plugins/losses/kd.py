@@ -1,0 +1,67 @@
+"""KD: the classical distillation of logits with a temperature."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_plugins.losses.base import LogitsLoss, batch_mean
+from kd_plugins.registry import MODELS
+from kd_plugins.temperatures.base import per_sample
+
+
+def kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float | Tensor) -> Tensor:
+    r"""``tau^2 * KL(softmax(z_T / tau) || softmax(z_S / tau))`` per sample.
+
+    Args:
+        preds_S: The student's logits, shape (N, C).
+        preds_T: The teacher's logits, shape (N, C).
+        tau: The temperature, above 0: a number, or a tensor of shape () or
+            (N, 1). Gradients reach it through both softmaxes and the square.
+
+    Returns:
+        Tensor of shape (N,), at least 0 up to rounding, in nats times tau^2.
+
+    Source: Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural
+    Network", arXiv 1503.02531, section 2 and 2.1.
+    """
+    log_p_S = F.log_softmax(preds_S / tau, dim=1)
+    log_p_T = F.log_softmax(preds_T / tau, dim=1)
+    kl = (log_p_T.exp() * (log_p_T - log_p_S)).sum(dim=1)
+    return kl * per_sample(tau) ** 2
+
+
+@MODELS.register_module()
+class KDLoss(LogitsLoss):
+    """:func:`kd_loss`, averaged over the batch, times ``loss_weight``.
+
+    Labels, hard or mixed, play no part in it.
+
+    Args:
+        tau: The temperature: a number above 0 or a temperature module.
+        loss_weight: Factor of the loss.
+
+    Raises:
+        ValueError: On a temperature or weight out of range, or logits whose
+            shapes differ.
+    """
+
+    def __init__(
+        self, tau: float | Mapping[str, Any] | nn.Module = 4.0, loss_weight: float = 1.0
+    ) -> None:
+        super().__init__(tau, loss_weight)
+
+    def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None) -> Tensor:
+        """Return the loss, a scalar in float32 or better.
+
+        Args:
+            preds_S: The student's logits, shape (N, C).
+            preds_T: The teacher's logits, shape (N, C); detached here.
+            gt_labels: Not used; accepted so that KD and DKD can be exchanged
+                in a config.
+        """
+        preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
+        return batch_mean(kd_loss(preds_S, preds_T, tau)) * self.loss_weight

@@ -1,0 +1,32 @@
+"""The registries of kd_plugins: children of mmengine's, scope ``kd_plugins``.
+
+A config names a type as ``kd_plugins.KDLoss`` from any scope. The modules that
+hold the types are listed as ``locations`` and imported on the first look-up.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import Registry
+
+MODELS = Registry(
+    'model',
+    parent=MMENGINE_MODELS,
+    scope='kd_plugins',
+    locations=['kd_plugins.algorithms', 'kd_plugins.losses', 'kd_plugins.temperatures'],
+)
+DATASETS = Registry(
+    'dataset',
+    parent=MMENGINE_DATASETS,
+    scope='kd_plugins',
+    locations=['kd_plugins.datasets'],
+)
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='kd_plugins', locations=['kd_plugins.hooks']
+)
+FUNCTIONS = Registry(
+    'function', parent=MMENGINE_FUNCTIONS, scope='kd_plugins', locations=['kd_plugins.hooks']
+)
+
+__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'MODELS']

@@ -1,0 +1,47 @@
+"""Evaluate a checkpoint of the student, or the teacher of a config.
+
+    python tools/test.py CONFIG CHECKPOINT
+    python tools/test.py CONFIG --teacher
+"""
+
+import argparse
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import launch
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Evaluate the student, or the teacher.')
+    launch.add_common_arguments(parser)
+    parser.add_argument('checkpoint', nargs='?', help="the student's checkpoint")
+    parser.add_argument(
+        '--teacher', action='store_true', help="evaluate the config's teacher instead"
+    )
+    parser.add_argument('--out', help='write the metrics to this JSON file')
+    args = parser.parse_args()
+    if args.teacher == (args.checkpoint is not None):
+        parser.error("give either the student's checkpoint or --teacher")
+    return args
+
+
+def main() -> None:
+    """Evaluate."""
+    args = parse_args()
+    cfg = launch.load_config(args)
+    if args.teacher:
+        cfg.load_from, cfg.resume = None, False
+        # An average of the student's weights has no place in a test of the teacher.
+        cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if h['type'] != 'EMAHook']
+    else:
+        cfg.load_from = args.checkpoint
+    runner = launch.build_runner(cfg)
+    if args.teacher:
+        runner.model = launch.teacher_of(runner.model)
+    metrics = runner.test()
+    if args.out and runner.rank == 0:
+        launch.write_json(args.out, metrics)
+
+
+if __name__ == '__main__':
+    main()

@@ -22,9 +22,7 @@ DATASETS = Registry(
     scope='kd_plugins',
     locations=['kd_plugins.datasets'],
 )
-HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='kd_plugins', locations=['kd_plugins.hooks']
-)
+HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='kd_plugins', locations=['kd_plugins.hooks'])
 FUNCTIONS = Registry(
     'function', parent=MMENGINE_FUNCTIONS, scope='kd_plugins', locations=['kd_plugins.hooks']
 )

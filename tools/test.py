@@ -1,7 +1,7 @@
 """Evaluate a checkpoint of the student, or the teacher of a config.
 
-    python tools/test.py CONFIG CHECKPOINT
-    python tools/test.py CONFIG --teacher
+python tools/test.py CONFIG CHECKPOINT
+python tools/test.py CONFIG --teacher
 """
 
 import argparse

@@ -17,5 +17,7 @@ model = dict(
         out_indices=(1,),
     ),
     neck=dict(type='GlobalAveragePooling'),
-    head=dict(type='LinearClsHead', num_classes=10, in_channels=8, loss=dict(type='CrossEntropyLoss')),
+    head=dict(
+        type='LinearClsHead', num_classes=10, in_channels=8, loss=dict(type='CrossEntropyLoss')
+    ),
 )

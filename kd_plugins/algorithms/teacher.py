@@ -15,9 +15,7 @@ from torch import Tensor, nn
 _OPTIONAL = 'num_batches_tracked'
 
 
-def load_teacher_weights(
-    teacher: nn.Module, path: str, key: str = 'model.teacher_ckpt'
-) -> None:
+def load_teacher_weights(teacher: nn.Module, path: str, key: str = 'model.teacher_ckpt') -> None:
     """Load every weight of the teacher, or say what does not fit.
 
     Takes what mmengine writes, a bare state dict, and ``{'model': ...}``, with

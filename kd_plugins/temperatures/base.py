@@ -80,5 +80,3 @@ def per_sample(tau: float | Tensor) -> float | Tensor:
     if isinstance(tau, Tensor) and tau.dim() == 2:
         return tau.squeeze(1)
     return tau
-
-

@@ -1,0 +1,57 @@
+# `make` shows what there is. Every target first completes the environment it
+# needs; that takes well under a second when nothing changed.
+
+STACK ?= official
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := $(if $(filter official,$(STACK)),.venv,.venv-$(STACK))
+RUN := $(VENV)/bin/python
+SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup classification full demo test test-long lint format clean
+
+help:
+	@echo 'make demo       set up for classification (no compiling) and run the demo'
+	@echo 'make setup      complete the environment: detection, operators, test tools'
+	@echo 'make test       lint, then the tests'
+	@echo 'make test-long  the tests marked long'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make format     let ruff rewrite the code'
+	@echo 'make clean      remove results and caches, keep the environments'
+	@echo
+	@echo 'STACK=official|modern    which OpenMMLab stack (now $(STACK), in $(VENV))'
+	@echo 'PYTHON=python3.11        the Python to make the environment with'
+	@echo "PYTEST_ARGS='-k dkd'     more arguments for pytest"
+	@echo 'KD_PLUGINS_CACHE=DIR     where compiled wheels are kept (~/.cache/kd_plugins)'
+
+setup: full
+
+classification:
+	@$(SETUP) --level classification
+
+full:
+	@$(SETUP) --level full
+
+demo: classification
+	@$(RUN) tools/demo.py
+
+test: lint
+	@$(RUN) -m pytest --durations=10 -m 'not long' $(PYTEST_ARGS)
+
+test-long: full
+	@$(RUN) -m pytest --durations=10 -m long $(PYTEST_ARGS)
+
+lint: full
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy kd_plugins tools
+
+format: full
+	@$(RUN) -m ruff check --fix .
+	@$(RUN) -m ruff format .
+
+clean:
+	rm -rf work_dirs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	find kd_plugins tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

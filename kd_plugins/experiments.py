@@ -1,0 +1,183 @@
+"""Running configs over seeds, several at a time, and keeping what they gave.
+
+A finished run leaves ``result.json`` in its work directory and is not run
+again while its config stays the same; an interrupted one resumes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+
+@dataclass(frozen=True)
+class Run:
+    """A config to train with a seed in a directory of its own."""
+
+    name: str
+    config: str
+    seed: int
+    work_dir: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run gave; accuracies in percent, time in seconds."""
+
+    config_hash: str
+    accuracy: list[float]  # after every validation
+    predictions: list[int]  # of the last epoch, in the order of the validation set
+    parameters: int
+    seconds: float
+
+    @property
+    def last(self) -> float:
+        """Accuracy at the end of the training."""
+        return self.accuracy[-1]
+
+    @property
+    def best(self) -> float:
+        """The best accuracy of any epoch."""
+        return max(self.accuracy)
+
+
+def load_config(run: Run) -> Config:
+    """Read the config of a run, with its seed and work directory."""
+    cfg = Config.fromfile(run.config)
+    cfg.work_dir = run.work_dir
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=run.seed)
+    return cfg
+
+
+def finished(run: Run) -> Result | None:
+    """Return the result of a run, if there is one for the config as it is now."""
+    path = Path(run.work_dir) / 'result.json'
+    if not path.is_file():
+        return None
+    result = Result(**json.loads(path.read_text()))
+    return result if result.config_hash == _hash(load_config(run)) else None
+
+
+def epochs_done(run: Run) -> int:
+    """Return how many epochs a run has completed so far, from its checkpoints."""
+    try:
+        last = (Path(run.work_dir) / 'last_checkpoint').read_text()
+        return int(Path(last).stem.split('_')[-1])
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def run_once(run: Run) -> Result:
+    """Train, or go on training, and keep the result."""
+    cfg = load_config(run)
+    config_hash = _hash(cfg)
+    stamp = Path(run.work_dir) / 'config_hash'
+    started_before = stamp.is_file() and stamp.read_text() == config_hash
+    if not started_before:
+        # Checkpoints of another config must not be resumed.
+        (Path(run.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(config_hash)
+    cfg.resume = started_before
+    cfg.experiment_name = f'{run.name}_{run.seed}_{os.getpid()}_{time.time_ns()}'
+    start = time.perf_counter()
+    runner = Runner.from_cfg(cfg)
+    model = runner.train()
+    seconds = time.perf_counter() - start
+    values, _ = runner.message_hub.get_scalar('val/accuracy/top1').data
+    student = getattr(model, 'architecture', model)
+    result = Result(
+        config_hash=config_hash,
+        accuracy=[float(value) for value in values],
+        predictions=_predict(runner),
+        parameters=sum(p.numel() for p in student.parameters()),
+        seconds=seconds,
+    )
+    path = Path(run.work_dir) / 'result.json'
+    path.with_suffix('.tmp').write_text(json.dumps(asdict(result)))
+    path.with_suffix('.tmp').replace(path)
+    return result
+
+
+def run_all(
+    runs: Sequence[Run],
+    jobs: int,
+    log: Path,
+    report: Callable[[Run, Result], None],
+    tick: Callable[[], None] = lambda: None,
+) -> dict[Run, Result]:
+    """Run what is not finished, ``jobs`` at a time with one thread each.
+
+    Args:
+        runs: What to run.
+        jobs: How many at a time.
+        log: Where the processes' own output goes.
+        report: Called with every result, kept ones included.
+        tick: Called about twice a second.
+    """
+    results = {run: result for run in runs if (result := finished(run)) is not None}
+    for run, result in results.items():
+        report(run, result)
+    todo = [run for run in runs if run not in results]
+    if not todo:
+        return results
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(
+        min(jobs, len(todo)),
+        # Forked processes would inherit mmengine's registries and torch's threads.
+        mp_context=get_context('spawn'),
+        initializer=_quiet_single_thread,
+        initargs=(str(log), max(1, (os.cpu_count() or 1) // min(jobs, len(todo)))),
+    ) as pool:
+        futures = {pool.submit(run_once, run): run for run in todo}
+        pending = set(futures)
+        try:
+            while pending:
+                try:
+                    for future in as_completed(pending, timeout=0.5):
+                        pending.discard(future)
+                        results[futures[future]] = future.result()
+                        report(futures[future], results[futures[future]])
+                except TimeoutError:
+                    pass
+                tick()
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+    return results
+
+
+def _quiet_single_thread(log: str, threads: int) -> None:
+    torch.set_num_threads(threads)
+    with open(log, 'a', encoding='utf-8') as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    logging.captureWarnings(True)
+
+
+def _hash(cfg: Config) -> str:
+    plain = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@torch.no_grad()
+def _predict(runner: Runner) -> list[int]:
+    runner.model.eval()
+    samples: list[Any] = []
+    for batch in runner.val_dataloader:
+        samples.extend(runner.model.val_step(batch))
+    return [int(sample.pred_label) for sample in samples]

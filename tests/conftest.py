@@ -1,0 +1,25 @@
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import kd_plugins  # noqa: F401  (first, so that mmrazor can be imported)
+
+ROOT = Path(__file__).resolve().parent.parent
+# Helpers are imported as `from helpers import ...`, wherever a test lies.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_upstream_state():
+    """Keep mmengine's globals and torch's threads from leaking between tests."""
+    from mmengine.logging import MessageHub
+    from mmengine.registry import DefaultScope
+
+    torch.manual_seed(0)
+    MessageHub._instance_dict.clear()
+    DefaultScope._instance_dict.clear()
+    yield
+    MessageHub._instance_dict.clear()
+    DefaultScope._instance_dict.clear()

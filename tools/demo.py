@@ -1,0 +1,191 @@
+"""A teacher teaches a student to read handwritten digits, in about two minutes.
+
+    python tools/demo.py
+
+Trains the teacher of ``configs/vanilla/digits_teacher.py`` once, then the same
+small student alone and with every method, over several seeds, all on the
+upstream runner. Prints a table and draws the curves.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.experiments import Result, Run, epochs_done, load_config, run_all
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
+TEACHER = Run('teacher', str(CONFIGS / 'vanilla/digits_teacher.py'), 0, 'work_dirs/digits_teacher')
+STUDENTS = {
+    'student alone': 'vanilla/digits_student.py',
+    'KD': 'kd/kd_digits.py',
+    'DKD': 'dkd/dkd_digits.py',
+}
+#: Dark enough on white, and apart for the colour-blind (Okabe and Ito).
+COLOURS = ('#555555', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
+    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    return parser.parse_args()
+
+
+def train(runs: list[Run], jobs: int, log: Path, console: Console) -> dict[Run, Result]:
+    """Train what is not there yet, showing epochs and finished runs."""
+    epochs = {run: load_config(run).train_cfg.max_epochs for run in runs}
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.completed:.0f}/{task.total} epochs'),
+        TimeElapsedColumn(),
+        TextColumn('left about'),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task('training', total=sum(epochs.values()))
+        last_line = time.monotonic()
+
+        def tick() -> None:
+            nonlocal last_line
+            done = sum(min(epochs_done(run), epochs[run]) for run in runs)
+            bar.update(task, completed=done)
+            if not console.is_terminal and time.monotonic() - last_line > 15:
+                last_line = time.monotonic()
+                console.print(f'  {done} of {sum(epochs.values())} epochs trained')
+
+        def report(run: Run, result: Result) -> None:
+            console.print(
+                f'  {run.name}, seed {run.seed}: {result.last:.2f} % in {result.seconds:.0f} s'
+            )
+            tick()
+
+        return run_all(runs, jobs, log, report, tick)
+
+
+def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
+    """Return the table of all methods."""
+    seeds = len(next(iter(results.values())))
+    table = Table(title=f'Digits, test accuracy in %, mean and deviation over {seeds} seeds')
+    for column in ('', 'last epoch', 'best epoch', 'gain', 'as teacher', 'parameters', 's/run'):
+        table.add_column(column, justify='right' if column else 'left')
+    table.add_row(
+        'teacher', f'{teacher.last:.2f}', f'{teacher.best:.2f}', '', '100.0',
+        f'{teacher.parameters:,}', f'{teacher.seconds:.0f}', end_section=True,
+    )  # fmt: skip
+    alone = [result.last for result in results['student alone']]
+    for name, runs in results.items():
+        last = [run.last for run in runs]
+        gain = '' if name == 'student alone' else difference(last, alone)
+        table.add_row(
+            name,
+            spread(last),
+            spread([run.best for run in runs]),
+            gain,
+            f'{statistics.mean(agreement(run, teacher) for run in runs):.1f}',
+            f'{runs[0].parameters:,}',
+            f'{statistics.mean(run.seconds for run in runs):.0f}',
+        )
+    return table
+
+
+def spread(values: list[float]) -> str:
+    """Mean and sample deviation."""
+    deviation = statistics.stdev(values) if len(values) > 1 else float('nan')
+    return f'{statistics.mean(values):.2f} ± {deviation:.2f}'
+
+
+def difference(values: list[float], reference: list[float]) -> str:
+    """Return the gain in means, and a question mark within two standard errors."""
+    gain = statistics.mean(values) - statistics.mean(reference)
+    if len(values) < 2:
+        return f'{gain:+.2f} ?'
+    error = (
+        statistics.variance(values) / len(values) + statistics.variance(reference) / len(reference)
+    ) ** 0.5
+    return f'{gain:+.2f}' + (' ?' if abs(gain) < 2 * error else '')
+
+
+def agreement(result: Result, teacher: Result) -> float:
+    """Percentage of test scans on which the student answers as the teacher."""
+    pairs = zip(result.predictions, teacher.predictions, strict=True)
+    return 100 * statistics.mean(a == b for a, b in pairs)
+
+
+def draw(results: dict[str, list[Result]], teacher: Result, path: Path) -> None:
+    """Draw accuracy over epochs: mean of the seeds, and their range."""
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout='constrained')
+    axis.axhline(teacher.last, color='black', linestyle=':', linewidth=1)
+    for colour, (name, runs) in zip(COLOURS, results.items(), strict=False):
+        curves = list(zip(*(run.accuracy for run in runs), strict=True))
+        epochs = range(1, len(curves) + 1)
+        axis.plot(epochs, [statistics.mean(c) for c in curves], color=colour, label=name)
+        low, high = [min(c) for c in curves], [max(c) for c in curves]
+        axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
+    axis.annotate(
+        f'teacher {teacher.last:.1f} %', (1, teacher.last), (0, 3), textcoords='offset points'
+    )
+    floor = min(
+        statistics.mean(run.accuracy[len(run.accuracy) // 4] for run in runs)
+        for runs in results.values()
+    )
+    axis.set_ylim(floor - 5, 100.9)
+    axis.set_xlabel('epoch')
+    axis.set_ylabel('test accuracy in %')
+    axis.set_title(
+        'The same small student, alone and taught (mean and range of the seeds)', fontsize=10
+    )
+    axis.legend(loc='lower right', frameon=False)
+    axis.spines[['top', 'right']].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    """Train, print, draw."""
+    args = parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    start = time.monotonic()
+    log = args.work_dir / 'output.log'
+    console.print('Training the teacher (once; later runs reuse it).')
+    teacher = train([TEACHER], 1, log, console)[TEACHER]
+    methods = ', '.join(STUDENTS)
+    console.print(f'Training the student with {len(args.seeds)} seeds each: {methods}.')
+    runs = [
+        Run(name, str(CONFIGS / config), seed, str(args.work_dir / Path(config).stem / str(seed)))
+        for seed in args.seeds
+        for name, config in STUDENTS.items()
+    ]
+    done = train(runs, args.jobs, log, console)
+    results = {name: [done[run] for run in runs if run.name == name] for name in STUDENTS}
+    figure = args.work_dir / 'curves.png'
+    draw(results, teacher, figure)
+    console.print(summarise(results, teacher))
+    console.print(
+        'gain: over the student alone; "?" where it is within two standard errors of zero.\n'
+        'as teacher: test scans on which the last student answers as the teacher does, in %.'
+    )
+    console.print(
+        f'Curves: {figure}   Logs and checkpoints: {args.work_dir}   Total: {time.monotonic() - start:.0f} s'
+    )
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('interrupted; the same command goes on where this one stopped')

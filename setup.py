@@ -64,6 +64,7 @@ class BuildWithMim(build_py):
     """Copies what mim needs into the package."""
 
     def run(self) -> None:
+        """Build, then copy or link."""
         super().run()
         if getattr(self, 'editable_mode', False):
             link_tools()
@@ -75,6 +76,7 @@ class WheelWithMim(bdist_wheel):
     """Copies the same into the wheel's metadata, just before it is packed."""
 
     def write_wheelfile(self, wheelfile_base: str, *args, **kwargs) -> None:
+        """Write WHEEL, the last file of the metadata, then copy."""
         super().write_wheelfile(wheelfile_base, *args, **kwargs)
         copy_mim(Path(wheelfile_base))
 
@@ -83,6 +85,7 @@ class DevelopWithMim(develop):
     """The editable install of older pips."""
 
     def run(self) -> None:
+        """Install, then link."""
         super().run()
         link_tools()
 

@@ -13,6 +13,9 @@ imported on the stacks that kd_plugins supports:
 Both happen when, and only if, something imports mmrazor after kd_plugins
 (:func:`install` adds one finder to :data:`sys.meta_path`). Where mmrazor can
 be imported unaided, because torch is older than 2.0, nothing is replaced.
+
+mmcv without compiled operators, which is enough for classification, warns at
+every import of what classification does not use; that warning is silenced.
 """
 
 from __future__ import annotations
@@ -21,8 +24,10 @@ import importlib.abc
 import importlib.machinery
 import importlib.util
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
@@ -92,6 +97,7 @@ class MMRazorFinder(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
+        """Return a spec for these two, None for every other module."""
         if fullname == 'mmrazor':
             spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
             if spec is not None and spec.loader is not None:
@@ -119,13 +125,12 @@ def _accepted_mmcv_version() -> Iterator[None]:
 
 def needs_stand_in() -> bool:
     """Whether mmrazor cannot be imported unaided on the installed torch."""
-    import torch
-
-    return int(torch.__version__.split('.', maxsplit=1)[0]) >= 2
+    return int(version('torch').split('.', maxsplit=1)[0]) >= 2
 
 
 def install() -> None:
     """Let mmrazor be imported, later and by anybody; calling it twice is fine."""
+    warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
     if 'mmrazor' in sys.modules or not needs_stand_in():
         return
     if not any(isinstance(finder, MMRazorFinder) for finder in sys.meta_path):

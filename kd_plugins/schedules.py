@@ -62,7 +62,7 @@ class LinearWarmup:
         if progress is None:
             raise RuntimeError(
                 f'{self.name}={self.length} needs to know how far the training is, and nobody '
-                'said: use it inside kd_plugins.SingleTeacherDistill, or call '
+                'said: train kd_plugins.SingleTeacherDistill with a Runner, or call '
                 'set_progress(...) on the loss before every step.'
             )
         if not self.by_epoch:

@@ -180,7 +180,8 @@ def main() -> None:
         'as teacher: test scans on which the last student answers as the teacher does, in %.'
     )
     console.print(
-        f'Curves: {figure}   Logs and checkpoints: {args.work_dir}   Total: {time.monotonic() - start:.0f} s'
+        f'Curves: {figure}   Logs and checkpoints: {args.work_dir}   '
+        f'Total: {time.monotonic() - start:.0f} s'
     )
 
 

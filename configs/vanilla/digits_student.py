@@ -1,3 +1,4 @@
+# python tools/train.py configs/vanilla/digits_student.py
 _base_ = [
     '../_base_/datasets/digits.py',
     '../_base_/schedules/digits_bs32.py',

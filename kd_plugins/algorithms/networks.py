@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -74,11 +75,40 @@ def build_network(cfg: Mapping[str, Any], key: str) -> BaseModel:
     return network
 
 
+def fit_preprocessor(
+    preprocessor: Mapping[str, Any] | nn.Module, network: Mapping[str, Any]
+) -> Mapping[str, Any] | nn.Module:
+    """Bring the top-level preprocessor into the form that a network takes.
+
+    mmpretrain's classifiers add the mixup of their ``train_cfg`` to the config,
+    which another package's preprocessor would not understand: that one is
+    built here.
+
+    Raises:
+        ValueError: If mixup would be lost that way.
+    """
+    if isinstance(preprocessor, nn.Module):
+        return preprocessor
+    cfg = ConfigDict(**preprocessor)
+    if 'type' not in cfg:
+        return cfg
+    with MODELS.switch_scope_and_registry(network.get('_scope_')) as registry:
+        kind = registry.get(cfg.type)
+        if kind is None or 'batch_augments' in inspect.signature(kind).parameters:
+            return cfg
+        if 'augments' in (network.get('train_cfg') or {}):
+            raise ValueError(
+                f'data_preprocessor.type={cfg.type!r} cannot apply the augments of '
+                "model.architecture.train_cfg: use type='mmpretrain.ClsDataPreprocessor'."
+            )
+        return registry.build(cfg)
+
+
 def forbid_inplace(network: nn.Module) -> None:
     """Switch off in-place activations, which would overwrite what was recorded."""
     for module in network.modules():
         if getattr(module, 'inplace', False):
-            module.inplace = False
+            module.inplace = False  # type: ignore[assignment]
 
 
 @contextmanager

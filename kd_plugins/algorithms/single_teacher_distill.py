@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from kd_plugins.algorithms.networks import (
     NetworkCfg,
     build_network,
+    fit_preprocessor,
     forbid_inplace,
     forked_random_states,
     resolve_network,
@@ -256,9 +256,7 @@ def _build_student(
         return cfg
     student_cfg, pretrained = resolve_network(cfg, 'model.architecture')
     if preprocessor is not None:
-        student_cfg['data_preprocessor'] = (
-            ConfigDict(**preprocessor) if isinstance(preprocessor, Mapping) else preprocessor
-        )
+        student_cfg['data_preprocessor'] = fit_preprocessor(preprocessor, student_cfg)
     if pretrained:
         student_cfg['init_cfg'] = dict(type='Pretrained', checkpoint=pretrained)
     return build_network(student_cfg, 'model.architecture')

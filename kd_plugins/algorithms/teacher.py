@@ -132,7 +132,7 @@ class TeacherInput(nn.Module):
         return inputs
 
     def _pad(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> None:
-        for picture, sample in zip(inputs, data_samples or ()):
+        for picture, sample in zip(inputs, data_samples or (), strict=False):
             shape = sample.metainfo.get('img_shape') if hasattr(sample, 'metainfo') else None
             if shape is not None:
                 picture[:, shape[0] :, :] = self.pad_value

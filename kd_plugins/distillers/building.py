@@ -33,12 +33,12 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     Raises:
         ValueError: If a term would train nothing, or a recorder reads nothing.
     """
-    cfg = ConfigDict(**cfg)
-    cfg.setdefault('type', 'mmrazor.ConfigurableDistiller')
-    _check_names(cfg)
+    config = ConfigDict(**cfg)
+    config.setdefault('type', 'mmrazor.ConfigurableDistiller')
+    _check_names(config)
     with DefaultScope.overwrite_default_scope('mmrazor'):
         try:
-            distiller = MODELS.build(cfg)
+            distiller = MODELS.build(config)
         except AssertionError as error:
             # mmrazor's assertions break lines in the middle of sentences.
             raise ValueError(f'{KEY}: {" ".join(str(error).split())}') from error

@@ -124,9 +124,8 @@ class DKDLoss(LogitsLoss):
         if gt_labels.dim() == 1:
             return batch_mean(self._per_sample(preds_S, preds_T, gt_labels, tau)) * factor
         share, classes = gt_labels.to(preds_S.dtype).topk(2, dim=1)
-        mixed = sum(
-            share[:, i] * self._per_sample(preds_S, preds_T, classes[:, i], tau) for i in range(2)
-        )
+        first, second = (self._per_sample(preds_S, preds_T, classes[:, i], tau) for i in range(2))
+        mixed = share[:, 0] * first + share[:, 1] * second
         return batch_mean(mixed) * factor
 
     def _per_sample(

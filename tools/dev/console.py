@@ -16,8 +16,7 @@ from typing import IO
 
 NINJA_STEP = re.compile(r'^\s*\[(\d+)/(\d+)\]')
 PIP_STEP = re.compile(
-    r'^\s*(Collecting|Downloading|Using cached|Building wheel|'
-    r'Preparing metadata|Installing collected packages|Attempting uninstall)'
+    r'^\s*(Collecting|Downloading|Using cached|Building wheel|Preparing metadata)'
 )
 
 # They would lead the environment's Python to modules outside of it.
@@ -66,7 +65,9 @@ class PipReader:
 
     def feed(self, line: str) -> None:
         """Take one line of output."""
-        if PIP_STEP.match(line):
+        if line.startswith('Installing collected packages:'):
+            self.step = f'installing {line.count(",") + 1} packages'
+        elif PIP_STEP.match(line):
             self.step = line.strip()
 
     def status(self, elapsed: float) -> str:
@@ -179,6 +180,8 @@ def run_logged(
             raise
         finally:
             progress.finish()
+            assert process.stdout is not None
+            process.stdout.close()
 
 
 def _follow(process: subprocess.Popen[bytes], out: IO[bytes], progress: Progress) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import tarfile
 import threading
@@ -22,6 +23,7 @@ from pathlib import Path
 from console import Failure, NinjaReader, PipReader, Progress, Runner, say
 
 GIB = 1 << 30
+COMPILER_ERROR = re.compile(r'((?:fatal error|error|RuntimeError): .+)')
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ def prebuilt_listed(wheel: MmcvWheel, seconds: float = 8.0) -> bool:
     page: list[bytes] = []
 
     def fetch() -> None:
-        with contextlib.suppress(Exception):  # unreachable is an ordinary answer
+        try:
             with urllib.request.urlopen(wheel.index, timeout=seconds) as reply:
                 page.append(reply.read(1 << 22))
+        except Exception:  # unreachable, or no such page: an ordinary answer
+            pass
 
     thread = threading.Thread(target=fetch, daemon=True)  # name look-ups have no timeout
     thread.start()
@@ -189,7 +193,9 @@ def _compile(wheel: MmcvWheel, runner: Runner, root: Path) -> Path:
         MAX_JOBS=str(jobs),
     )
     if status != 0:
-        raise Failure(f'compiling {wheel.package} {wheel.version} failed', log)
+        raise Failure(
+            f'compiling {wheel.package} {wheel.version} failed: {compiler_error(log)}', log
+        )
     found = _admit(wheel, runner, root, aside)
     if found is None:
         raise Failure(
@@ -197,6 +203,13 @@ def _compile(wheel: MmcvWheel, runner: Runner, root: Path) -> Path:
         )
     shutil.rmtree(tree, ignore_errors=True)
     return found
+
+
+def compiler_error(log: Path) -> str:
+    """Return the first error of the last run in a build log: pip's own come after it."""
+    last_run = log.read_text(encoding='utf-8', errors='replace').rpartition('\n$ ')[2]
+    match = COMPILER_ERROR.search(last_run)
+    return match.group(1).strip() if match else 'see the log'
 
 
 def _source_tree(wheel: MmcvWheel, runner: Runner, root: Path) -> Path:

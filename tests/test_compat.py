@@ -1,0 +1,95 @@
+"""Each thing that kd_plugins.compat does, in an interpreter of its own."""
+
+import subprocess
+import sys
+
+
+def python(code, *flags):
+    """Run code in a fresh interpreter; return its output, fail on its errors."""
+    reply = subprocess.run([sys.executable, *flags, '-c', code], capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stderr
+    return reply.stdout, reply.stderr
+
+
+def test_importing_the_package_is_light():
+    heavy = "('mmdet', 'mmrazor', 'mmpretrain', 'sklearn', 'mmcv', 'torch')"
+    out, _ = python(f'import sys, kd_plugins; print([m for m in {heavy} if m in sys.modules])')
+    assert out.strip() == '[]'
+
+
+def test_importing_the_registries_brings_no_other_package():
+    heavy = "('mmdet', 'mmrazor', 'mmpretrain', 'sklearn')"
+    code = f'import sys, kd_plugins.registry; print([m for m in {heavy} if m in sys.modules])'
+    assert python(code)[0].strip() == '[]'
+
+
+def test_mmrazor_is_imported_quietly():
+    out, err = python('import kd_plugins, mmrazor.models, mmrazor.engine; print("imported")')
+    assert out.splitlines()[-1] == 'imported'
+    assert 'Traceback' not in err and 'UserWarning' not in err
+
+
+def test_without_us_mmrazor_cannot_be_imported():
+    # The day this fails, the stand-in can go.
+    code = 'import mmrazor.models'
+    reply = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert reply.returncode != 0
+
+
+def test_a_scope_alone_finds_mmrazors_losses():
+    code = (
+        'import kd_plugins\nfrom mmengine.registry import MODELS\n'
+        'print(type(MODELS.build(dict(_scope_="mmrazor", type="KLDivergence"))).__module__)'
+    )
+    assert python(code)[0].strip().splitlines()[-1] == 'mmrazor.models.losses.kl_divergence'
+
+
+def test_our_types_are_found_without_importing_us():
+    code = (
+        'from mmengine.registry import MODELS\n'
+        'print(MODELS.build(dict(type="kd_plugins.KDLoss")).__class__)'
+    )
+    assert 'kd_plugins.losses.kd.KDLoss' in python(code)[0]
+
+
+def test_quantizing_says_why_it_cannot():
+    code = (
+        'import kd_plugins\nfrom mmrazor.structures.quantization import QConfigHandler\n'
+        'try: QConfigHandler()\nexcept NotImplementedError as error: print(error)'
+    )
+    out, _ = python(code)
+    assert 'stand-in' in out and 'torch 1.13' in out
+
+
+def test_the_shown_mmcv_version_lasts_only_as_long_as_the_assertion():
+    code = (
+        'import kd_plugins, mmcv\nbefore = mmcv.__version__\nmmcv.__version__ = "9.9.9"\n'
+        'import mmrazor\nprint(mmcv.__version__, mmrazor.mmcv_version[:3])'
+    )
+    assert python(code)[0].strip() == '9.9.9 (2, 1, 0)'
+
+
+def test_where_mmrazor_needs_no_help_nothing_is_replaced():
+    code = (
+        'import sys\nfrom unittest import mock\nfrom kd_plugins import compat\n'
+        'sys.meta_path = [f for f in sys.meta_path if not isinstance(f, compat.MMRazorFinder)]\n'
+        'with mock.patch.object(compat, "version", lambda name: "1.13.1"): compat.install()\n'
+        'print(any(isinstance(f, compat.MMRazorFinder) for f in sys.meta_path))'
+    )
+    assert python(code)[0].strip() == 'False'
+
+
+def test_installing_twice_adds_one_finder():
+    code = (
+        'import sys\nfrom kd_plugins import compat\ncompat.install()\n'
+        'print(sum(isinstance(f, compat.MMRazorFinder) for f in sys.meta_path))'
+    )
+    assert python(code)[0].strip() == '1'
+
+
+def test_replaced_modules_keep_their_dunder_names_honest():
+    code = (
+        'import kd_plugins, mmrazor.structures.quantization as q\n'
+        'print(hasattr(q, "__wrapped__"), q.Anything.__name__)'
+    )
+    assert python(code)[0].strip() == 'False _Inert'

@@ -1,0 +1,93 @@
+"""Every config builds, and the smallest of every method trains."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+from mmpretrain.structures import DataSample
+
+CONFIGS = sorted(
+    path.relative_to(ROOT).as_posix()
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.parts
+)
+DIGITS = [path for path in CONFIGS if 'digits' in path]
+
+
+def load(path):
+    cfg = Config.fromfile(ROOT / path)
+    if 'teacher' in cfg.model:
+        cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    return cfg
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_builds_and_gives_finite_losses(path):
+    cfg = load(path)
+    init_default_scope(cfg.get('default_scope'))
+    preprocessor = cfg.get('data_preprocessor')
+    model = MODELS.build(dict(cfg.model, data_preprocessor=preprocessor))
+    size, channels = (8, 1) if 'digits' in path else (64, 3)
+    MessageHub.get_current_instance().update_info_dict(
+        dict(iter=0, max_iters=100, epoch=0, max_epochs=10)
+    )
+    samples = [DataSample().set_gt_label(i) for i in range(4)]
+    data = dict(inputs=torch.randint(0, 255, (4, channels, size, size)), data_samples=samples)
+    losses = model(**model.data_preprocessor(data, training=True), mode='loss')
+    total, log = model.parse_losses(losses)
+    assert torch.isfinite(total) and total.requires_grad
+    if 'teacher' in cfg.model:
+        assert log['distill_loss'] > 0 and log['task_loss'] > 0
+
+
+@pytest.mark.parametrize('path', DIGITS)
+def test_smallest_config_trains(path, tmp_path):
+    cfg = load(path)
+    cfg.work_dir = str(tmp_path)
+    cfg.train_dataloader.dataset.indices = 96
+    cfg.train_cfg.max_epochs = 2
+    cfg.experiment_name = f'{Path(path).stem}_{tmp_path.name}'
+    runner = Runner.from_cfg(cfg)
+    before = [p.detach().clone() for p in runner.model.parameters() if p.requires_grad]
+    runner.train()
+    after = [p.detach() for p in runner.model.parameters() if p.requires_grad]
+    assert runner.iter == 6
+    assert all(torch.isfinite(p).all() for p in after)
+    assert sum(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) > len(after) // 2
+
+
+def test_names_are_unique_and_not_mmrazors():
+    names = [Path(path).name for path in CONFIGS]
+    assert len(names) == len(set(names))
+    import mmrazor
+
+    theirs = {p.name for p in (Path(mmrazor.__file__).parent / '.mim/configs').rglob('*.py')}
+    assert theirs and not theirs & set(names)
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_a_leaf_is_short_and_says_how_to_run_it(path):
+    lines = (ROOT / path).read_text().splitlines()
+    commands = [line for line in lines[:4] if line.startswith('# ')]
+    assert any(path in line for line in commands)
+    assert len(lines) <= 45
+
+
+def imagenet_loss(name):
+    cfg = Config.fromfile(ROOT / 'configs' / name)
+    return cfg, cfg.model.distiller.distill_losses.loss_kd, cfg.model.architecture.head.loss
+
+
+def test_imagenet_pair_is_as_published():
+    cfg, kd, ce = imagenet_loss('kd/kd_resnet34_resnet18_8xb64_in1k.py')
+    assert (kd.type, kd.tau, kd.loss_weight) == ('kd_plugins.KDLoss', 1.0, 0.5)
+    assert ce.loss_weight == 0.5
+    assert cfg.optim_wrapper.optimizer.lr == 0.2 and cfg.train_dataloader.batch_size * 8 == 512
+    cfg, dkd, ce = imagenet_loss('dkd/dkd_resnet34_resnet18_8xb64_in1k.py')
+    assert dict(dkd) == dict(type='kd_plugins.DKDLoss', tau=1.0, alpha=1.0, beta=0.5, warmup=1)
+    assert ce.loss_weight == 1.0

@@ -22,6 +22,8 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from kd_plugins.version import __version__
+
 
 @dataclass(frozen=True)
 class Run:
@@ -170,8 +172,13 @@ def _quiet_single_thread(log: str, threads: int) -> None:
 
 
 def _hash(cfg: Config) -> str:
+    """Identify what a result depends on: the config, our version, the teacher's weights."""
     plain = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(json.dumps([__version__, plain], sort_keys=True, default=str).encode())
+    teacher = cfg.model.get('teacher_ckpt')
+    if teacher and os.path.isfile(teacher):
+        digest.update(Path(teacher).read_bytes())
+    return digest.hexdigest()[:16]
 
 
 @torch.no_grad()

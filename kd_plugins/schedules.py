@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,3 +75,107 @@ class LinearWarmup:
                 f'{self.name}=dict(length=<iterations>, by_epoch=False).'
             )
         return min((progress.epoch + 1) / self.length, 1.0)
+
+
+@dataclass(frozen=True)
+class Descent:
+    """A value that goes from ``max`` to ``min`` and stays there.
+
+    Epochs, or iterations, are counted from 1: the first one is already a step
+    down, and number ``length`` is the first at ``min``.
+
+    Args:
+        max: The value before the first step, finite.
+        min: The value from ``length`` on, finite and at most ``max``.
+        length: Epochs, or iterations, on the way; at least 1.
+        by_epoch: Whether ``length`` counts epochs. Iteration-based loops have
+            none and need False.
+        name: What the user calls this setting, for error messages.
+
+    Raises:
+        ValueError: If the values or the length are none.
+    """
+
+    max: float
+    min: float
+    length: int
+    by_epoch: bool = True
+    name: str = 'schedule'
+
+    def __post_init__(self) -> None:
+        for key in ('max', 'min'):
+            value = getattr(self, key)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
+                raise ValueError(f'{self.name}.{key}={value!r} is not a finite number.')
+        if self.min > self.max:
+            raise ValueError(
+                f'{self.name}.min={self.min!r} is above max={self.max!r}: the schedule starts at '
+                'max and goes down to min.'
+            )
+        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
+            raise ValueError(
+                f'{self.name}.length={self.length!r} is not a length: give a whole number of '
+                'epochs, at least 1, or of iterations beside by_epoch=False.'
+            )
+
+    def remaining(self, part: float) -> float:
+        """Return what is left of the descent, from 1 to 0, after ``part`` of its length."""
+        raise NotImplementedError
+
+    def __call__(self, progress: Progress | None) -> float:
+        """Return the value for the running step, in [min, max].
+
+        Raises:
+            RuntimeError: If there is no progress to read, because the part
+                runs outside of an algorithm that hands it over.
+            ValueError: If :meth:`check` refuses the training.
+        """
+        if progress is None:
+            raise RuntimeError(
+                f'{self.name} needs to know how far the training is, and nobody said: use it '
+                'inside kd_plugins.SingleTeacherDistill, or call set_progress(...) on the loss '
+                'before every step.'
+            )
+        self.check(progress)
+        step = (progress.epoch if self.by_epoch else progress.iter) + 1
+        remaining = self.remaining(min(step / self.length, 1.0))
+        return remaining * (self.max - self.min) + self.min
+
+    def check(self, progress: Progress) -> None:
+        """Refuse a training in which the schedule would not reach its end.
+
+        Raises:
+            ValueError: If the training is shorter than ``length``, or has no
+                epochs to count.
+        """
+        if self.by_epoch and not progress.has_epochs:
+            raise ValueError(
+                f'{self.name}.length={self.length} counts epochs, but this train loop has none (an '
+                'iteration-based loop, or a single epoch), so it would never move: give '
+                'by_epoch=False and length=<iterations>.'
+            )
+        longest = progress.max_epochs if self.by_epoch else progress.max_iters
+        if self.length > longest:
+            unit = 'epochs' if self.by_epoch else 'iterations'
+            raise ValueError(
+                f'{self.name}.length={self.length} is longer than the training, which has '
+                f'{longest} {unit}, so the schedule would never reach min={self.min:g}: give a '
+                f'length of at most {longest}.'
+            )
+
+
+class CosineDescent(Descent):
+    """Half a cosine: slow, fast, slow."""
+
+    def remaining(self, part: float) -> float:
+        """Return ``(cos(pi part) + 1) / 2``."""
+        return (math.cos(math.pi * part) + 1) / 2
+
+
+class LinearDescent(Descent):
+    """A straight line."""
+
+    def remaining(self, part: float) -> float:
+        """Return ``1 - part``."""
+        return 1 - part

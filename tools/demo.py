@@ -130,20 +130,20 @@ def draw(results: dict[str, list[Result]], teacher: Result, path: Path) -> None:
     """Draw accuracy over epochs: mean of the seeds, and their range."""
     figure, axis = plt.subplots(figsize=(7, 4.2), layout='constrained')
     axis.axhline(teacher.last, color='black', linestyle=':', linewidth=1)
+    middles = []
     for colour, (name, runs) in zip(COLOURS, results.items(), strict=False):
         curves = list(zip(*(run.accuracy for run in runs), strict=True))
         epochs = range(1, len(curves) + 1)
+        middles.append(curves[len(curves) // 2])
         axis.plot(epochs, [statistics.mean(c) for c in curves], color=colour, label=name)
         low, high = [min(c) for c in curves], [max(c) for c in curves]
         axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
     axis.annotate(
         f'teacher {teacher.last:.1f} %', (1, teacher.last), (0, 3), textcoords='offset points'
     )
-    floor = min(
-        statistics.mean(run.accuracy[len(run.accuracy) // 4] for run in runs)
-        for runs in results.values()
-    )
-    axis.set_ylim(floor - 5, 100.9)
+    # From where the slower half of the training starts; the first epochs tell nothing.
+    axis.set_ylim(min(statistics.mean(c) for c in middles) - 5, 103)
+    axis.set_xlim(1, len(epochs))
     axis.set_xlabel('epoch')
     axis.set_ylabel('test accuracy in %')
     axis.set_title(

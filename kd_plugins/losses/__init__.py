@@ -2,5 +2,6 @@
 
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
+from kd_plugins.losses.with_temperature import WithTemperature
 
-__all__ = ['DKDLoss', 'KDLoss', 'dkd_loss', 'kd_loss']
+__all__ = ['DKDLoss', 'KDLoss', 'WithTemperature', 'dkd_loss', 'kd_loss']

@@ -118,7 +118,7 @@ def test_a_failed_compilation_names_the_compilers_error(tmp_path):
         '  error: subprocess-exited-with-error\n'
     )
     assert mmcv_wheel.compiler_error(log) == 'fatal error: torch.h: No such file'
-    log.write_text('$ pip wheel\nninja: stopped\n')
+    log.write_text('$ pip wheel\nninja: stopped\nerror: subprocess-exited-with-error\n')
     assert mmcv_wheel.compiler_error(log) == 'see the log'
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from console import Failure, NinjaReader, PipReader, Progress, Runner, say
 
 GIB = 1 << 30
-COMPILER_ERROR = re.compile(r'((?:fatal error|error|RuntimeError): .+)')
+COMPILER_ERROR = re.compile(r'((?:fatal error|error|\w+Error): (?!subprocess-exited).+)')
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,92 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT
+
+from kd_plugins import experiments
+from kd_plugins.experiments import Run, epochs_done, finished, run_all, run_once
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A short training of the digits student."""
+    config = tmp_path / 'short.py'
+    config.write_text(
+        f"_base_ = ['{ROOT}/configs/vanilla/digits_student.py']\n"
+        "log_level = 'WARNING'\n"
+        'train_cfg = dict(max_epochs=2)\n'
+        'train_dataloader = dict(dataset=dict(indices=64))\n'
+        'val_dataloader = dict(dataset=dict(indices=40))\n'
+    )
+    return Run('short', str(config), 3, str(tmp_path / 'work'))
+
+
+def final_weights(run):
+    path = Path(run.work_dir) / 'epoch_2.pth'
+    return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+
+
+def test_keeps_what_a_run_gave(run):
+    assert finished(run) is None and epochs_done(run) == 0
+    result = run_once(run)
+    assert epochs_done(run) == 2
+    assert len(result.accuracy) == 2 and result.last == result.accuracy[1]
+    assert result.best == max(result.accuracy)
+    assert result.parameters == 2870
+    # Predictions are the ones that the last validation counted.
+    from kd_plugins.registry import DATASETS
+
+    test = DATASETS.build(dict(type='kd_plugins.Digits', split='test', indices=40))
+    right = [p == test[i]['gt_label'] for i, p in enumerate(result.predictions)]
+    assert 100 * sum(right) / 40 == pytest.approx(result.last, abs=1e-3)
+    assert finished(run) == result
+
+
+def test_a_finished_run_is_not_run_again_until_its_config_changes(run, monkeypatch):
+    result = run_once(run)
+    monkeypatch.setattr(experiments, 'run_once', lambda run: pytest.fail('ran again'))
+    seen = []
+    assert run_all([run], 1, Path(run.work_dir) / 'log', lambda r, x: seen.append(x)) == {
+        run: result
+    }
+    assert seen == [result]
+    Path(run.config).write_text(Path(run.config).read_text() + 'param_scheduler = None\n')
+    assert finished(run) is None
+
+
+def test_an_interrupted_run_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
+    whole = Run(run.name, run.config, run.seed, str(tmp_path / 'whole'))
+    run_once(whole)
+
+    def interrupt(runner):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments, '_predict', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_once(run)
+    # As if it had been stopped after the first epoch: the second one's files are gone.
+    folder = Path(run.work_dir)
+    (folder / 'epoch_2.pth').unlink()
+    (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
+    assert finished(run) is None and epochs_done(run) == 1
+    result = run_once(run)
+    assert len(result.accuracy) == 2
+    a, b = final_weights(run), final_weights(whole)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_another_teacher_makes_results_stale(tmp_path):
+    teacher = tmp_path / 'teacher.pth'
+    teacher.write_bytes(b'one')
+    config = tmp_path / 'taught.py'
+    config.write_text(f"model = dict(type='X', teacher_ckpt='{teacher}')\n")
+    run = Run('taught', str(config), 0, str(tmp_path))
+    before = experiments._hash(experiments.load_config(run))
+    result = dict(config_hash=before, accuracy=[1.0], predictions=[], parameters=1, seconds=1.0)
+    (tmp_path / 'result.json').write_text(json.dumps(result))
+    assert finished(run) is not None
+    teacher.write_bytes(b'two')
+    assert finished(run) is None

@@ -1,0 +1,56 @@
+import random
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from kd_plugins.hooks import SeedByProgressHook, seed_worker
+
+
+def draws():
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
+
+
+def after(seed=0, epoch=0, iter=0, max_epochs=3):
+    runner = SimpleNamespace(seed=seed, epoch=epoch, iter=iter, max_epochs=max_epochs)
+    hook = SeedByProgressHook()
+    hook.before_train_epoch(runner)
+    hook.before_train_iter(runner, 0)
+    return draws()
+
+
+def test_numbers_depend_on_seed_and_epoch_alone():
+    first = after(epoch=1, iter=7)
+    draws()
+    assert after(epoch=1, iter=9) == first
+    others = [after(epoch=2), after(seed=1, epoch=1), after(epoch=0)]
+    assert all(a != b for other in others for a, b in zip(first, other, strict=True))
+
+
+def test_loops_without_epochs_are_seeded_by_iteration():
+    first = after(iter=5, max_epochs=1)
+    draws()
+    assert after(iter=5, max_epochs=1) == first
+    assert after(iter=6, max_epochs=1) != first
+
+
+class Draws(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.tensor([random.random(), float(np.random.rand())])
+
+
+def epoch_of_draws(seed):
+    torch.manual_seed(seed)
+    loader = DataLoader(Draws(), num_workers=2, worker_init_fn=seed_worker)
+    return torch.cat(list(loader))
+
+
+def test_workers_draw_anew_in_every_epoch_and_each_its_own():
+    first = epoch_of_draws(0)
+    assert torch.equal(epoch_of_draws(0), first)
+    assert not torch.equal(epoch_of_draws(1), first)
+    assert len(set(first.flatten().tolist())) == first.numel()

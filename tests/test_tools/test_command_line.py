@@ -1,0 +1,145 @@
+"""The tools as a user starts them, in processes of their own."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import ROOT
+
+TINY = [
+    'train_dataloader.dataset.indices=96',
+    'val_dataloader.dataset.indices=64',
+    'test_dataloader.dataset.indices=64',
+    'train_cfg.max_epochs=1',
+]
+RANDOM_TEACHER = ['model.teacher_ckpt=None', 'model.allow_random_teacher=True']
+KD = str(ROOT / 'configs/kd/kd_digits.py')
+STUDENT = str(ROOT / 'configs/vanilla/digits_student.py')
+TEACHER = str(ROOT / 'configs/vanilla/digits_teacher.py')
+
+
+def run(*command, cwd, ok=True):
+    """Run a command; return what it printed on both streams."""
+    environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHON=sys.executable, PORT=free_port())
+    folder = os.path.dirname(sys.executable)
+    environment['PATH'] = folder + os.pathsep + environment['PATH']
+    reply = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert (reply.returncode == 0) is ok, reply.stdout[-2000:] + reply.stderr[-3000:]
+    return reply.stdout + reply.stderr
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+def tool(name, *arguments, **kwargs):
+    return run(sys.executable, ROOT / 'tools' / name, *arguments, **kwargs)
+
+
+def weights(path):
+    return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+
+
+def test_train_resume_and_test_student_and_teacher(tmp_path):
+    tool('train.py', TEACHER, '--cfg-options', *TINY, cwd=tmp_path)
+    teacher = tmp_path / 'work_dirs/digits_teacher/epoch_1.pth'
+    with_teacher = [*TINY, f'model.teacher_ckpt={teacher}']
+    tool('train.py', KD, '--cfg-options', *with_teacher, cwd=tmp_path)
+    options = [option for option in with_teacher if 'max_epochs' not in option]
+    printed = tool(
+        'train.py', KD, '--resume', '--cfg-options', *options, 'train_cfg.max_epochs=2',
+        cwd=tmp_path,
+    )  # fmt: skip
+    assert 'resumed epoch: 1' in printed
+    assert (tmp_path / 'work_dirs/kd_digits/epoch_2.pth').is_file()
+    student = tmp_path / 'work_dirs/kd_digits/epoch_2.pth'
+    tool('test.py', KD, student, '--out', 's.json', '--cfg-options', *with_teacher, cwd=tmp_path)
+    tool('test.py', KD, '--teacher', '--out', 't.json', '--cfg-options', *with_teacher,
+         cwd=tmp_path)  # fmt: skip
+    # The same two checkpoints, tested as stock models without us.
+    tool('test.py', STUDENT, student, '--out', 's2.json', '--cfg-options', *TINY, cwd=tmp_path)
+    tool('test.py', TEACHER, teacher, '--out', 't2.json', '--cfg-options', *TINY, cwd=tmp_path)
+
+    def read(name):
+        return json.loads((tmp_path / name).read_text())
+
+    assert read('s.json') == read('s2.json')
+    assert read('t.json') == read('t2.json')
+
+
+def test_two_processes_on_a_machine_without_gpus(tmp_path):
+    run(
+        'bash', ROOT / 'tools/dist_train.sh', KD, 2, '--cfg-options', *TINY, *RANDOM_TEACHER,
+        cwd=tmp_path,
+    )  # fmt: skip
+    checkpoint = tmp_path / 'work_dirs/kd_digits/epoch_1.pth'
+    assert 'head.fc.weight' in weights(checkpoint)
+    # 96 scans in batches of 32 on 2 processes: 2 iterations each, the last one shared.
+    saved = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    assert saved['meta']['iter'] == 2
+    printed = run(
+        'bash', ROOT / 'tools/dist_test.sh', KD, checkpoint, 2, '--cfg-options', *TINY,
+        *RANDOM_TEACHER, cwd=tmp_path,
+    )  # fmt: skip
+    assert 'accuracy/top1' in printed
+
+
+@pytest.mark.parametrize('package', ['kd_plugins', 'mmpretrain'])
+def test_mim_trains_a_config_by_its_path(tmp_path, package):
+    from importlib.metadata import PackageNotFoundError, version
+
+    name = package
+    if package == 'mmpretrain':
+        try:
+            version('mmpretrain')
+        except PackageNotFoundError:
+            name = 'onedl-mmpretrain'
+    run(
+        sys.executable, '-m', 'mim', 'train', name, KD, '--gpus', 0, '--cfg-options', *TINY,
+        *RANDOM_TEACHER, cwd=tmp_path,
+    )  # fmt: skip
+    assert 'head.fc.weight' in weights(tmp_path / 'work_dirs/kd_digits/epoch_1.pth')
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        ((KD, '--amp'), '--amp needs an accelerator'),
+        (
+            (KD, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}'),
+            '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)',
+        ),
+        (('nowhere.py',), "config 'nowhere.py' is not a file"),
+        (
+            (KD,),
+            "model.teacher_ckpt='work_dirs/digits_teacher/epoch_30.pth' is not a file: train the "
+            'teacher first',
+        ),
+    ],
+)
+def test_what_cannot_be_trained_says_so_before_training(tmp_path, arguments, says):
+    printed = tool('train.py', *arguments, cwd=tmp_path, ok=False)
+    assert says in printed
+    assert 'Epoch(train)' not in printed
+
+
+def test_learning_rate_is_scaled(tmp_path):
+    printed = tool(
+        'train.py', STUDENT, '--auto-scale-lr', '--cfg-options', *TINY,
+        'train_dataloader.batch_size=16', 'default_hooks.logger.interval=1', cwd=tmp_path,
+    )  # fmt: skip
+    assert 'lr: 5.0000e-02' in printed
+
+
+@pytest.mark.parametrize('arguments', [(KD,), (KD, 'x.pth', '--teacher')])
+def test_testing_wants_a_checkpoint_or_the_teacher(tmp_path, arguments):
+    printed = tool('test.py', *arguments, cwd=tmp_path, ok=False)
+    assert "give either the student's checkpoint or --teacher" in printed

@@ -34,9 +34,9 @@ def version() -> str:
     return scope['__version__']
 
 
-def requirements() -> list:
-    """Read requirements/runtime.txt without its comments."""
-    lines = (ROOT / 'requirements' / 'runtime.txt').read_text().splitlines()
+def requirements(name: str) -> list:
+    """Read a file of requirements without its comments."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
     plain = (line.split('#')[0].strip() for line in lines)
     return [line for line in plain if line]
 
@@ -99,7 +99,9 @@ setup(
     license='Apache-2.0',
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     python_requires='>=3.10',
-    install_requires=requirements(),
+    install_requires=requirements('runtime'),
+    # `mim install` asks for the extra of this name.
+    extras_require={'mim': requirements('mminstall')},
     cmdclass={
         'build_py': BuildWithMim,
         'bdist_wheel': WheelWithMim,

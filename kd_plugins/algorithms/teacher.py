@@ -142,7 +142,8 @@ class TeacherInput(nn.Module):
 def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and deviation, (channels, 1, 1); 0 and 1 where there is neither."""
     if getattr(preprocessor, '_enable_normalize', False):
-        return preprocessor.mean.double().cpu(), preprocessor.std.double().cpu()
+        buffers = dict(preprocessor.named_buffers(recurse=False))
+        return buffers['mean'].double().cpu(), buffers['std'].double().cpu()
     return torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
 
 

@@ -57,11 +57,10 @@ class SeedByProgressHook(Hook):
 
 @FUNCTIONS.register_module()
 def seed_worker(worker_id: int) -> None:
-    """Seed a loader's worker from torch's seed, which every epoch draws anew.
+    """Leave a loader's worker the seeds that torch gave it.
 
-    mmengine's own function gives a worker the same seed in every epoch, and so
-    the same augmentations.
+    torch seeds python, numpy and itself in every worker from a number that the
+    loader draws anew in every epoch. mmengine's own function, which it uses
+    unless a config names another, then gives the worker the same seed in every
+    epoch, and so the same augmentations.
     """
-    seed = torch.initial_seed() % 2**32
-    random.seed(seed)
-    np.random.seed(seed)

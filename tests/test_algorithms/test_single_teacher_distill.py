@@ -66,13 +66,18 @@ def test_teacher_moves_and_casts_along():
     assert model.to('meta').teacher.fc.weight.device.type == 'meta'
 
 
-def test_teacher_runs_its_forward_only():
+def test_teacher_runs_its_forward_only_and_builds_no_graph():
     model = build()
-    modes = []
+    calls = []
     forward = model.teacher.forward
-    model.teacher.forward = lambda *args, mode: modes.append(mode) or forward(*args, mode=mode)
+
+    def spy(*args, mode):
+        calls.append((mode, torch.is_grad_enabled()))
+        return forward(*args, mode=mode)
+
+    model.teacher.forward = spy
     model(*batch(), mode='loss')
-    assert modes == ['tensor']
+    assert calls == [('tensor', False)]
 
 
 def test_gradients_reach_the_student_only():
@@ -119,13 +124,19 @@ def test_loads_a_students_checkpoint(prefix, load, capfd):
     assert 'do not match' not in ''.join(capfd.readouterr())
 
 
-def test_what_terms_learn_is_saved_and_loaded():
+def learning_distiller():
+    """A distiller with weights of its own."""
     cfg = distiller(
         connectors=dict(join=dict(type='TorchNNConnector', module_name='Linear',
                                   module_args=dict(in_features=4, out_features=4))),
     )  # fmt: skip
     mapping = cfg['loss_forward_mappings']['loss_kd']
     mapping['preds_S'] = dict(mapping['preds_S'], connector='join')
+    return cfg
+
+
+def test_what_terms_learn_is_saved_and_loaded():
+    cfg = learning_distiller()
     model, other = build(distiller=cfg), build(distiller=cfg)
     state = model.state_dict()
     learned = [key for key in state if key.startswith('distiller.')]
@@ -178,7 +189,7 @@ def test_the_student_starts_as_it_would_alone():
     alone.init_weights()
     after_alone = torch.rand(3)
     torch.manual_seed(3)
-    model = build()
+    model = build(distiller=learning_distiller())
     model.init_weights()
     after_distilled = torch.rand(3)
     assert torch.equal(alone.fc.weight, model.student.fc.weight)

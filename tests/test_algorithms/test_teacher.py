@@ -139,4 +139,8 @@ def test_another_input_size_is_resized_to():
     assert got.shape == (1, 1, 4, 8)
     # Away from the border, an antialiased halving of a ramp is the ramp at half the rate.
     torch.testing.assert_close(got[0, 0, 0, 2:-2], torch.arange(8.0)[2:-2] * 2 + 0.5)
+    # One bright column in four: an average sees a quarter of it everywhere.
+    comb = (torch.arange(32) % 4 == 0).float().view(1, 1, 1, 32).expand(1, 1, 4, 32)
+    few = TeacherInput(ClsDataPreprocessor(), None, size=(4, 8))(comb)
+    assert ((few[..., 1:-1] - 0.25).abs() < 0.1).all()
     assert TeacherInput(ClsDataPreprocessor(), None, size=6)(ramp).shape[-2:] == (6, 6)

@@ -35,6 +35,12 @@ def test_loops_without_epochs_are_seeded_by_iteration():
     assert after(iter=6, max_epochs=1) != first
 
 
+def test_ranks_draw_different_numbers(monkeypatch):
+    first = after(epoch=1)
+    monkeypatch.setattr('kd_plugins.hooks.seeding.get_rank', lambda: 1)
+    assert all(a != b for a, b in zip(first, after(epoch=1), strict=True))
+
+
 class Draws(Dataset):
     def __len__(self):
         return 4

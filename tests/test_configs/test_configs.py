@@ -51,6 +51,8 @@ def test_smallest_config_trains(path, tmp_path):
     cfg.work_dir = str(tmp_path)
     cfg.train_dataloader.dataset.indices = 96
     cfg.train_cfg.max_epochs = 2
+    if 'curriculum_temperature' in cfg.default_hooks:
+        cfg.default_hooks.curriculum_temperature.length = 2
     cfg.experiment_name = f'{Path(path).stem}_{tmp_path.name}'
     runner = Runner.from_cfg(cfg)
     before = [p.detach().clone() for p in runner.model.parameters() if p.requires_grad]

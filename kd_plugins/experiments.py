@@ -142,7 +142,7 @@ def run_all(
         # Forked processes would inherit mmengine's registries and torch's threads.
         mp_context=get_context('spawn'),
         initializer=_quiet_single_thread,
-        initargs=(str(log), max(1, (os.cpu_count() or 1) // min(jobs, len(todo)))),
+        initargs=(str(log),),
     ) as pool:
         futures = {pool.submit(run_once, run): run for run in todo}
         pending = set(futures)
@@ -163,8 +163,9 @@ def run_all(
     return results
 
 
-def _quiet_single_thread(log: str, threads: int) -> None:
-    torch.set_num_threads(threads)
+def _quiet_single_thread(log: str) -> None:
+    # Threads of several runs would wait for each other's cores at every operation.
+    torch.set_num_threads(1)
     with open(log, 'a', encoding='utf-8') as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -139,10 +139,10 @@ def draw(results: dict[str, list[Result]], teacher: Result, path: Path) -> None:
         low, high = [min(c) for c in curves], [max(c) for c in curves]
         axis.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
     axis.annotate(
-        f'teacher {teacher.last:.1f} %', (1, teacher.last), (0, 3), textcoords='offset points'
+        f'teacher {teacher.last:.1f} %', (1, teacher.last), (6, -12), textcoords='offset points'
     )
     # From where the slower half of the training starts; the first epochs tell nothing.
-    axis.set_ylim(min(statistics.mean(c) for c in middles) - 5, 103)
+    axis.set_ylim(min(statistics.mean(c) for c in middles) - 5, 100.9)
     axis.set_xlim(1, len(epochs))
     axis.set_xlabel('epoch')
     axis.set_ylabel('test accuracy in %')

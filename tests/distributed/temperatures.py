@@ -28,8 +28,8 @@ TERMS = dict(
 )
 
 
-def algorithm(seed):
-    torch.manual_seed(seed)
+def algorithm():
+    torch.manual_seed(0)
     cfg = distiller()
     mapping = cfg['loss_forward_mappings']['loss_kd']
     cfg.update(
@@ -48,8 +48,10 @@ if __name__ == '__main__':
     torch.set_num_threads(1)
     dist.init_process_group('gloo')
     rank, size = dist.get_rank(), dist.get_world_size()
-    # Other weights on every rank, until DDP takes the first rank's.
-    algorithm_here = algorithm(seed=rank)
+    algorithm_here = algorithm()
+    # Other values on every rank, until DDP takes the first rank's.
+    for parameter in algorithm_here.distiller.parameters():
+        parameter.data += rank
     model = MMDistributedDataParallel(algorithm_here, device_ids=None)
     sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     wrapper = OptimWrapper(sgd)

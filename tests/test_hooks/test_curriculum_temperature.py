@@ -9,6 +9,7 @@ from mmengine.runner import Runner
 from torch.utils.data import Dataset
 
 from kd_plugins.hooks import CurriculumTemperatureHook
+from kd_plugins.hooks.curriculum_temperature import named_temperatures
 from kd_plugins.schedules import CosineDescent, LinearDescent
 
 GLOBAL = dict(type='kd_plugins.GlobalTemperature')
@@ -44,12 +45,14 @@ def kd(tau):
     return dict(type='kd_plugins.KDLoss', tau=dict(tau) if isinstance(tau, dict) else tau)
 
 
-def runner_of(path, hook, max_epochs=4, losses=None, by_epoch=True, optim_wrapper=None, **changes):
-    """A Runner of 5 iterations an epoch, logging every second."""
+def runner_of(
+    path, hook, max_epochs=4, losses=None, by_epoch=True, optim_wrapper=None, interval=2, **changes
+):
+    """A Runner of 5 iterations an epoch, logging every second by default."""
     train_cfg = dict(by_epoch=True, max_epochs=max_epochs)
     if not by_epoch:
         train_cfg = dict(by_epoch=False, max_iters=5 * max_epochs)
-    hooks = dict(logger=dict(type='LoggerHook', interval=2))
+    hooks = dict(logger=dict(type='LoggerHook', interval=interval))
     if hook is not None:
         hooks['temperature'] = dict(type='kd_plugins.CurriculumTemperatureHook', **hook)
     optimizer = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4)
@@ -107,11 +110,17 @@ def test_drives_the_strength_and_logs_the_temperature(tmp_path):
     runner.train()
     assert record.strengths == pytest.approx([-0.125] * 5 + [-0.375] * 5 + [-0.5] * 10, rel=1e-12)
     rows = [row for row in logged(tmp_path) if 'tau' in row]
-    # Every second iteration of an epoch, and its last, as the LoggerHook does.
+    # Every second iteration of an epoch, as the LoggerHook does.
     assert [row['iter'] for row in rows] == [2, 4, 7, 9, 12, 14, 17, 19]
     for row in rows:
         assert row['tau'] == pytest.approx(tau_of(record.thetas[row['iter'] - 1]), rel=1e-6)
     assert len({row['tau'] for row in rows}) == len(rows)
+
+
+def test_epochs_shorter_than_the_logging_interval_are_logged(tmp_path):
+    runner_of(tmp_path, dict(length=2), max_epochs=2, interval=100).train()
+    rows = [row for row in logged(tmp_path) if 'tau' in row]
+    assert [row['iter'] for row in rows] == [5, 10]
 
 
 def test_iteration_loops_and_lines(tmp_path):
@@ -134,6 +143,8 @@ def test_several_terms_are_logged_by_name(tmp_path):
     tau = temperature(runner, 'loss_each').last
     assert last['tau.each_min'] < last['tau.each'] < last['tau.each_max']
     assert tau.shape == (8, 1)
+    # DDP, here its forerunner, puts the model below a module of its own.
+    assert list(named_temperatures(torch.nn.DataParallel(runner.model))) == ['tau.kd', 'tau.each']
 
 
 def test_published_curriculum_without_the_hook(tmp_path):
@@ -197,7 +208,7 @@ def test_longer_than_the_training_is_refused_before_it(tmp_path):
     runner = runner_of(tmp_path, dict(length=10))
     with pytest.raises(ValueError, match=r'Hook\.length=10 is longer.*4 epochs'):
         runner.train()
-    assert runner.iter == 0
+    assert temperature(runner).progress is None
 
 
 def test_epochs_in_an_iteration_loop_are_refused(tmp_path):

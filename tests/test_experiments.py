@@ -16,7 +16,8 @@ def run(tmp_path):
     config.write_text(
         f"_base_ = ['{ROOT}/configs/vanilla/digits_student.py']\n"
         "log_level = 'WARNING'\n"
-        'train_cfg = dict(max_epochs=2)\n'
+        'default_hooks = dict(checkpoint=dict(interval=1))\n'
+        'train_cfg = dict(max_epochs=2, val_interval=1)\n'
         'train_dataloader = dict(dataset=dict(indices=64))\n'
         'val_dataloader = dict(dataset=dict(indices=40))\n'
     )
@@ -34,7 +35,7 @@ def test_keeps_what_a_run_gave(run):
     assert epochs_done(run) == 2
     assert len(result.accuracy) == 2 and result.last == result.accuracy[1]
     assert result.best == max(result.accuracy)
-    assert result.parameters == 2870
+    assert result.parameters == 10978
     # Predictions are the ones that the last validation counted.
     from kd_plugins.registry import DATASETS
 

@@ -42,7 +42,8 @@ def load(path, work_dir, epochs=2, **options):
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = f'{work_dir.name}_{time.time_ns()}'
     cfg.train_dataloader.dataset.indices = 160
-    cfg.train_cfg.max_epochs = epochs
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=1)
+    cfg.default_hooks.checkpoint.interval = 1
     cfg.log_level = 'WARNING'
     cfg.merge_from_dict(options)
     return cfg

@@ -5,10 +5,7 @@ _base_ = ['../_base_/models/digits_distill.py']
 model = dict(
     distiller=dict(
         distill_losses=dict(
-            # A quarter, because tau^2 makes it large for this learning rate.
-            loss_kd=dict(
-                type='kd_plugins.DKDLoss', tau=4.0, alpha=1.0, beta=2.0, loss_weight=0.25, warmup=5
-            ),
+            loss_kd=dict(type='kd_plugins.DKDLoss', tau=4.0, alpha=1.0, beta=2.0, warmup=5),
         ),
     ),
 )

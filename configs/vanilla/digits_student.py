@@ -3,6 +3,6 @@ _base_ = [
     '../_base_/models/digits.py',
     '../_base_/datasets/digits.py',
     '../_base_/schedules/digits_bs32.py',
-    '../_base_/default_runtime.py',
+    '../_base_/digits_runtime.py',
 ]
 model = _base_.student

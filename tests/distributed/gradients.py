@@ -48,4 +48,6 @@ if __name__ == '__main__':
         assert all(torch.equal(other[name], weights[name]) for name in weights)
     if rank == 0:
         torch.save(weights, sys.argv[1])
+    # Without it gloo on torch 2.1 hangs now and then where one rank leaves first.
+    dist.barrier()
     dist.destroy_process_group()

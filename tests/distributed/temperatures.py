@@ -70,4 +70,6 @@ if __name__ == '__main__':
     dist.all_gather_object(everyone, dict(path=torch.stack(path), alone=alone))
     if rank == 0:
         torch.save(everyone, sys.argv[1])
+    # Without it gloo on torch 2.1 hangs now and then where one rank leaves first.
+    dist.barrier()
     dist.destroy_process_group()

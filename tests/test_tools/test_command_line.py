@@ -15,6 +15,7 @@ TINY = [
     'val_dataloader.dataset.indices=64',
     'test_dataloader.dataset.indices=64',
     'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
 ]
 RANDOM_TEACHER = ['model.teacher_ckpt=None', 'model.allow_random_teacher=True']
 KD = str(ROOT / 'configs/kd/kd_digits.py')

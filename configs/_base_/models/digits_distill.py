@@ -2,7 +2,7 @@
 _base_ = [
     '../datasets/digits.py',
     '../schedules/digits_bs32.py',
-    '../default_runtime.py',
+    '../digits_runtime.py',
     '../distill/logits.py',
     'digits.py',
 ]

@@ -1,6 +1,6 @@
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4))
-param_scheduler = dict(type='CosineAnnealingLR', T_max=30, by_epoch=True)
-train_cfg = dict(by_epoch=True, max_epochs=30, val_interval=1)
+param_scheduler = dict(type='CosineAnnealingLR', T_max=100, by_epoch=True)
+train_cfg = dict(by_epoch=True, max_epochs=100, val_interval=5)
 val_cfg = dict()
 test_cfg = dict()
 auto_scale_lr = dict(base_batch_size=32)

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from kd_plugins.version import __version__
@@ -40,7 +41,8 @@ class Result:
     """What a finished run gave; accuracies in percent, time in seconds."""
 
     config_hash: str
-    accuracy: list[float]  # after every validation
+    epochs: list[int]  # completed before each validation
+    accuracy: list[float]  # at each of these validations
     predictions: list[int]  # of the last epoch, in the order of the validation set
     parameters: int
     seconds: float
@@ -52,7 +54,7 @@ class Result:
 
     @property
     def best(self) -> float:
-        """The best accuracy of any epoch."""
+        """The best accuracy of any validation."""
         return max(self.accuracy)
 
 
@@ -69,7 +71,10 @@ def finished(run: Run) -> Result | None:
     path = Path(run.work_dir) / 'result.json'
     if not path.is_file():
         return None
-    result = Result(**json.loads(path.read_text()))
+    try:
+        result = Result(**json.loads(path.read_text()))
+    except TypeError:  # of a version that kept something else
+        return None
     return result if result.config_hash == _hash(load_config(run)) else None
 
 
@@ -97,20 +102,20 @@ def run_once(run: Run) -> Result:
     cfg.experiment_name = f'{run.name}_{run.seed}_{os.getpid()}_{time.time_ns()}'
     start = time.perf_counter()
     runner = Runner.from_cfg(cfg)
+    curve = _AccuracyCurve(Path(run.work_dir) / 'accuracy.json', new=not started_before)
+    runner.register_hook(curve)
     model = runner.train()
     seconds = time.perf_counter() - start
-    values, _ = runner.message_hub.get_scalar('val/accuracy/top1').data
     student = getattr(model, 'architecture', model)
     result = Result(
         config_hash=config_hash,
-        accuracy=[float(value) for value in values],
+        epochs=sorted(curve.values),
+        accuracy=[curve.values[epoch] for epoch in sorted(curve.values)],
         predictions=_predict(runner),
         parameters=sum(p.numel() for p in student.parameters()),
         seconds=seconds,
     )
-    path = Path(run.work_dir) / 'result.json'
-    path.with_suffix('.tmp').write_text(json.dumps(asdict(result)))
-    path.with_suffix('.tmp').replace(path)
+    _write(Path(run.work_dir) / 'result.json', asdict(result))
     return result
 
 
@@ -180,6 +185,42 @@ def _hash(cfg: Config) -> str:
     if teacher and os.path.isfile(teacher):
         digest.update(Path(teacher).read_bytes())
     return digest.hexdigest()[:16]
+
+
+class _AccuracyCurve(Hook):
+    """Keep the accuracy of every validation in a file, over interruptions.
+
+    The checkpoint of an epoch is written before its validation, so what a
+    resumed Runner remembers lacks that one.
+    """
+
+    # After the CheckpointHook, which prepares for validations before the training.
+    priority = 'LOWEST'
+
+    def __init__(self, path: Path, new: bool) -> None:
+        self.path = path
+        if new:
+            path.unlink(missing_ok=True)
+        kept = json.loads(path.read_text()) if path.is_file() else {}
+        self.values = {int(epoch): value for epoch, value in kept.items()}
+
+    def before_train(self, runner: Runner) -> None:
+        """Make up for a validation that the interruption cut off."""
+        loop, epoch = runner.train_loop, runner.epoch
+        due = epoch % loop.val_interval == 0 or epoch == loop.max_epochs
+        if due and epoch >= max(loop.val_begin, 1) and epoch not in self.values:
+            runner.val_loop.run()
+
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        """Add one value."""
+        self.values[runner.epoch] = float((metrics or {})['accuracy/top1'])
+        _write(self.path, self.values)
+
+
+def _write(path: Path, content: Any) -> None:
+    """Write JSON so that an interruption leaves the old file or the new one."""
+    path.with_suffix('.tmp').write_text(json.dumps(content))
+    path.with_suffix('.tmp').replace(path)
 
 
 @torch.no_grad()

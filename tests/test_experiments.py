@@ -33,6 +33,7 @@ def test_keeps_what_a_run_gave(run):
     assert finished(run) is None and epochs_done(run) == 0
     result = run_once(run)
     assert epochs_done(run) == 2
+    assert result.epochs == [1, 2]
     assert len(result.accuracy) == 2 and result.last == result.accuracy[1]
     assert result.best == max(result.accuracy)
     assert result.parameters == 10978
@@ -57,9 +58,10 @@ def test_a_finished_run_is_not_run_again_until_its_config_changes(run, monkeypat
     assert finished(run) is None
 
 
-def test_an_interrupted_run_goes_on_to_the_same_weights(run, tmp_path, monkeypatch):
+@pytest.mark.parametrize('validated', [True, False], ids=['after', 'before the validation'])
+def test_an_interrupted_run_goes_on_to_the_same_end(run, tmp_path, monkeypatch, validated):
     whole = Run(run.name, run.config, run.seed, str(tmp_path / 'whole'))
-    run_once(whole)
+    undisturbed = run_once(whole)
 
     def interrupt(runner):
         raise KeyboardInterrupt
@@ -72,9 +74,14 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(run, tmp_path, monkeypat
     folder = Path(run.work_dir)
     (folder / 'epoch_2.pth').unlink()
     (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
+    curve = json.loads((folder / 'accuracy.json').read_text())
+    kept = {'1': curve['1']} if validated else {}
+    (folder / 'accuracy.json').write_text(json.dumps(kept))
     assert finished(run) is None and epochs_done(run) == 1
     result = run_once(run)
-    assert len(result.accuracy) == 2
+    assert result.epochs == [1, 2]
+    assert result.accuracy == undisturbed.accuracy
+    assert result.predictions == undisturbed.predictions
     a, b = final_weights(run), final_weights(whole)
     assert all(torch.equal(a[key], b[key]) for key in a)
 
@@ -86,8 +93,13 @@ def test_another_teacher_makes_results_stale(tmp_path):
     config.write_text(f"model = dict(type='X', teacher_ckpt='{teacher}')\n")
     run = Run('taught', str(config), 0, str(tmp_path))
     before = experiments._hash(experiments.load_config(run))
-    result = dict(config_hash=before, accuracy=[1.0], predictions=[], parameters=1, seconds=1.0)
+    result = dict(
+        config_hash=before, epochs=[1], accuracy=[1.0], predictions=[], parameters=1, seconds=1.0
+    )
     (tmp_path / 'result.json').write_text(json.dumps(result))
     assert finished(run) is not None
+    (tmp_path / 'result.json').write_text(json.dumps(dict(config_hash=before)))
+    assert finished(run) is None
+    (tmp_path / 'result.json').write_text(json.dumps(result))
     teacher.write_bytes(b'two')
     assert finished(run) is None

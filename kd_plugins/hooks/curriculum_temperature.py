@@ -111,11 +111,10 @@ class CurriculumTemperatureHook(Hook):
 
 def named_temperatures(model: nn.Module) -> dict[str, LearnedTemperature]:
     """Return the learned temperatures of a model by the names they are logged as."""
-    if is_model_wrapper(model):
-        model = model.module
+    trained: nn.Module = model.module if is_model_wrapper(model) else model  # type: ignore
     found = {
         path: module
-        for path, module in model.named_modules()
+        for path, module in trained.named_modules()
         if isinstance(module, LearnedTemperature)
     }
     if len(found) == 1:

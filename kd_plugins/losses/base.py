@@ -1,9 +1,10 @@
-"""What the losses on logits share: checks, precision, weight, batch mean."""
+"""What the losses share: checks, precision, weight, batch mean."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -14,12 +15,17 @@ from kd_plugins.temperatures import as_temperature
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
-    """Return logits in float32, or in float64 if they are that already.
+    """Return logits, or features, in float32, or in float64 if they are that already.
 
     Half precision cannot hold ``exp`` of ordinary logits, whatever autocast
     would choose, so every loss leaves it first.
     """
     return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def full_precision(x: Tensor) -> AbstractContextManager:
+    """Switch autocast off, which would run matrix products in half precision."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def batch_mean(values: Tensor) -> Tensor:
@@ -39,23 +45,31 @@ def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor) -> None:
         raise ValueError(f'{owner} needs at least 2 classes, but the logits have 1.')
 
 
-class LogitsLoss(nn.Module):
-    """Base of the losses on logits with a temperature and a weight.
+def check_features(owner: str, preds_S: Tensor, preds_T: Tensor, dim: int | None = None) -> None:
+    """Refuse features of other batches, without a batch, or of other than ``dim`` dimensions."""
+    dims = [preds.dim() for preds in (preds_S, preds_T)]
+    wrong = min(dims) < 2 or (dim is not None and dims != [dim, dim])
+    if wrong or preds_S.shape[0] != preds_T.shape[0]:
+        shape = {None: '(N, ...)', 2: '(N, C)', 4: '(N, C, H, W)'}[dim]
+        raise ValueError(
+            f'{owner} needs features of shape {shape} from both networks, of one batch, but '
+            f'preds_S has {tuple(preds_S.shape)} and preds_T has {tuple(preds_T.shape)}: check the '
+            'sources of the recorders that loss_forward_mappings name (and data_idx where a '
+            'module returns several).'
+        )
+
+
+class WeightedLoss(nn.Module):
+    """Base of the losses with a weight.
 
     Args:
-        tau: The temperature: a number above 0, the config of a temperature
-            module, or a module (see :class:`kd_plugins.temperatures.Temperature`).
         loss_weight: Factor of the whole loss, finite and at least 0. At 0 the
             loss is still computed, so that all ranks agree on the graph.
     """
 
-    def __init__(
-        self, tau: float | Mapping[str, Any] | nn.Module, loss_weight: float = 1.0
-    ) -> None:
+    def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
-        self.tau = as_temperature(tau, f'{type(self).__name__}.tau')
         self.loss_weight = self._check_weight('loss_weight', loss_weight)
-        self.progress: Progress | None = None
 
     def _check_weight(self, key: str, value: float) -> float:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -64,6 +78,23 @@ class LogitsLoss(nn.Module):
                 f'{type(self).__name__}.{key}={value!r} is not a weight: give a number, 0 or above.'
             )
         return float(value)
+
+
+class LogitsLoss(WeightedLoss):
+    """Base of the losses on logits with a temperature and a weight.
+
+    Args:
+        tau: The temperature: a number above 0, the config of a temperature
+            module, or a module (see :class:`kd_plugins.temperatures.Temperature`).
+        loss_weight: As in :class:`WeightedLoss`.
+    """
+
+    def __init__(
+        self, tau: float | Mapping[str, Any] | nn.Module, loss_weight: float = 1.0
+    ) -> None:
+        super().__init__(loss_weight)
+        self.tau = as_temperature(tau, f'{type(self).__name__}.tau')
+        self.progress: Progress | None = None
 
     def set_progress(self, progress: Progress | None) -> None:
         """Take the progress of the training; called before every step."""

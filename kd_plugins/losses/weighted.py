@@ -1,0 +1,41 @@
+"""Another package's loss, times a weight."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from kd_plugins.losses.base import WeightedLoss
+from kd_plugins.registry import MODELS
+
+
+@MODELS.register_module()
+class Weighted(WeightedLoss):
+    """A loss that has no weight, or ignores its own, times ``loss_weight``.
+
+    mmrazor 1.0.0's CRDLoss is such a loss: its ``loss_weight`` has no effect.
+
+    Args:
+        loss: Config of the loss.
+        loss_weight: Factor of it.
+
+    Raises:
+        ValueError: On a weight out of range.
+    """
+
+    def __init__(self, loss: Mapping[str, Any] | nn.Module, loss_weight: float) -> None:
+        super().__init__(loss_weight)
+        self.loss = loss if isinstance(loss, nn.Module) else MODELS.build(dict(loss))
+
+    @property
+    def forward(self) -> Callable[..., Tensor]:  # type: ignore[override]
+        """Return the call, which shows the loss's own arguments to who asks."""
+
+        @functools.wraps(self.loss.forward)
+        def forward(*args: Any, **kwargs: Any) -> Tensor:
+            return self.loss(*args, **kwargs) * self.loss_weight
+
+        return forward

@@ -1,5 +1,6 @@
-# CIFAR-100 as RepDistiller, mdistiller and CTKD read it. mmpretrain downloads it
-# into data/cifar100 if it is not there.
+# CIFAR-100 as RepDistiller, mdistiller and CTKD read it, from
+# data/cifar100/cifar-100-python. To download it there once:
+# --cfg-options train_dataloader.dataset.download=True
 data_preprocessor = dict(
     num_classes=100,
     # (0.5071, 0.4867, 0.4408) and (0.2675, 0.2565, 0.2761) of 255; read as RGB.
@@ -17,6 +18,7 @@ train_dataloader = dict(
         type='CIFAR100',
         data_root='data/cifar100',
         split='train',
+        download=False,
         pipeline=[
             dict(type='RandomCrop', crop_size=32, padding=4),
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
@@ -33,6 +35,7 @@ val_dataloader = dict(
         type='CIFAR100',
         data_root='data/cifar100',
         split='test',
+        download=False,
         pipeline=[dict(type='PackInputs')],
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),

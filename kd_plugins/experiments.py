@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ class Result:
     accuracy: list[float]  # at each of these validations
     predictions: list[int]  # of the last epoch, in the order of the validation set
     parameters: int
-    seconds: float
+    seconds: float  # of all iterations, interrupted parts of the training included
 
     @property
     def last(self) -> float:
@@ -75,7 +76,7 @@ def finished(run: Run) -> Result | None:
         result = Result(**json.loads(path.read_text()))
     except TypeError:  # of a version that kept something else
         return None
-    return result if result.config_hash == _hash(load_config(run)) else None
+    return result if result.config_hash == config_hash(load_config(run)) else None
 
 
 def epochs_done(run: Run) -> int:
@@ -90,30 +91,28 @@ def epochs_done(run: Run) -> int:
 def run_once(run: Run) -> Result:
     """Train, or go on training, and keep the result."""
     cfg = load_config(run)
-    config_hash = _hash(cfg)
+    identity = config_hash(cfg)
     stamp = Path(run.work_dir) / 'config_hash'
-    started_before = stamp.is_file() and stamp.read_text() == config_hash
+    started_before = stamp.is_file() and stamp.read_text() == identity
     if not started_before:
         # Checkpoints of another config must not be resumed.
         (Path(run.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(config_hash)
+        stamp.write_text(identity)
     cfg.resume = started_before
     cfg.experiment_name = f'{run.name}_{run.seed}_{os.getpid()}_{time.time_ns()}'
-    start = time.perf_counter()
     runner = Runner.from_cfg(cfg)
     curve = _AccuracyCurve(Path(run.work_dir) / 'accuracy.json', new=not started_before)
     runner.register_hook(curve)
     model = runner.train()
-    seconds = time.perf_counter() - start
     student = getattr(model, 'architecture', model)
     result = Result(
-        config_hash=config_hash,
+        config_hash=identity,
         epochs=sorted(curve.values),
         accuracy=[curve.values[epoch] for epoch in sorted(curve.values)],
         predictions=_predict(runner),
         parameters=sum(p.numel() for p in student.parameters()),
-        seconds=seconds,
+        seconds=sum(_seconds(runner, mode) for mode in ('train', 'val')),
     )
     _write(Path(run.work_dir) / 'result.json', asdict(result))
     return result
@@ -125,6 +124,7 @@ def run_all(
     log: Path,
     report: Callable[[Run, Result], None],
     tick: Callable[[], None] = lambda: None,
+    devices: Sequence[int] = (),
 ) -> dict[Run, Result]:
     """Run what is not finished, ``jobs`` at a time with one thread each.
 
@@ -134,6 +134,7 @@ def run_all(
         log: Where the processes' own output goes.
         report: Called with every result, kept ones included.
         tick: Called about twice a second.
+        devices: GPUs to spread the runs over; without, all use the default device.
     """
     results = {run: result for run in runs if (result := finished(run)) is not None}
     for run, result in results.items():
@@ -142,12 +143,16 @@ def run_all(
     if not todo:
         return results
     log.parent.mkdir(parents=True, exist_ok=True)
+    # Forked processes would inherit mmengine's registries and torch's threads.
+    context = get_context('spawn')
+    turns = context.SimpleQueue()
+    for job in range(jobs):
+        turns.put(devices[job % len(devices)] if devices else None)
     with ProcessPoolExecutor(
         min(jobs, len(todo)),
-        # Forked processes would inherit mmengine's registries and torch's threads.
-        mp_context=get_context('spawn'),
-        initializer=_quiet_single_thread,
-        initargs=(str(log),),
+        mp_context=context,
+        initializer=_start_process,
+        initargs=(str(log), turns),
     ) as pool:
         futures = {pool.submit(run_once, run): run for run in todo}
         pending = set(futures)
@@ -168,7 +173,10 @@ def run_all(
     return results
 
 
-def _quiet_single_thread(log: str) -> None:
+def _start_process(log: str, turns: SimpleQueue[int | None]) -> None:
+    device = turns.get()
+    if device is not None:
+        torch.cuda.set_device(device)
     # Threads of several runs would wait for each other's cores at every operation.
     torch.set_num_threads(1)
     with open(log, 'a', encoding='utf-8') as file:
@@ -177,7 +185,7 @@ def _quiet_single_thread(log: str) -> None:
     logging.captureWarnings(True)
 
 
-def _hash(cfg: Config) -> str:
+def config_hash(cfg: Config) -> str:
     """Identify what a result depends on: the config, our version, the teacher's weights."""
     plain = {key: value for key, value in cfg.to_dict().items() if key != 'work_dir'}
     digest = hashlib.sha256(json.dumps([__version__, plain], sort_keys=True, default=str).encode())
@@ -221,6 +229,12 @@ def _write(path: Path, content: Any) -> None:
     """Write JSON so that an interruption leaves the old file or the new one."""
     path.with_suffix('.tmp').write_text(json.dumps(content))
     path.with_suffix('.tmp').replace(path)
+
+
+def _seconds(runner: Runner, mode: str) -> float:
+    # Logged by mmengine's IterTimerHook and kept in checkpoints, so that a resumed run
+    # counts what it did before.
+    return float(sum(runner.message_hub.get_scalar(f'{mode}/time').data[0]))
 
 
 @torch.no_grad()

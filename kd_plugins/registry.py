@@ -14,7 +14,12 @@ MODELS = Registry(
     'model',
     parent=MMENGINE_MODELS,
     scope='kd_plugins',
-    locations=['kd_plugins.algorithms', 'kd_plugins.losses', 'kd_plugins.temperatures'],
+    locations=[
+        'kd_plugins.algorithms',
+        'kd_plugins.losses',
+        'kd_plugins.models',
+        'kd_plugins.temperatures',
+    ],
 )
 DATASETS = Registry(
     'dataset',

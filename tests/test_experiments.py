@@ -84,6 +84,10 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, tmp_path, monkeypatch, 
     assert result.predictions == undisturbed.predictions
     a, b = final_weights(run), final_weights(whole)
     assert all(torch.equal(a[key], b[key]) for key in a)
+    # The time is that of both parts: 2 epochs of 2 iterations, and their validations.
+    hub = torch.load(folder / 'epoch_2.pth', weights_only=False)['message_hub']
+    times = hub['log_scalars']['train/time'].data[0]
+    assert len(times) == 4 and result.seconds > sum(times)
 
 
 def test_another_teacher_makes_results_stale(tmp_path):
@@ -92,7 +96,7 @@ def test_another_teacher_makes_results_stale(tmp_path):
     config = tmp_path / 'taught.py'
     config.write_text(f"model = dict(type='X', teacher_ckpt='{teacher}')\n")
     run = Run('taught', str(config), 0, str(tmp_path))
-    before = experiments._hash(experiments.load_config(run))
+    before = experiments.config_hash(experiments.load_config(run))
     result = dict(
         config_hash=before, epochs=[1], accuracy=[1.0], predictions=[], parameters=1, seconds=1.0
     )

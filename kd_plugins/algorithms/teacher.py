@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from kd_plugins.algorithms.published import classifier_weights
+
 #: A key of a batch norm that checkpoints older than torch 0.4.1 lack.
 _OPTIONAL = 'num_batches_tracked'
 
@@ -20,7 +22,9 @@ def load_teacher_weights(teacher: nn.Module, path: str, key: str = 'model.teache
 
     Takes what mmengine writes, a bare state dict, and ``{'model': ...}``, with
     or without ``module.``; a checkpoint of a student that kd_plugins trained is
-    one of them, and its ``distiller.*`` is left out.
+    one of them, and its ``distiller.*`` is left out. Classifiers also take the
+    checkpoints of the networks that they were published as (see
+    :func:`kd_plugins.algorithms.published.classifier_weights`).
 
     Args:
         teacher: The network to load into.
@@ -37,7 +41,7 @@ def load_teacher_weights(teacher: nn.Module, path: str, key: str = 'model.teache
             'of its checkpoint.'
         )
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    weights = _state_dict_of(checkpoint, f'{key}={path!r}')
+    weights = classifier_weights(_state_dict_of(checkpoint, f'{key}={path!r}'), teacher)
     expected = teacher.state_dict()
     missing = [k for k in expected if k not in weights and not k.endswith(_OPTIONAL)]
     unexpected = [k for k in weights if k not in expected]

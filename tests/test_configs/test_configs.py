@@ -32,7 +32,7 @@ def test_builds_and_gives_finite_losses(path):
     init_default_scope(cfg.get('default_scope'))
     preprocessor = cfg.get('data_preprocessor')
     model = MODELS.build(dict(cfg.model, data_preprocessor=preprocessor))
-    size, channels = (8, 1) if 'digits' in path else (64, 3)
+    size, channels = (8, 1) if 'digits' in path else (32 if 'cifar' in path else 64, 3)
     MessageHub.get_current_instance().update_info_dict(
         dict(iter=0, max_iters=100, epoch=0, max_epochs=10)
     )

@@ -3,9 +3,13 @@ _base_ = ['../distill/logits.py']
 
 model = dict(
     type='kd_plugins.SingleTeacherDistill',
-    architecture=dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py'),
+    architecture=dict(
+        cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py',
+        # torch's own start of the classifier, and no zero one of the blocks, as published.
+        backbone=dict(zero_init_residual=False),
+        head=dict(init_cfg=None),
+    ),
     teacher=dict(cfg_path='mmpretrain::resnet/resnet34_8xb32_in1k.py'),
-    teacher_ckpt='https://download.openmmlab.com/mmclassification/v0/resnet/'
-    'resnet34_8xb32_in1k_20210831-f257d4e6.pth',
+    teacher_ckpt='torchvision://resnet34',
     distiller=_base_.distiller,
 )

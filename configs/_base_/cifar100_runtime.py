@@ -1,0 +1,4 @@
+_base_ = ['default_runtime.py']
+
+# An epoch takes seconds on a GPU.
+default_hooks = dict(checkpoint=dict(interval=10))

@@ -1,0 +1,14 @@
+# python tools/train.py configs/vanilla/vgg13_1xb64_cifar100.py
+# python tools/train.py configs/ctkd/ctkd_kd_vgg13_vgg8_1xb64_cifar100.py
+_base_ = ['../kd/kd_vgg13_vgg8_1xb64_cifar100.py']
+
+model = dict(
+    distiller=dict(
+        distill_losses=dict(
+            loss_kd=dict(tau=dict(_delete_=True, type='kd_plugins.GlobalTemperature')),
+        ),
+    ),
+)
+default_hooks = dict(
+    curriculum_temperature=dict(type='kd_plugins.CurriculumTemperatureHook', length=10),
+)

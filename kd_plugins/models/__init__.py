@@ -1,0 +1,25 @@
+"""Networks of the papers' benchmarks that mmpretrain lacks, as its backbones.
+
+Their parameters carry the names of the published networks wherever those are
+good names, so that published checkpoints load (see
+:mod:`kd_plugins.algorithms.published`). ResNet-18 and ResNet-50 for 32 x 32
+pixels are mmpretrain's own ``ResNet_CIFAR`` with ``zero_init_residual=False``.
+"""
+
+from kd_plugins.models.cifar_mobilenet_v2 import CIFARMobileNetV2
+from kd_plugins.models.cifar_resnet import CIFARResNet
+from kd_plugins.models.cifar_shufflenet_v1 import CIFARShuffleNetV1
+from kd_plugins.models.cifar_shufflenet_v2 import CIFARShuffleNetV2
+from kd_plugins.models.cifar_vgg import CIFARVGG
+from kd_plugins.models.cifar_wide_resnet import CIFARWideResNet
+from kd_plugins.models.mobilenet_v1 import MobileNetV1
+
+__all__ = [
+    'CIFARMobileNetV2',
+    'CIFARResNet',
+    'CIFARShuffleNetV1',
+    'CIFARShuffleNetV2',
+    'CIFARVGG',
+    'CIFARWideResNet',
+    'MobileNetV1',
+]

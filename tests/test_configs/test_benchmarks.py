@@ -1,0 +1,234 @@
+"""The benchmark configs against the papers' tables."""
+
+import math
+
+import pytest
+import torch
+import yaml
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
+
+# Teacher, student, learning rate, DKD's beta, and top-1 of KD, DKD and CTKD on
+# CIFAR-100. DKD: arXiv 2203.08679 and github.com/megvii-research/mdistiller;
+# CTKD: arXiv 2211.16231 and github.com/zhengli97/CTKD.
+PAIRS = [
+    ('resnet56', 'resnet20', 0.05, 2, 70.66, 71.97, 71.19),
+    ('resnet110', 'resnet32', 0.05, 2, 73.08, 74.11, 73.52),
+    ('resnet110', 'resnet20', 0.05, None, 70.66, None, 70.99),
+    ('resnet32x4', 'resnet8x4', 0.05, 8, 73.33, 76.32, None),
+    ('wrn40_2', 'wrn16_2', 0.05, 6, 74.92, 76.23, 75.45),
+    ('wrn40_2', 'wrn40_1', 0.05, 6, 73.54, 74.81, 73.93),
+    ('vgg13', 'vgg8', 0.05, 6, 72.98, 74.68, 73.52),
+    ('resnet32x4', 'shufflenetv1', 0.01, 8, 74.07, 76.45, 74.48),
+    ('wrn40_2', 'shufflenetv1', 0.01, 8, 74.83, 76.70, 75.78),
+    ('vgg13', 'mobilenetv2', 0.01, 6, 67.37, 69.71, 68.46),
+    ('resnet50', 'mobilenetv2', 0.01, 8, 67.35, 70.35, 68.47),
+    ('resnet32x4', 'shufflenetv2', 0.01, 8, 74.45, 77.07, 75.31),
+]
+# Parameters with 100 classes, recorded from mdistiller (a08d46f), and top-1 alone,
+# from RepDistiller (b84f547).
+NETWORKS = {
+    'resnet56': (861620, 72.34),
+    'resnet110': (1736564, 74.31),
+    'resnet32x4': (7433860, 79.42),
+    'resnet50': (23705252, 79.34),
+    'wrn40_2': (2255156, 75.61),
+    'vgg13': (9462180, 74.64),
+    'resnet20': (278324, 69.06),
+    'resnet32': (472756, 71.14),
+    'resnet8x4': (1233540, 72.50),
+    'wrn16_2': (703284, 73.26),
+    'wrn40_1': (569780, 71.98),
+    'vgg8': (3965028, 70.36),
+    'mobilenetv2': (812836, 64.60),
+    'shufflenetv1': (949258, 70.50),
+    'shufflenetv2': (1355528, 71.82),
+}
+SLOW = ('mobilenetv2', 'shufflenetv1', 'shufflenetv2')
+
+
+def load(path):
+    cfg = Config.fromfile(ROOT / 'configs' / path)
+    init_default_scope('mmpretrain')
+    return cfg
+
+
+def terms(cfg):
+    """The distillation loss, and the weight of the student's own."""
+    loss = cfg.model.distiller.distill_losses.loss_kd
+    return dict(loss), cfg.model.architecture.head.loss.loss_weight
+
+
+def parameters(model):
+    return sum(p.numel() for p in MODELS.build(model).parameters())
+
+
+def check_schedule(cfg, lr):
+    assert dict(cfg.optim_wrapper.optimizer) == dict(
+        type='SGD', lr=lr, momentum=0.9, weight_decay=5e-4
+    )
+    assert cfg.param_scheduler.milestones == [150, 180, 210] and cfg.param_scheduler.gamma == 0.1
+    assert cfg.train_cfg.max_epochs == 240 and cfg.train_dataloader.batch_size == 64
+
+
+@pytest.mark.parametrize('pair', PAIRS, ids=lambda pair: f'{pair[0]}-{pair[1]}')
+def test_cifar_pairs_have_the_published_settings(pair):
+    teacher, student, lr, beta, _, dkd, ctkd = pair
+    stem = f'{teacher}_{student}_1xb64_cifar100.py'
+    cfg = load(f'kd/kd_{stem}')
+    kd = dict(type='kd_plugins.KDLoss', tau=4.0, loss_weight=0.9)
+    assert terms(cfg) == (kd, 0.1)
+    check_schedule(cfg, lr)
+    assert parameters(cfg.model.architecture) == NETWORKS[student][0]
+    assert parameters(cfg.model.teacher) == NETWORKS[teacher][0]
+    # The teacher is what its own training leaves.
+    assert cfg.model.teacher == load(f'vanilla/{teacher}_1xb64_cifar100.py').model
+    assert cfg.model.teacher_ckpt == f'work_dirs/{teacher}_1xb64_cifar100/epoch_240.pth'
+    if dkd is not None:
+        cfg = load(f'dkd/dkd_{stem}')
+        loss = dict(type='kd_plugins.DKDLoss', tau=4.0, alpha=1.0, beta=float(beta), warmup=20)
+        assert terms(cfg) == (loss, 1.0)
+        check_schedule(cfg, lr)
+    if ctkd is not None:
+        cfg = load(f'ctkd/ctkd_kd_{stem}')
+        assert terms(cfg) == (dict(kd, tau=dict(type='kd_plugins.GlobalTemperature')), 0.1)
+        assert cfg.default_hooks.curriculum_temperature.length == 10
+        check_schedule(cfg, lr)
+
+
+def test_ctkd_on_dkd_has_the_published_settings():
+    cfg = load('ctkd/ctkd_dkd_resnet56_resnet20_1xb64_cifar100.py')
+    tau = dict(type='kd_plugins.GlobalTemperature')
+    loss = dict(type='kd_plugins.DKDLoss', tau=tau, alpha=1.0, beta=2.0, warmup=1)
+    assert terms(cfg) == (loss, 1.0)
+    assert cfg.default_hooks.curriculum_temperature.length == 10
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_networks_alone_have_the_published_settings(name):
+    cfg = load(f'vanilla/{name}_1xb64_cifar100.py')
+    check_schedule(cfg, 0.01 if name in SLOW else 0.05)
+    network = MODELS.build(cfg.model)
+    assert sum(p.numel() for p in network.parameters()) == NETWORKS[name][0]
+    network.init_weights()
+    fc = network.head.fc
+    if name.startswith('vgg') or name == 'mobilenetv2':
+        assert abs(fc.weight.std() / 0.01 - 1) < 5 / math.sqrt(2 * fc.weight.numel())
+        assert not fc.bias.any()
+        return
+    bound = 1 / math.sqrt(fc.in_features)
+    assert 0.98 * bound < fc.weight.abs().max() <= bound
+    assert bool(fc.bias.any()) != name.startswith('wrn')
+    # No residual branch starts at zero.
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all((norm.weight == 1).all() for norm in norms)
+
+
+@pytest.mark.parametrize(
+    'pair, beta, parameters_S, parameters_T',
+    [
+        # torchvision's counts, and mdistiller's of MobileNetV1.
+        ('resnet34_resnet18', 0.5, 11689512, 21797672),
+        ('resnet50_mobilenetv1', 2.0, 4231976, 25557032),
+    ],
+)
+def test_imagenet_pairs_have_the_published_settings(pair, beta, parameters_S, parameters_T):
+    from kd_plugins.algorithms.networks import resolve_network
+
+    cfg = load(f'kd/kd_{pair}_8xb64_in1k.py')
+    assert terms(cfg) == (dict(type='kd_plugins.KDLoss', tau=1.0, loss_weight=0.5), 0.5)
+    student, _ = resolve_network(cfg.model.architecture, 'model.architecture')
+    teacher, _ = resolve_network(cfg.model.teacher, 'model.teacher')
+    assert (parameters(student), parameters(teacher)) == (parameters_S, parameters_T)
+    alone = load(f'vanilla/{pair.split("_")[1]}_8xb64_in1k.py')
+    assert alone.model.backbone == student.backbone
+    assert alone.model.head.init_cfg is None and student.head.init_cfg is None
+    dkd = load(f'dkd/dkd_{pair}_8xb64_in1k.py')
+    loss = dict(type='kd_plugins.DKDLoss', tau=1.0, alpha=1.0, beta=beta, warmup=1)
+    assert terms(dkd) == (loss, 1.0)
+    for one in (cfg, dkd, alone):
+        sgd = dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4)
+        assert dict(one.optim_wrapper.optimizer) == sgd
+        assert one.param_scheduler.milestones == [30, 60, 90]
+        assert one.train_cfg.max_epochs == 100 and 8 * one.train_dataloader.batch_size == 512
+
+
+@pytest.mark.parametrize(
+    'method, loss',
+    [
+        ('kd', dict(type='kd_plugins.KDLoss', loss_weight=1.0)),
+        ('dkd', dict(type='kd_plugins.DKDLoss', loss_weight=1.0, alpha=1.0, beta=1.0, warmup=1)),
+    ],
+)
+def test_ctkd_on_imagenet_has_the_published_settings(method, loss):
+    cfg = load(f'ctkd/ctkd_{method}_resnet34_resnet18_8xb32_in1k.py')
+    assert terms(cfg) == (dict(loss, tau=dict(type='kd_plugins.GlobalTemperature')), 1.0)
+    sgd = dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=1e-4)
+    assert dict(cfg.optim_wrapper.optimizer) == sgd
+    assert cfg.param_scheduler.milestones == [30, 60, 90]
+    assert cfg.train_cfg.max_epochs == 120 and 8 * cfg.train_dataloader.batch_size == 256
+    assert cfg.default_hooks.curriculum_temperature.length == 5
+
+
+def test_cifar_pictures_are_normalised_and_augmented_as_published():
+    from torchvision import transforms
+
+    cfg = load('vanilla/resnet20_1xb64_cifar100.py')
+    picture = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8)
+    normalise = transforms.Normalize((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+    preprocess = MODELS.build(dict(cfg.data_preprocessor, type='ClsDataPreprocessor'))
+    got = preprocess(dict(inputs=[picture]))['inputs'][0]
+    torch.testing.assert_close(got, normalise(picture / 255), rtol=1e-5, atol=1e-5)
+    # Of 81 crops and a mirror, all and no others come out, on black.
+    pixels = (picture.permute(1, 2, 0).numpy() // 2 + 1).copy()
+    padded = torch.nn.functional.pad(torch.from_numpy(pixels).permute(2, 0, 1), (4,) * 4)
+    crops = {
+        padded[:, y : y + 32, x : x + 32].numpy().tobytes() for y in range(9) for x in range(9)
+    }
+    mirrors = {
+        padded[:, y : y + 32, x : x + 32].flip(2).numpy().tobytes()
+        for y in range(9)
+        for x in range(9)
+    }
+    pipeline = [TRANSFORMS.build(step) for step in cfg.train_dataloader.dataset.pipeline]
+    seen = set()
+    for _ in range(2000):
+        results = dict(img=pixels.copy(), gt_label=0)
+        for step in pipeline:
+            results = step(results)
+        seen.add(results['inputs'].numpy().tobytes())
+    assert seen <= crops | mirrors and len(seen & crops) > 75 and len(seen & mirrors) > 75
+
+
+def figures(folder):
+    models = yaml.safe_load((ROOT / 'configs' / folder / 'metafile.yml').read_text())['Models']
+    for model in models:
+        assert model['Metadata']['Source of results'] == 'paper'
+    return {
+        (m['Name'], m['Results'][0]['Dataset']): m['Results'][0]['Metrics']['Top 1 Accuracy']
+        for m in models
+    }
+
+
+def test_metafiles_have_the_papers_figures():
+    wanted = {folder: {} for folder in ('vanilla', 'kd', 'dkd', 'ctkd')}
+    for teacher, student, _, _, kd, dkd, ctkd in PAIRS:
+        stem = f'{teacher}_{student}_1xb64_cifar100'
+        for folder, name, figure in (
+            ('kd', f'kd_{stem}', kd),
+            ('dkd', f'dkd_{stem}', dkd),
+            ('ctkd', f'ctkd_kd_{stem}', ctkd),
+        ):
+            if figure is not None:
+                wanted[folder][name, 'CIFAR-100'] = figure
+    for name, (_, figure) in NETWORKS.items():
+        wanted['vanilla'][f'{name}_1xb64_cifar100', 'CIFAR-100'] = figure
+    wanted['kd']['kd_resnet34_resnet18_8xb64_in1k', 'ImageNet-1k'] = 71.03
+    wanted['kd']['kd_resnet50_mobilenetv1_8xb64_in1k', 'ImageNet-1k'] = 70.50
+    wanted['dkd']['dkd_resnet34_resnet18_8xb64_in1k', 'ImageNet-1k'] = 71.70
+    wanted['dkd']['dkd_resnet50_mobilenetv1_8xb64_in1k', 'ImageNet-1k'] = 72.05
+    wanted['ctkd']['ctkd_dkd_resnet56_resnet20_1xb64_cifar100', 'CIFAR-100'] = 71.65
+    wanted['ctkd']['ctkd_kd_resnet34_resnet18_8xb32_in1k', 'ImageNet-1k'] = 71.32
+    wanted['ctkd']['ctkd_dkd_resnet34_resnet18_8xb32_in1k', 'ImageNet-1k'] = 71.51
+    assert {folder: figures(folder) for folder in wanted} == wanted

@@ -8,6 +8,7 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
 MODELS = Registry(
@@ -27,9 +28,15 @@ DATASETS = Registry(
     scope='kd_plugins',
     locations=['kd_plugins.datasets'],
 )
+TRANSFORMS = Registry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    scope='kd_plugins',
+    locations=['kd_plugins.datasets'],
+)
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='kd_plugins', locations=['kd_plugins.hooks'])
 FUNCTIONS = Registry(
     'function', parent=MMENGINE_FUNCTIONS, scope='kd_plugins', locations=['kd_plugins.hooks']
 )
 
-__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'MODELS']
+__all__ = ['DATASETS', 'FUNCTIONS', 'HOOKS', 'MODELS', 'TRANSFORMS']

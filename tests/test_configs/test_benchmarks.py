@@ -7,7 +7,8 @@ import torch
 import yaml
 from helpers import ROOT
 from mmengine.config import Config
-from mmengine.registry import MODELS, TRANSFORMS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, TRANSFORMS, init_default_scope
+from mmpretrain.structures import DataSample
 
 # Teacher, student, learning rate, DKD's beta, and top-1 of KD, DKD and CTKD on
 # CIFAR-100. DKD: arXiv 2203.08679 and github.com/megvii-research/mdistiller;
@@ -232,3 +233,28 @@ def test_metafiles_have_the_papers_figures():
     wanted['ctkd']['ctkd_kd_resnet34_resnet18_8xb32_in1k', 'ImageNet-1k'] = 71.32
     wanted['ctkd']['ctkd_dkd_resnet34_resnet18_8xb32_in1k', 'ImageNet-1k'] = 71.51
     assert {folder: figures(folder) for folder in wanted} == wanted
+
+
+@pytest.mark.parametrize('empty', [False, True])
+@pytest.mark.parametrize('config', ['resnet20_1xb64_cifar100.py', 'resnet18_8xb64_in1k.py'])
+def test_a_missing_or_empty_data_folder_is_named(config, empty, tmp_path):
+    cfg = load(f'vanilla/{config}')
+    if empty:
+        (tmp_path / 'train').mkdir()
+    dataset = dict(cfg.train_dataloader.dataset, data_root=str(tmp_path))
+    says = f'{tmp_path}' if 'cifar' in config or not empty else r'subfolders \(0\).*check the data'
+    with pytest.raises((RuntimeError, FileNotFoundError, AssertionError), match=says) as caught:
+        DATASETS.build(dataset)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_teacher_of_other_classes_is_refused_before_the_first_step():
+    cfg = load('kd/kd_resnet56_resnet20_1xb64_cifar100.py')
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    cfg.model.teacher.head.num_classes = 10
+    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+    samples = [DataSample().set_gt_label(i) for i in range(2)]
+    data = dict(inputs=[torch.zeros(3, 32, 32)] * 2, data_samples=samples)
+    says = r'KDLoss needs logits of the same shape .* preds_S has \(2, 100\) .* \(2, 10\)'
+    with pytest.raises(ValueError, match=says):
+        model(**model.data_preprocessor(data, training=True), mode='loss')

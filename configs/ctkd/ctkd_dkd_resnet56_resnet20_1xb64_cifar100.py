@@ -1,15 +1,13 @@
 # python tools/train.py configs/vanilla/resnet56_1xb64_cifar100.py
 # python tools/train.py configs/ctkd/ctkd_dkd_resnet56_resnet20_1xb64_cifar100.py
-_base_ = ['../dkd/dkd_resnet56_resnet20_1xb64_cifar100.py']
+_base_ = ['ctkd_kd_resnet56_resnet20_1xb64_cifar100.py']
 
 model = dict(
+    architecture=dict(head=dict(loss=dict(loss_weight=1.0))),
     distiller=dict(
         distill_losses=dict(
             # No warm-up of DKD: the paper leaves the easy start to the temperature.
-            loss_kd=dict(tau=dict(_delete_=True, type='kd_plugins.GlobalTemperature'), warmup=1),
+            loss_kd=dict(type='kd_plugins.DKDLoss', alpha=1.0, beta=2.0, loss_weight=1.0, warmup=1),
         ),
     ),
-)
-default_hooks = dict(
-    curriculum_temperature=dict(type='kd_plugins.CurriculumTemperatureHook', length=10),
 )

@@ -1,0 +1,13 @@
+# python tools/train.py configs/vanilla/resnet32x4_1xb64_cifar100.py
+# python tools/train.py configs/ctkd/ctkd_dkd_resnet32x4_shufflenetv1_1xb64_cifar100.py
+_base_ = ['ctkd_kd_resnet32x4_shufflenetv1_1xb64_cifar100.py']
+
+model = dict(
+    architecture=dict(head=dict(loss=dict(loss_weight=1.0))),
+    distiller=dict(
+        distill_losses=dict(
+            # No warm-up of DKD: the paper leaves the easy start to the temperature.
+            loss_kd=dict(type='kd_plugins.DKDLoss', alpha=1.0, beta=2.0, loss_weight=1.0, warmup=1),
+        ),
+    ),
+)

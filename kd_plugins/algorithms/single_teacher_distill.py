@@ -19,7 +19,8 @@ from kd_plugins.algorithms.networks import (
     forked_random_states,
     resolve_network,
 )
-from kd_plugins.algorithms.teacher import TeacherInput, load_teacher_weights
+from kd_plugins.algorithms.teacher import TeacherInput
+from kd_plugins.algorithms.weights import load_weights
 from kd_plugins.distillers import build_distiller, check_records, reset_records
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
@@ -133,7 +134,7 @@ class SingleTeacherDistill(BaseModel):
             if ckpt is None:
                 teacher.init_weights()
         if ckpt is not None:
-            load_teacher_weights(teacher, ckpt)
+            load_weights(teacher, ckpt)
         elif not built and not allow_random:
             raise ValueError(
                 'model.teacher_ckpt=None leaves the teacher without weights, and an untrained '

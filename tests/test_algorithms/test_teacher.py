@@ -5,7 +5,8 @@ from mmengine.registry import MODELS
 from mmengine.structures import BaseDataElement
 from mmpretrain.models.utils import ClsDataPreprocessor
 
-from kd_plugins.algorithms.teacher import TeacherInput, load_teacher_weights
+from kd_plugins.algorithms.teacher import TeacherInput
+from kd_plugins.algorithms.weights import load_weights
 
 
 def teacher(**changes):
@@ -26,7 +27,7 @@ def teacher(**changes):
 def test_known_formats_load_every_weight(tmp_path, wrap):
     source, target = teacher(), teacher()
     torch.save(wrap(source.state_dict()), tmp_path / 'teacher.pth')
-    load_teacher_weights(target, str(tmp_path / 'teacher.pth'))
+    load_weights(target, str(tmp_path / 'teacher.pth'))
     for key, value in source.state_dict().items():
         assert torch.equal(value, target.state_dict()[key])
 
@@ -63,7 +64,7 @@ def test_old_checkpoints_without_batch_counters_load(tmp_path):
     del state['num_batches_tracked']
     torch.save(state, tmp_path / 't.pth')
     fresh = torch.nn.BatchNorm1d(3)
-    load_teacher_weights(fresh, str(tmp_path / 't.pth'))
+    load_weights(fresh, str(tmp_path / 't.pth'))
     assert torch.equal(fresh.running_mean, norm.running_mean)
 
 

@@ -8,7 +8,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from published_networks import NETWORKS, classifier, digest, pictures, published_key, weight
 
-from kd_plugins.algorithms.teacher import load_teacher_weights
+from kd_plugins.algorithms.weights import load_weights
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def test_parameters_keys_and_logits_are_the_published_ones(name, tmp_path):
     weights = checkpoint(network, name)
     assert digest(weights) == keys
     torch.save(dict(model=weights, epoch=240), tmp_path / 'ckpt_epoch_240.pth')
-    load_teacher_weights(network, str(tmp_path / 'ckpt_epoch_240.pth'))
+    load_weights(network, str(tmp_path / 'ckpt_epoch_240.pth'))
     with torch.no_grad():
         logits = network(pictures(size))
     got = torch.stack([logits[0, 0], logits[1, -1], logits.abs().mean()])
@@ -56,7 +56,7 @@ def test_every_published_form_of_checkpoint_loads(form, tmp_path):
     network = MODELS.build(classifier('wrn_16_1'))
     weights = checkpoint(network, 'wrn_16_1')
     torch.save(FORMS[form](weights), tmp_path / 'teacher.pth')
-    load_teacher_weights(network, str(tmp_path / 'teacher.pth'))
+    load_weights(network, str(tmp_path / 'teacher.pth'))
     for key, value in network.state_dict().items():
         wanted = weights[published_key(key, 'wrn_16_1')]
         assert torch.equal(value, wanted.to(value.dtype)), key
@@ -75,7 +75,7 @@ def test_torchvision_checkpoints_load(tmp_path):
             head=dict(type='LinearClsHead', num_classes=1000, in_channels=512),
         )
     ).eval()
-    load_teacher_weights(ours, str(tmp_path / 'resnet18.pth'))
+    load_weights(ours, str(tmp_path / 'resnet18.pth'))
     inputs = torch.randn(2, 3, 64, 64)
     torch.testing.assert_close(ours(inputs), theirs(inputs))
 
@@ -94,11 +94,11 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_key(other, says
     torch.save(dict(model=weights), tmp_path / 'teacher.pth')
     network = MODELS.build(classifier('resnet20'))
     with pytest.raises(ValueError, match=r"teacher\.pth' does not fit the teacher.*" + says):
-        load_teacher_weights(network, str(tmp_path / 'teacher.pth'))
+        load_weights(network, str(tmp_path / 'teacher.pth'))
 
 
 def test_a_checkpoint_of_other_classes_is_refused(tmp_path):
     weights = checkpoint(MODELS.build(classifier('vgg8', 10)), 'vgg8')
     torch.save(weights, tmp_path / 'teacher.pth')
     with pytest.raises(ValueError, match=r'head\.fc\.weight is \(10, 512\) in the file, \(100, '):
-        load_teacher_weights(MODELS.build(classifier('vgg8')), str(tmp_path / 'teacher.pth'))
+        load_weights(MODELS.build(classifier('vgg8')), str(tmp_path / 'teacher.pth'))

@@ -1,0 +1,81 @@
+"""Taking the student out of a training's checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from torch import Tensor, nn
+
+from kd_plugins.algorithms.networks import build_network, resolve_network
+from kd_plugins.algorithms.weights import load_weights
+
+#: What the stock tools read of a checkpoint's meta, and what says where it comes from.
+META = ('dataset_meta', 'epoch', 'iter', 'seed', 'time', 'mmengine_version')
+
+
+def build_student(cfg: Config) -> nn.Module:
+    """Build the student of a distillation's config, or the model of its own config.
+
+    Raises:
+        ValueError: If the config has no model.
+    """
+    if 'model' not in cfg:
+        raise ValueError(f'{cfg.filename!r} has no model: give the config of the training.')
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    key = 'model.architecture' if 'architecture' in cfg.model else 'model'
+    network, _ = resolve_network(dict(cfg.model.get('architecture', cfg.model)), key)
+    preprocessor = cfg.get('data_preprocessor')
+    if preprocessor is not None:
+        network.setdefault('data_preprocessor', preprocessor)
+    return build_network(network, key)
+
+
+def export_student(cfg: Config, checkpoint: str) -> dict[str, Any]:
+    """Return a checkpoint of nothing but the student.
+
+    Args:
+        cfg: Config of the distillation, or of the student.
+        checkpoint: What the training wrote (last, best or averaged), or a
+            distillation of mmrazor.
+
+    Returns:
+        ``state_dict``, whose keys are those of the stock model, every one of
+        them, and ``meta`` with what of :data:`META` the checkpoint has.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a weight is missing, left over or of another shape.
+    """
+    student = build_student(cfg)
+    source = load_weights(student, checkpoint, 'checkpoint', 'student')
+    meta = source.get('meta') or {} if isinstance(source, dict) else {}
+    weights: dict[str, Tensor] = {k: v.cpu().clone() for k, v in student.state_dict().items()}
+    return dict(state_dict=weights, meta={key: meta[key] for key in META if key in meta})
+
+
+def save(checkpoint: dict[str, Any], path: Path, publish: bool = False) -> Path:
+    """Write a checkpoint; an interruption leaves the old file or the new one.
+
+    Args:
+        checkpoint: What to write.
+        path: Where to.
+        publish: Append the first 8 digits of the file's SHA-256 to its name,
+            as upstream's publish tools do; loaders of addresses check it.
+
+    Returns:
+        Where it was written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + '.part')
+    torch.save(checkpoint, part)
+    if publish:
+        digest = hashlib.sha256(part.read_bytes()).hexdigest()[:8]
+        path = path.with_name(f'{path.stem}-{digest}{path.suffix}')
+    os.replace(part, path)
+    return path

@@ -1,0 +1,67 @@
+"""Take the student out of a checkpoint, for the stock tools.
+
+    python tools/export_student.py CONFIG CHECKPOINT --out student.pth
+
+CONFIG is the distillation's, or the student's own. What kd_plugins writes is the
+student's already; this leaves out the optimizer and whatever else is only for
+training, and takes the student out of mmrazor's distillation checkpoints.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.export import export_student, save
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Take the student out of a checkpoint.')
+    parser.add_argument('config', help='config of the distillation, or of the student')
+    parser.add_argument('checkpoint', help='what the training wrote')
+    parser.add_argument(
+        '--out', type=Path, help='file to write, by default CHECKPOINT with _student appended'
+    )
+    parser.add_argument(
+        '--publish', action='store_true', help="append 8 digits of the file's SHA-256 to its name"
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    args = parser.parse_args()
+    if not Path(args.config).is_file():
+        parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    if args.out is None:
+        source = Path(args.checkpoint)
+        args.out = source.with_name(source.stem + '_student.pth')
+    if args.out.resolve() == Path(args.checkpoint).resolve():
+        parser.error(f'--out {str(args.out)!r} would overwrite the checkpoint: give another name.')
+    return args
+
+
+def main() -> None:
+    """Export."""
+    args = parse_args()
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    try:
+        checkpoint = export_student(cfg, args.checkpoint)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+    path = save(checkpoint, args.out, args.publish)
+    weights = checkpoint['state_dict']
+    print(
+        f'wrote {path}: {len(weights)} tensors, {size(path)} MB (the checkpoint has '
+        f'{size(Path(args.checkpoint))} MB)\n'
+        f'test it: mim test {cfg.get("default_scope")} STUDENT_CONFIG --checkpoint {path}'
+    )
+
+
+def size(path: Path) -> str:
+    """Size of a file in MB."""
+    return f'{path.stat().st_size / 1e6:.2f}' if path.is_file() else '?'
+
+
+if __name__ == '__main__':
+    main()

@@ -31,6 +31,7 @@ STUDENTS = {
     'student alone': 'vanilla/digits_student.py',
     'KD': 'kd/kd_digits.py',
     'DKD': 'dkd/dkd_digits.py',
+    'KD + DOT': 'dot/dot_kd_digits.py',
 }
 #: Dark enough on white, and apart for the colour-blind (Okabe and Ito).
 COLOURS = ('#555555', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')

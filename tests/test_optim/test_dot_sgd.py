@@ -7,6 +7,8 @@ import pytest
 import torch
 from scripted_gradients import REACHED, SETTINGS, gradients, rate, start
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from kd_plugins.optim import DOTSGD
 
@@ -350,6 +352,37 @@ def test_kernel_calls_do_not_grow_with_the_groups(groups, monkeypatch):
         optimizer.step()
     # Two for every buffer, the weight decay, and applying both.
     assert calls == [150] * 7
+
+
+class Allocations(TorchDispatchMode):
+    """Counts the elements that operations have made."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = {t.untyped_storage().data_ptr() for t in tree_flatten((args, kwargs))[0]
+                 if isinstance(t, torch.Tensor)}  # fmt: skip
+        result = func(*args, **(kwargs or {}))
+        for t in tree_flatten(result)[0]:
+            if isinstance(t, torch.Tensor) and t.untyped_storage().data_ptr() not in given:
+                self.elements += t.numel()
+        return result
+
+
+def test_memory_is_one_gradient_and_one_buffer_more_than_sgds():
+    params = [nn.Parameter(torch.ones(100)) for _ in range(3)]
+    optimizer = dot(params, weight_decay=0.1)
+    made = []
+    for _ in range(3):
+        for p in params:
+            give(optimizer, p, torch.ones(100), torch.ones(100))
+        with Allocations() as allocations:
+            optimizer.step()
+        made.append(allocations.elements)
+    # The two buffers in the first step, and nothing afterwards.
+    assert made == [600, 0, 0]
+    buffers = [b for state in optimizer.state.values() for b in state.values()]
+    assert sum(b.numel() for b in buffers) == 600
 
 
 @pytest.mark.parametrize(

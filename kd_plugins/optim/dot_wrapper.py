@@ -8,11 +8,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
-from mmengine.device import get_device
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
-from mmengine.optim.optimizer.amp_optimizer_wrapper import GradScaler  # the device's own
 from mmengine.runner.amp import autocast
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -21,6 +19,7 @@ from torch.optim import SGD, Optimizer
 from kd_plugins.optim import two_gradients
 from kd_plugins.optim.dot_sgd import DOTSGD
 from kd_plugins.optim.loss_parts import LossParts, SplitLosses, parts_of
+from kd_plugins.optim.precision import as_dtype, build_scaler
 from kd_plugins.registry import OPTIM_WRAPPERS
 
 
@@ -85,11 +84,11 @@ class DOTOptimWrapper(OptimWrapper):
                 "for example distill_keys=['distill.*']."
             )
         self.distill_keys = distill_keys
-        self.cast_dtype = _as_dtype(dtype)
+        self.cast_dtype = as_dtype(dtype)
         if loss_scale is None and self.cast_dtype is torch.float16:
             loss_scale = 'dynamic'
         self._static_scale = float(loss_scale) if isinstance(loss_scale, (int, float)) else None
-        self.loss_scaler: Any = None if loss_scale is None else _build_scaler(loss_scale)
+        self.loss_scaler: Any = None if loss_scale is None else build_scaler(loss_scale)
         #: Set it to log the cosine of both gradients of the next update once.
         self.cosine_wanted = False
         self.skipped_steps = 0
@@ -225,41 +224,6 @@ def _as_dot(optimizer: Optimizer, delta: float) -> DOTSGD:
             f"{optimizer.defaults['delta']!r} beside it: give the same, or type='SGD' without."
         )
     return optimizer
-
-
-def _as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    if dtype is None:
-        return None
-    known = {str(kind).removeprefix('torch.'): kind for kind in (torch.float16, torch.bfloat16)}
-    name = str(dtype).removeprefix('torch.')
-    if name not in known:
-        raise ValueError(
-            f"optim_wrapper.dtype={dtype!r} is no mixed precision: give 'float16' or 'bfloat16', "
-            'or leave it out.'
-        )
-    if name == 'float16' and get_device() == 'cpu':
-        raise ValueError(
-            "optim_wrapper.dtype='float16' needs an accelerator: on a CPU give 'bfloat16'."
-        )
-    return known[name]
-
-
-def _build_scaler(loss_scale: str | float | Mapping[str, Any]) -> Any:
-    if get_device() == 'cpu':
-        raise ValueError(
-            f'optim_wrapper.loss_scale={loss_scale!r} needs an accelerator: on a CPU leave it out, '
-            'bfloat16 does not need it.'
-        )
-    if loss_scale == 'dynamic':
-        return GradScaler()
-    if isinstance(loss_scale, Mapping):
-        return GradScaler(**loss_scale)
-    if isinstance(loss_scale, (int, float)) and not isinstance(loss_scale, bool):
-        return GradScaler(init_scale=float(loss_scale))
-    raise ValueError(
-        f"optim_wrapper.loss_scale={loss_scale!r} is none: give 'dynamic', a number, or a dict of "
-        "GradScaler's settings."
-    )
 
 
 def _check_ddp(model: DistributedDataParallel) -> None:

@@ -30,5 +30,6 @@ class CPUGradScaler(torch.cuda.amp.GradScaler):
 
     def update(self, new_scale=None):
         found = [s['found_inf_per_device'].values() for s in self._per_optimizer_states.values()]
-        scale = self.get_scale()
-        super().update(scale * (0.5 if any(sum(map(float, f)) for f in found) else 1.0))
+        if new_scale is None:
+            new_scale = self.get_scale() * (0.5 if any(sum(map(float, f)) for f in found) else 1.0)
+        super().update(new_scale)

@@ -82,7 +82,7 @@ def enable_amp(cfg: Config) -> None:
 
     Raises:
         SystemExit: Without an accelerator, or with a wrapper that ``--amp``
-            would silently replace.
+            would silently replace. DOT's has a precision of its own.
     """
     if get_device() == 'cpu':
         raise SystemExit(
@@ -90,6 +90,9 @@ def enable_amp(cfg: Config) -> None:
             'CUDA, NPU, MLU and MUSA devices): leave it out on this machine.'
         )
     kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
+    if kind == 'kd_plugins.DOTOptimWrapper':
+        cfg.optim_wrapper.dtype = cfg.optim_wrapper.get('dtype') or 'float16'
+        return
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise SystemExit(
             f'--amp would replace optim_wrapper.type={kind!r}: set its precision in the config.'

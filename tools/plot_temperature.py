@@ -7,8 +7,9 @@ temperature is drawn as its mean in a band from its smallest to its largest.
 """
 
 import argparse
-import json
 from pathlib import Path
+
+from kd_plugins.scalars import read_curves
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,35 +22,21 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def read_curves(work_dir: Path) -> dict[str, dict[int, float]]:
-    """Return the logged temperatures of a training: name -> iteration -> value.
-
-    Where a resumed run logged an iteration again, the later value counts.
-
-    Raises:
-        SystemExit: If the directory holds no logged temperature.
-    """
-    curves: dict[str, dict[int, float]] = {}
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    for file in files:
-        for line in file.read_text(encoding='utf-8').splitlines():
-            row = json.loads(line)
-            for key, value in row.items():
-                if key.split('.')[0].removesuffix('_min').removesuffix('_max') == 'tau':
-                    curves.setdefault(key, {})[row['iter']] = value
-    if not curves:
-        raise SystemExit(
-            f'{str(work_dir)!r} holds no logged temperature ({len(files)} logs read): give the '
-            'work directory of a training whose config has the hook '
-            'kd_plugins.CurriculumTemperatureHook.'
-        )
-    return curves
+def read_temperatures(work_dir: Path) -> dict[str, dict[int, float]]:
+    """Return the logged temperatures of a training: name -> iteration -> value."""
+    return read_curves(
+        work_dir,
+        lambda name: name.split('.')[0].removesuffix('_min').removesuffix('_max') == 'tau',
+        'logged temperature',
+        'give the work directory of a training whose config has the hook '
+        'kd_plugins.CurriculumTemperatureHook',
+    )
 
 
 def main() -> None:
     """Draw."""
     args = parse_args()
-    curves = {work_dir: read_curves(work_dir) for work_dir in args.work_dirs}
+    curves = {work_dir: read_temperatures(work_dir) for work_dir in args.work_dirs}
     import matplotlib
 
     matplotlib.use('Agg')

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import nn
 
+from kd_plugins.hooks.log_times import is_logged
 from kd_plugins.registry import HOOKS
 from kd_plugins.schedules import CosineDescent, LinearDescent
 from kd_plugins.structures import Progress
@@ -91,7 +92,7 @@ class CurriculumTemperatureHook(Hook):
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
         """Publish the temperatures of this step if it is about to be logged."""
-        if not self._is_logged(runner, batch_idx):
+        if not is_logged(self, runner, batch_idx):
             return
         for name, temperature in self._temperatures.items():
             tau = temperature.last
@@ -101,12 +102,6 @@ class CurriculumTemperatureHook(Hook):
             if tau.dim() == 2:
                 runner.message_hub.update_scalar(f'train/{name}_min', tau.min())
                 runner.message_hub.update_scalar(f'train/{name}_max', tau.max())
-
-    def _is_logged(self, runner: Any, batch_idx: int) -> bool:
-        """Whether a LoggerHook reads now: reading a tensor waits for the device."""
-        last = self.end_of_epoch(runner.train_dataloader, batch_idx)
-        intervals = [hook.interval for hook in runner.hooks if isinstance(hook, LoggerHook)]
-        return last or any(self.every_n_inner_iters(batch_idx, n) for n in intervals)
 
 
 def named_temperatures(model: nn.Module) -> dict[str, LearnedTemperature]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detection import images
 from helpers import ROOT
 from mmengine.config import Config
 from mmengine.logging import MessageHub
@@ -17,6 +18,8 @@ CONFIGS = sorted(
     if '_base_' not in path.parts
 )
 DIGITS = [path for path in CONFIGS if 'digits' in path]
+DETECTORS = [path for path in CONFIGS if 'coco' in path]
+CLASSIFIERS = [path for path in CONFIGS if path not in DETECTORS]
 
 
 def load(path):
@@ -26,7 +29,7 @@ def load(path):
     return cfg
 
 
-@pytest.mark.parametrize('path', CONFIGS)
+@pytest.mark.parametrize('path', CLASSIFIERS)
 def test_builds_and_gives_finite_losses(path):
     cfg = load(path)
     init_default_scope(cfg.get('default_scope'))
@@ -47,6 +50,17 @@ def test_builds_and_gives_finite_losses(path):
     assert torch.isfinite(total) and total.requires_grad
     if 'teacher' in cfg.model:
         assert log['distill_loss'] > 0 and log['task_loss'] > 0
+
+
+@pytest.mark.parametrize('path', DETECTORS)
+def test_detector_builds_and_gives_finite_losses(path):
+    cfg = Config.fromfile(ROOT / path)
+    init_default_scope(cfg.default_scope)
+    cfg.model.teacher_ckpt = None
+    model = MODELS.build(cfg.model)
+    data = model.data_preprocessor(images(), training=True)
+    total, log = model.parse_losses(model(**data, mode='loss'))
+    assert torch.isfinite(total) and total.requires_grad and log['loss_ld'] > 0
 
 
 @pytest.mark.parametrize('path', DIGITS)
@@ -97,3 +111,12 @@ def test_imagenet_pair_is_as_published():
     cfg, dkd, ce = imagenet_loss('dkd/dkd_resnet34_resnet18_8xb64_in1k.py')
     assert dict(dkd) == dict(type='kd_plugins.DKDLoss', tau=1.0, alpha=1.0, beta=0.5, warmup=1)
     assert ce.loss_weight == 1.0
+
+
+def test_dot_is_as_published():
+    cfg, kd, ce = imagenet_loss('dot/dot_kd_resnet34_resnet18_8xb64_in1k.py')
+    wrapper = cfg.optim_wrapper
+    assert (wrapper.type, wrapper.delta) == ('kd_plugins.DOTOptimWrapper', 0.09)
+    assert dict(wrapper.optimizer) == dict(type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4)
+    assert (kd.tau, kd.loss_weight, ce.loss_weight) == (1.0, 0.5, 0.5)
+    assert cfg.param_scheduler.milestones == [30, 60, 90] and cfg.train_cfg.max_epochs == 100

@@ -93,6 +93,21 @@ def test_two_processes_on_a_machine_without_gpus(tmp_path):
     assert 'accuracy/top1' in printed
 
 
+def test_dot_on_two_processes(tmp_path):
+    dot = ROOT / 'configs/dot/dot_kd_digits.py'
+    command = ('bash', ROOT / 'tools/dist_train.sh', dot, 2, '--cfg-options', *TINY)
+    run(*command, *RANDOM_TEACHER, cwd=tmp_path)
+    checkpoint = tmp_path / 'work_dirs/dot_kd_digits/epoch_1.pth'
+    saved = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    assert saved['meta']['iter'] == 2
+    assert all('distill_momentum_buffer' in s for s in saved['optimizer']['state'].values())
+    # What would be wrong says so before the first step.
+    wrapped = 'model_wrapper_cfg.type=MMDistributedDataParallel'
+    printed = run(*command, *RANDOM_TEACHER, wrapped, cwd=tmp_path, ok=False)
+    assert 'model_wrapper_cfg.broadcast_buffers=True (the default of MMDistr' in printed
+    assert 'Epoch(train)' not in printed
+
+
 @pytest.mark.parametrize('package', ['kd_plugins', 'mmpretrain'])
 def test_mim_trains_a_config_by_its_path(tmp_path, package):
     from importlib.metadata import PackageNotFoundError, version

@@ -43,7 +43,7 @@ def test_draws_curves_and_bands(tmp_path):
 def test_later_logs_replace_what_they_repeat(tmp_path, monkeypatch):
     write(tmp_path, '20260101', [dict(tau=1.0, iter=1), dict(tau=2.0, iter=2), dict(acc=1, step=1)])
     write(tmp_path, '20260102', [{'tau': 7.0, 'iter': 2, 'tau.kd_max': 3.0, 'taurus': 1.0}])
-    curves = load_tool(monkeypatch).read_curves(tmp_path)
+    curves = load_tool(monkeypatch).read_temperatures(tmp_path)
     assert curves == {'tau': {1: 1.0, 2: 7.0}, 'tau.kd_max': {2: 3.0}}
 
 

@@ -26,6 +26,7 @@ def vgg(depth, **kwargs):
     return dict(type='kd_plugins.CIFARVGG', depth=depth, **kwargs)
 
 
+CLASSES = {'MobileNetV1': 1000, 'MobileNetV2 at 64 pixels': 200}
 X4 = dict(stem_channels=32, base_channels=64)
 
 # name: backbone, channels of the last map, pixels, their name of the classifier,
@@ -80,6 +81,10 @@ NETWORKS = {
                  (-0.2010379539442677, -15.282594644651015, 32.31009221710286)),
     'ResNet50': (dict(type='ResNet_CIFAR', depth=50), 2048, 32, 'linear', 23705252, 'd5367c1bcc2c',
                  (1223.7748376035154, -8119.220456653486, 6529.604757683815)),
+    # On Tiny-ImageNet, with 200 classes; its classifier, a 1 x 1 convolution, is a linear one.
+    'MobileNetV2 at 64 pixels': (dict(type='kd_plugins.TinyImageNetMobileNetV2'), 1280, 64, 'fc',
+                                 2497480, 'b133480e26a9',
+                                 (2.921889631388839, 1.8475118648914766, 2.4860547225300103)),
     # On ImageNet, with 1000 classes.
     'MobileNetV1': (dict(type='kd_plugins.MobileNetV1'), 1024, 224, 'fc', 4231976, 'b4dbf81690c4',
                     (-9.830245659667842, -5.268524737067505, 7.024412276031115)),
@@ -89,7 +94,7 @@ NETWORKS = {
 def classifier(name, classes=None):
     """Config of the whole network."""
     backbone, channels = NETWORKS[name][:2]
-    classes = classes or (1000 if name == 'MobileNetV1' else 100)
+    classes = classes or CLASSES.get(name, 100)
     return dict(
         type='mmpretrain.ImageClassifier',
         backbone=backbone,
@@ -107,6 +112,9 @@ def published_key(key, name):
     if kind == 'CIFARWideResNet':
         key = re.sub(r'^(block\d)\.', r'\1.layer.', key)
         return key.replace('.shortcut.', '.convShortcut.')
+    if kind == 'TinyImageNetMobileNetV2':
+        key = re.sub(r'^blocks\.(\d)\.', lambda m: f'stage{int(m[1]) + 1}.', key)
+        return re.sub(r'^(stage[17])\.0\.', r'\1.', key)
     if kind == 'ResNet_CIFAR':
         return key.replace('.downsample.', '.shortcut.')
     if kind == 'CIFARShuffleNetV2':

@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/cifar100/shufflenetv2.py',
     '../_base_/datasets/cifar100_bs64.py',
     '../_base_/schedules/cifar100_bs64_240e.py',
-    '../_base_/cifar100_runtime.py',
+    '../_base_/small_pictures_runtime.py',
 ]
 model = _base_.shufflenetv2
 

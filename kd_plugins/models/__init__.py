@@ -13,6 +13,7 @@ from kd_plugins.models.cifar_shufflenet_v2 import CIFARShuffleNetV2
 from kd_plugins.models.cifar_vgg import CIFARVGG
 from kd_plugins.models.cifar_wide_resnet import CIFARWideResNet
 from kd_plugins.models.mobilenet_v1 import MobileNetV1
+from kd_plugins.models.tiny_imagenet_mobilenet_v2 import TinyImageNetMobileNetV2
 
 __all__ = [
     'CIFARMobileNetV2',
@@ -22,4 +23,5 @@ __all__ = [
     'CIFARVGG',
     'CIFARWideResNet',
     'MobileNetV1',
+    'TinyImageNetMobileNetV2',
 ]

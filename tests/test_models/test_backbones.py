@@ -28,6 +28,9 @@ MAPS = {
     'wrn_16_2': [(32, 32), (64, 16), (128, 8)],
     'vgg8': [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)],
     'MobileNetV2': [(8, 16), (12, 16), (16, 8), (32, 4), (48, 4), (80, 2), (160, 2), (1280, 2)],
+    # Padded by the stem to 34.
+    'MobileNetV2 at 64 pixels': [(16, 34), (24, 17), (32, 9), (64, 5), (96, 5), (160, 5), (320, 5)]
+    + [(1280, 5)],
     'ShuffleV1': [(240, 16), (480, 8), (960, 4)],
     'ShuffleV2': [(116, 16), (232, 8), (464, 4), (1024, 4)],
     'MobileNetV1': [(32, 16), (64, 16), (128, 8), (128, 8), (256, 4), (256, 4), (512, 2)]
@@ -85,7 +88,9 @@ def test_convolutions_start_normal_by_their_outputs(name):
             assert (module.weight == 1).all() and not module.bias.any()
 
 
-@pytest.mark.parametrize('name', ['ShuffleV1', 'ShuffleV2', 'MobileNetV1'])
+@pytest.mark.parametrize(
+    'name', ['ShuffleV1', 'ShuffleV2', 'MobileNetV1', 'MobileNetV2 at 64 pixels']
+)
 def test_convolutions_start_uniform_by_their_inputs(name):
     network = backbone(name)
     network.init_weights()

@@ -2,7 +2,7 @@
 _base_ = [
     '../datasets/cifar100_bs64.py',
     '../schedules/cifar100_bs64_240e.py',
-    '../cifar100_runtime.py',
+    '../small_pictures_runtime.py',
     '../distill/logits.py',
 ]
 

@@ -1,4 +1,4 @@
 _base_ = ['default_runtime.py']
 
-# An epoch takes seconds on a GPU.
+# An epoch takes seconds on a GPU, and so would its checkpoint.
 default_hooks = dict(checkpoint=dict(interval=10))

@@ -43,7 +43,7 @@ def load(path, work_dir, epochs=2, **options):
     cfg.experiment_name = f'{work_dir.name}_{time.time_ns()}'
     cfg.train_dataloader.dataset.indices = 160
     cfg.train_cfg.update(max_epochs=epochs, val_interval=1)
-    cfg.default_hooks.checkpoint.interval = 1
+    cfg.default_hooks.checkpoint.update(interval=1, save_best='auto')
     cfg.log_level = 'WARNING'
     cfg.merge_from_dict(options)
     return cfg

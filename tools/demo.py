@@ -181,7 +181,8 @@ def main() -> None:
     console.print(summarise(results, teacher))
     console.print(
         'gain: over the student alone; "?" where it is within two standard errors of zero.\n'
-        'as teacher: test scans on which the last student answers as the teacher does, in %.'
+        'as teacher: test scans on which the last student answers as the teacher does, in %.\n'
+        's/run: seconds in iterations; loading and saving come on top.'
     )
     console.print(
         f'Curves: {figure}   Logs and checkpoints: {args.work_dir}   '

@@ -41,7 +41,7 @@ def main() -> None:
         for work_dir, curves in trainings.items():
             curve = curves.get(name, {})
             steps = sorted(curve)
-            axes.plot(steps, [curve[step] for step in steps], label=work_dir.resolve().name)
+            axes.plot(steps, [curve[step] for step in steps], label=str(work_dir))
         axes.set(xlabel='iteration', ylabel=title, yscale='log')
         axes.grid(alpha=0.3)
     panels[0].legend()

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 
 import torch
-from mmengine.logging import MessageHub
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument('--groups', action='store_true', help='one parameter group a parameter')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    MMLogger.get_current_instance().setLevel('WARNING')
     init_default_scope('mmpretrain')
     from mmpretrain.structures import DataSample
 

@@ -31,6 +31,10 @@ def main() -> None:
         work_dir: read_curves(work_dir, PARTS.__contains__, 'task_loss or distill_loss', advice)
         for work_dir in args.work_dirs
     }
+    parts = {work_dir: work_dir.resolve().parts for work_dir in trainings}
+    # Directories of several seeds end alike.
+    shared = len({names[-1] for names in parts.values()}) < len(parts)
+    labels = {work_dir: '/'.join(names[-1 - shared :]) for work_dir, names in parts.items()}
     import matplotlib
 
     matplotlib.use('Agg')
@@ -41,7 +45,7 @@ def main() -> None:
         for work_dir, curves in trainings.items():
             curve = curves.get(name, {})
             steps = sorted(curve)
-            axes.plot(steps, [curve[step] for step in steps], label=work_dir.resolve().name)
+            axes.plot(steps, [curve[step] for step in steps], label=labels[work_dir])
         axes.set(xlabel='iteration', ylabel=title, yscale='log')
         axes.grid(alpha=0.3)
     panels[0].legend()

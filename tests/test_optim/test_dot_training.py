@@ -92,7 +92,7 @@ def test_a_scheduler_sets_the_learning_rate(tmp_path):
     cfg = load(DOT, tmp_path, 3)
     cfg.param_scheduler = dict(type='MultiStepLR', milestones=[1, 2], gamma=0.1, by_epoch=True)
     train(cfg)
-    assert [row['lr'] for row in rows(tmp_path)] == pytest.approx([0.1, 0.01, 0.001])
+    assert [row['lr'] for row in rows(tmp_path)] == pytest.approx([0.05, 0.005, 0.0005])
 
 
 def test_patterns_are_checked_before_the_first_step(tmp_path):

@@ -17,6 +17,8 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from kd_plugins.losses.base import LogitsLoss
+
 KEY = 'model.distiller'
 
 
@@ -45,6 +47,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     _check_arguments(distiller)
     _check_sources(distiller.student_recorders, student, 'student')
     _check_sources(distiller.teacher_recorders, teacher, 'teacher')
+    _check_classes(distiller, student, teacher)
     distiller.prepare_from_student(student)
     distiller.prepare_from_teacher(teacher)
     return distiller
@@ -144,6 +147,30 @@ def _check_sources(manager: Any, network: nn.Module, side: str) -> None:
                 f'{KEY}.{side}_recorders.{name}.source={recorder.source!r} is not in the {side} '
                 f'({type(network).__name__}){_suggestion(recorder.source, known)}: give the name '
                 "of one of its modules, such as 'head.fc'."
+            )
+
+
+def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module) -> None:
+    from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
+
+    for name, loss in distiller.distill_losses.items():
+        if not isinstance(loss, LogitsLoss):
+            continue
+        said, classes = [], set()
+        for argument in ('preds_S', 'preds_T'):
+            record = distiller.loss_forward_mappings[name][argument]
+            side, network = ('student', student) if record['from_student'] else ('teacher', teacher)
+            recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
+            module = dict(network.named_modules()).get(recorder.source)
+            direct = type(recorder) is ModuleOutputsRecorder and 'connector' not in record
+            # Where logits do not come right out of a classifier, the first step tells.
+            if direct and isinstance(module, nn.Linear):
+                said.append(f'{recorder.source!r} of the {side} has {module.out_features} classes')
+                classes.add(module.out_features)
+        if len(classes) == 2:
+            raise ValueError(
+                f'{KEY}.distill_losses.{name} would compare different classes: {", ".join(said)}: '
+                'give a teacher and a student of the same ones.'
             )
 
 

@@ -56,7 +56,7 @@ class SplitLosses:
     def __init__(self, model: nn.Module, distill_keys: Sequence[str] | None = None) -> None:
         bound = vars(model).get('parse_losses')
         self.parse: Callable[..., Any] = (
-            bound.parse if isinstance(bound, SplitLosses) else model.parse_losses
+            bound.parse if isinstance(bound, SplitLosses) else model.parse_losses  # type: ignore
         )
         self.model = model
         self.patterns = tuple(DISTILL_KEYS if distill_keys is None else distill_keys)

@@ -16,13 +16,11 @@ import statistics
 import time
 
 import torch
+from kd_pair import CLASSES, algorithm
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 
-import kd_plugins  # noqa: F401  (makes mmrazor importable)
-
-CLASSES = 100
 TEMPERATURES = {
     'fixed': 4.0,
     'global': dict(type='kd_plugins.GlobalTemperature'),
@@ -30,47 +28,11 @@ TEMPERATURES = {
 }
 
 
-def network(depth: int, width: int) -> dict:
-    """Config of a residual network for small pictures."""
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='ResNet_CIFAR',
-            depth=depth,
-            stem_channels=width,
-            base_channels=width,
-            num_stages=3,
-            strides=(1, 2, 2),
-            dilations=(1, 1, 1),
-            out_indices=(2,),
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=4 * width),
-    )
-
-
-def algorithm(tau: float | dict, device: str) -> tuple[torch.nn.Module, OptimWrapper]:
+def trained(tau: float | dict, device: str) -> tuple[torch.nn.Module, OptimWrapper]:
     """Build KD at this temperature, and its optimizer."""
-    record = dict(recorder='logits', from_student=True)
-    recorders = dict(logits=dict(type='ModuleOutputs', source='head.fc'))
-    model = MODELS.build(
-        dict(
-            type='kd_plugins.SingleTeacherDistill',
-            architecture=network(18, 16),
-            teacher=network(34, 16),
-            allow_random_teacher=True,
-            distiller=dict(
-                student_recorders=recorders,
-                teacher_recorders=recorders,
-                distill_losses=dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=tau)),
-                loss_forward_mappings=dict(
-                    loss_kd=dict(preds_S=record, preds_T=dict(record, from_student=False))
-                ),
-            ),
-        )
-    ).to(device)
+    model = algorithm(tau, device)
     sgd = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    return model.train(), OptimWrapper(sgd)
+    return model, OptimWrapper(sgd)
 
 
 def main() -> None:
@@ -87,7 +49,7 @@ def main() -> None:
 
     progress = dict(iter=0, max_iters=1000, epoch=9, max_epochs=10)
     MessageHub.get_current_instance().update_info_dict(progress)
-    models = {name: algorithm(tau, args.device) for name, tau in TEMPERATURES.items()}
+    models = {name: trained(tau, args.device) for name, tau in TEMPERATURES.items()}
     samples = [DataSample().set_gt_label(i % CLASSES) for i in range(args.batch_size)]
     data = dict(inputs=torch.randn(args.batch_size, 3, 32, 32), data_samples=samples)
     times: dict[str, list[float]] = {name: [] for name in models}

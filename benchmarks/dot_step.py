@@ -25,57 +25,13 @@ import time
 from collections.abc import Callable
 
 import torch
+from kd_pair import CLASSES, algorithm
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 
-import kd_plugins  # noqa: F401  (makes mmrazor importable)
-
-CLASSES = 100
 SGD = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
 WARM_UP = 5
-
-
-def network(depth: int, width: int) -> dict:
-    """Config of a residual network for small pictures."""
-    return dict(
-        type='ImageClassifier',
-        backbone=dict(
-            type='ResNet_CIFAR',
-            depth=depth,
-            stem_channels=width,
-            base_channels=width,
-            num_stages=3,
-            strides=(1, 2, 2),
-            dilations=(1, 1, 1),
-            out_indices=(2,),
-        ),
-        neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=4 * width),
-    )
-
-
-def algorithm(width: int, device: str) -> torch.nn.Module:
-    """Build KD."""
-    record = dict(recorder='logits', from_student=True)
-    recorders = dict(logits=dict(type='ModuleOutputs', source='head.fc'))
-    model = MODELS.build(
-        dict(
-            type='kd_plugins.SingleTeacherDistill',
-            architecture=network(18, width),
-            teacher=network(34, width),
-            allow_random_teacher=True,
-            distiller=dict(
-                student_recorders=recorders,
-                teacher_recorders=recorders,
-                distill_losses=dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=4.0)),
-                loss_forward_mappings=dict(
-                    loss_kd=dict(preds_S=record, preds_T=dict(record, from_student=False))
-                ),
-            ),
-        )
-    )
-    return model.to(device).train()
 
 
 def wrapped_step(model: torch.nn.Module, data: dict, steps: int, **cfg: object) -> Callable:
@@ -125,7 +81,7 @@ def main() -> None:
     data = dict(inputs=torch.randn(args.batch_size, 3, 32, 32), data_samples=samples)
     groups = dict(paramwise_cfg=dict(norm_decay_mult=1.0)) if args.groups else {}
     count = args.steps + WARM_UP
-    model = algorithm(args.width, args.device)
+    model = algorithm(4.0, args.device, args.width)
     steps = {
         'floor': floor_step(copy.deepcopy(model), data),
         'plain': wrapped_step(copy.deepcopy(model), data, count, **groups),

@@ -92,17 +92,18 @@ def run_once(run: Run) -> Result:
     """Train, or go on training, and keep the result."""
     cfg = load_config(run)
     identity = config_hash(cfg)
-    stamp = Path(run.work_dir) / 'config_hash'
+    stamp, curve_file = (Path(run.work_dir) / name for name in ('config_hash', 'accuracy.json'))
     started_before = stamp.is_file() and stamp.read_text() == identity
     if not started_before:
-        # Checkpoints of another config must not be resumed.
+        # What another config has left must not be resumed; stamped only when it is gone.
         (Path(run.work_dir) / 'last_checkpoint').unlink(missing_ok=True)
+        curve_file.unlink(missing_ok=True)
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(identity)
     cfg.resume = started_before
     cfg.experiment_name = f'{run.name}_{run.seed}_{os.getpid()}_{time.time_ns()}'
     runner = Runner.from_cfg(cfg)
-    curve = _AccuracyCurve(Path(run.work_dir) / 'accuracy.json', new=not started_before)
+    curve = _AccuracyCurve(curve_file)
     runner.register_hook(curve)
     model = runner.train()
     student = getattr(model, 'architecture', model)
@@ -205,10 +206,8 @@ class _AccuracyCurve(Hook):
     # After the CheckpointHook, which prepares for validations before the training.
     priority = 'LOWEST'
 
-    def __init__(self, path: Path, new: bool) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        if new:
-            path.unlink(missing_ok=True)
         kept = json.loads(path.read_text()) if path.is_file() else {}
         self.values = {int(epoch): value for epoch, value in kept.items()}
 

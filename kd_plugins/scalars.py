@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 
@@ -35,3 +35,10 @@ def read_curves(
     if not curves:
         raise SystemExit(f'{str(work_dir)!r} holds no {what} ({len(files)} logs read): {advice}.')
     return curves
+
+
+def short_names(work_dirs: Iterable[Path]) -> dict[Path, str]:
+    """Name directories by their last part, or by two where seeds end alike."""
+    parts = {work_dir: work_dir.resolve().parts for work_dir in work_dirs}
+    alike = len({names[-1] for names in parts.values()}) < len(parts)
+    return {work_dir: '/'.join(names[-1 - alike :]) for work_dir, names in parts.items()}

@@ -56,6 +56,18 @@ def test_a_finished_run_is_not_run_again_until_its_config_changes(run, monkeypat
     assert seen == [result]
     Path(run.config).write_text(Path(run.config).read_text() + 'param_scheduler = None\n')
     assert finished(run) is None
+    monkeypatch.undo()
+
+    def interrupt(cfg):
+        raise KeyboardInterrupt
+
+    # Even a start that is cut off at once leaves nothing of the old config to go on with.
+    with monkeypatch.context() as patch:
+        patch.setattr(experiments.Runner, 'from_cfg', interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run_once(run)
+    names = {path.name for path in Path(run.work_dir).iterdir()}
+    assert not names & {'accuracy.json', 'last_checkpoint'}
 
 
 @pytest.mark.parametrize('validated', [True, False], ids=['after', 'before the validation'])

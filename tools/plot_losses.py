@@ -10,7 +10,7 @@ vertical axes are logarithmic.
 import argparse
 from pathlib import Path
 
-from kd_plugins.scalars import read_curves
+from kd_plugins.scalars import read_curves, short_names
 
 PARTS = {'task_loss': 'task loss', 'distill_loss': 'distillation loss'}
 
@@ -31,10 +31,7 @@ def main() -> None:
         work_dir: read_curves(work_dir, PARTS.__contains__, 'task_loss or distill_loss', advice)
         for work_dir in args.work_dirs
     }
-    parts = {work_dir: work_dir.resolve().parts for work_dir in trainings}
-    # Directories of several seeds end alike.
-    shared = len({names[-1] for names in parts.values()}) < len(parts)
-    labels = {work_dir: '/'.join(names[-1 - shared :]) for work_dir, names in parts.items()}
+    labels = short_names(trainings)
     import matplotlib
 
     matplotlib.use('Agg')

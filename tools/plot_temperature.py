@@ -9,7 +9,7 @@ temperature is drawn as its mean in a band from its smallest to its largest.
 import argparse
 from pathlib import Path
 
-from kd_plugins.scalars import read_curves
+from kd_plugins.scalars import read_curves, short_names
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,17 +42,14 @@ def main() -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
-    # Directories of one name, as seeds have, are told apart by their paths.
-    names = {work_dir: work_dir.resolve().name for work_dir in curves}
-    if len(set(names.values())) < len(names):
-        names = {work_dir: str(work_dir) for work_dir in curves}
+    labels = short_names(curves)
     figure, axes = plt.subplots(figsize=(6, 4), layout='constrained')
     for work_dir, named in curves.items():
         for name, curve in sorted(named.items()):
             if name.endswith(('_min', '_max')):
                 continue
             steps = sorted(curve)
-            label = names[work_dir] + name.removeprefix('tau').replace('.', ' ')
+            label = labels[work_dir] + name.removeprefix('tau').replace('.', ' ')
             (line,) = axes.plot(steps, [curve[step] for step in steps], label=label)
             low, high = named.get(f'{name}_min'), named.get(f'{name}_max')
             if low and high:

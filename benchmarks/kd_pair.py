@@ -1,0 +1,52 @@
+"""The pair of networks that the benchmarks of a step train: KD of small ResNets."""
+
+from __future__ import annotations
+
+import torch
+from mmengine.registry import MODELS
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+
+CLASSES = 100
+
+
+def network(depth: int, width: int) -> dict:
+    """Config of a residual network for small pictures."""
+    return dict(
+        type='ImageClassifier',
+        backbone=dict(
+            type='ResNet_CIFAR',
+            depth=depth,
+            stem_channels=width,
+            base_channels=width,
+            num_stages=3,
+            strides=(1, 2, 2),
+            dilations=(1, 1, 1),
+            out_indices=(2,),
+        ),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=CLASSES, in_channels=4 * width),
+    )
+
+
+def algorithm(tau: float | dict, device: str, width: int = 16) -> torch.nn.Module:
+    """Build KD at this temperature, ready to train."""
+    record = dict(recorder='logits', from_student=True)
+    recorders = dict(logits=dict(type='ModuleOutputs', source='head.fc'))
+    model = MODELS.build(
+        dict(
+            type='kd_plugins.SingleTeacherDistill',
+            architecture=network(18, width),
+            teacher=network(34, width),
+            allow_random_teacher=True,
+            distiller=dict(
+                student_recorders=recorders,
+                teacher_recorders=recorders,
+                distill_losses=dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=tau)),
+                loss_forward_mappings=dict(
+                    loss_kd=dict(preds_S=record, preds_T=dict(record, from_student=False))
+                ),
+            ),
+        )
+    )
+    return model.to(device).train()

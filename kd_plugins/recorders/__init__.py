@@ -1,0 +1,5 @@
+"""Recorders: what a term reads from a network during its forward pass.
+
+They stand in ``student_recorders`` and ``teacher_recorders`` beside mmrazor's
+own and hand the terms records that no longer say which network made them.
+"""

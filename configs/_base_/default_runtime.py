@@ -8,6 +8,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
+    distillation_log=dict(type='kd_plugins.DistillationLogHook'),
 )
 # With the seed below, a resumed run ends in the weights of an undisturbed one.
 custom_hooks = [dict(type='kd_plugins.SeedByProgressHook')]

@@ -1,7 +1,14 @@
 """Hooks, and functions that data loaders run in their workers."""
 
 from kd_plugins.hooks.curriculum_temperature import CurriculumTemperatureHook
+from kd_plugins.hooks.distillation_log import DistillationLogHook
 from kd_plugins.hooks.gradient_cosine import GradientCosineHook
 from kd_plugins.hooks.seeding import SeedByProgressHook, seed_worker
 
-__all__ = ['CurriculumTemperatureHook', 'GradientCosineHook', 'SeedByProgressHook', 'seed_worker']
+__all__ = [
+    'CurriculumTemperatureHook',
+    'DistillationLogHook',
+    'GradientCosineHook',
+    'SeedByProgressHook',
+    'seed_worker',
+]

@@ -62,7 +62,7 @@ def _networks(report: Report) -> Table:
 def _normalisation(network: Network) -> str:
     if network.mean is None or network.std is None:
         return 'none'
-    order = ', channels swapped' if network.swaps_channels else ''
+    order = ', BGR to RGB' if network.swaps_channels else ''
     return f'mean {_short(network.mean)}, std {_short(network.std)}{order}'
 
 

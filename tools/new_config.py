@@ -1,0 +1,55 @@
+"""Write the config of a distillation from an upstream student and teacher.
+
+    python tools/new_config.py --student mmpretrain::resnet/resnet18_8xb32_in1k.py \
+        --teacher mmpretrain::resnet/resnet34_8xb32_in1k.py --method dkd --out my_dkd.py
+
+``--method alone`` is for the teacher's own training, or to compare with. Without
+``--teacher-ckpt`` the teacher gets the weights that its package lists for
+its config. ``--data FOLDER`` trains on a folder with ``train/CLASS/`` and
+``val/CLASS/``. Both networks are built, to find out what to read of them; what is
+written is meant to be read, changed, and checked by ``tools/check.py``.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.new_config import METHODS, Pair, new_config
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Write the config of a distillation.')
+    where = 'config file, or PACKAGE::PATH of an upstream config'
+    parser.add_argument('--student', required=True, help=f"the student's {where}")
+    parser.add_argument('--teacher', help=f"the teacher's {where}; none with --method alone")
+    parser.add_argument('--teacher-ckpt', help="the teacher's checkpoint, a path or an address")
+    parser.add_argument('--method', choices=METHODS, required=True)
+    parser.add_argument('--data', type=Path, help='a folder with train/CLASS/ and val/CLASS/')
+    parser.add_argument('--out', type=Path, required=True, help='config file to write')
+    args = parser.parse_args()
+    for option in ('student', 'teacher'):
+        path = getattr(args, option)
+        if path and '::' not in path and not Path(path).is_file():
+            parser.error(f'--{option} {path!r} is no file: give a config file, or PACKAGE::PATH.')
+    if args.out.exists():
+        parser.error(f'--out {str(args.out)!r} exists: give another name, or remove it.')
+    return args
+
+
+def main() -> None:
+    """Write."""
+    args = parse_args()
+    try:
+        pair = Pair(args.student, args.teacher, args.teacher_ckpt, args.data)
+        text = new_config(pair, args.method, args.out)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(text, encoding='utf-8')
+    print(f'wrote {args.out}; next: python tools/check.py {args.out}')
+
+
+if __name__ == '__main__':
+    main()

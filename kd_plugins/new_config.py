@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.model import BaseModel
+from mmengine.registry import DefaultScope
 from torch import nn
 
 from kd_plugins.algorithms.networks import build_network, resolve_network
@@ -270,18 +273,33 @@ def _hooks(method: Method) -> str:
 def _data(pair: Pair) -> str:
     if pair.data is None:
         return ''
-    dataset = (
-        '{split}_dataloader = dict(\n    dataset=dict(\n        _delete_=True,\n        '
-        "type='CustomDataset',\n        data_root=data_root,\n        data_prefix='{split}',\n"
-        '        pipeline=_base_.{split}_dataloader.dataset.pipeline,\n    ),\n)\n'
-    ).format
+    with DefaultScope.overwrite_default_scope(pair.student.split('::')[0]):
+        base = get_config(pair.student) if '::' in pair.student else Config.fromfile(pair.student)
     return (
         f'\ndata_root = {str(pair.data)!r}\n'
         f'data_preprocessor = dict(num_classes={len(pair.classes)})\n'
-        f'{dataset(split="train")}{dataset(split="val")}'
+        f'{_loader("train", base)}{_loader("val", base)}'
         'test_dataloader = val_dataloader\n'
         "val_evaluator = dict(_delete_=True, type='Accuracy', topk=(1,))\n"
         'test_evaluator = val_evaluator\n'
+    )
+
+
+def _loader(split: str, base: Config) -> str:
+    dataset = base[f'{split}_dataloader'].dataset
+    if 'pipeline' not in dataset:
+        raise ValueError(
+            f'--data: {split}_dataloader.dataset of the student is a {dataset.type}, which has no '
+            'pipeline of its own: start from a config with a plain dataset.'
+        )
+    pipeline = f'_base_.{split}_dataloader.dataset.pipeline'
+    if not any(step.type.startswith('LoadImage') for step in dataset.pipeline):
+        # The base's dataset, CIFAR's say, has its pictures in memory.
+        pipeline = f"[dict(type='LoadImageFromFile'), *{pipeline}]"
+    return (
+        f'{split}_dataloader = dict(\n    dataset=dict(\n        _delete_=True,\n'
+        "        type='CustomDataset',\n        data_root=data_root,\n"
+        f"        data_prefix='{split}',\n        pipeline={pipeline},\n    ),\n)\n"
     )
 
 

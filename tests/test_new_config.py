@@ -97,6 +97,19 @@ def test_folders_of_pictures_take_the_place_of_the_data(tmp_path):
     assert not any('class' in f.what for f in report.findings)
 
 
+def test_pictures_are_loaded_where_the_base_has_them_in_memory(tmp_path):
+    data = picture_folders(tmp_path / 'pictures')
+    cfg = written(Pair(R18, data=data), 'alone', tmp_path / 'my.py')
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        types = [step.type for step in loader.dataset.pipeline]
+        assert types.count('LoadImageFromFile') == 1 and types[0] == 'LoadImageFromFile'
+        assert types[-1] == 'PackInputs'
+    other = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+    cfg = written(Pair(other, data=data), 'alone', tmp_path / 'other.py')
+    types = [step.type for step in cfg.train_dataloader.dataset.pipeline]
+    assert types.count('LoadImageFromFile') == 1
+
+
 @pytest.mark.parametrize(
     'splits, classes', [(('train',), ('a', 'b')), (('train', 'val'), ('a',)), ((), ())]
 )

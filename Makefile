@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup classification full demo test test-long lint format clean
+.PHONY: help setup classification full demo test test-long lint format docs clean
 
 help:
 	@echo 'make demo       set up for classification (no compiling) and run the demo'
@@ -19,6 +19,7 @@ help:
 	@echo 'make test-long  the tests marked long'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     let ruff rewrite the code'
+	@echo 'make docs       build the documentation in docs/_build, warnings being errors'
 	@echo 'make clean      remove results and caches, keep the environments'
 	@echo
 	@echo 'STACK=official|modern    which OpenMMLab stack (now $(STACK), in $(VENV))'
@@ -52,6 +53,10 @@ format: full
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 
+docs: full
+	@$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo 'open docs/_build/index.html'
+
 clean:
-	rm -rf work_dirs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf docs/_build docs/_generated work_dirs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find kd_plugins tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -112,9 +112,10 @@ def _lines(report: Report) -> list[str]:
         )
     if cost is not None and data is not None:
         epoch = cost.seconds_per_iteration * data.iterations_per_epoch
+        share = f' (the teacher {100 * cost.teacher_share:.0f} %)' if report.teacher else ''
         lines.append(
-            f'cost on {cost.device}: {1000 * cost.seconds_per_iteration:.0f} ms an iteration '
-            f'(the teacher {100 * cost.teacher_share:.0f} %), {_duration(epoch)} an epoch, '
+            f'cost on {cost.device}: {1000 * cost.seconds_per_iteration:.0f} ms an iteration'
+            f'{share}, {_duration(epoch)} an epoch, '
             f'{_duration(cost.seconds_in_all)} in all without validation, peak memory '
             f'{cost.peak_memory_mib:,} MiB'
         )

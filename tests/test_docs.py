@@ -1,0 +1,42 @@
+import shutil
+import subprocess
+import sys
+
+from helpers import ROOT
+
+
+def build(root, out):
+    line = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html']
+    return subprocess.run([*line, str(root / 'docs'), str(out)], capture_output=True, text=True)
+
+
+def copy(root):
+    for name in ('docs', 'configs', 'kd_plugins', 'requirements'):
+        shutil.copytree(
+            ROOT / name, root / name, ignore=shutil.ignore_patterns('_*d', '__pycache__', '.mim')
+        )
+    for file in ROOT.glob('*.md'):
+        shutil.copy2(file, root)
+    return root
+
+
+def test_builds_without_warnings_and_links_between_pages(tmp_path):
+    root = copy(tmp_path / 'repository')
+    reply = build(root, tmp_path / 'html')
+    assert reply.returncode == 0, reply.stderr
+    assert reply.stderr == ''
+    page = (tmp_path / 'html/_generated/getting_started.html').read_text()
+    assert 'href="methods/dot.html#on-the-digits"' in page
+    assert 'href="../results.html"' in page
+    assert 'dkd_digits.py' in (tmp_path / 'html/_generated/methods/dkd.html').read_text()
+    assert len(list((tmp_path / 'html/_downloads').glob('*/dkd_digits.py'))) == 1
+    api = (tmp_path / 'html/api.html').read_text()
+    for name in ('SingleTeacherDistill', 'DKDLoss', 'DOTOptimWrapper', 'DistillationLogHook'):
+        assert f'class="sig-name descname"><span class="pre">{name}<' in api
+    # A link that leads nowhere is an error.
+    (root / 'configs/dkd/dkd_digits.py').unlink()
+    results = root / 'docs/results.md'
+    results.write_text(results.read_text() + '\n[gone](../configs/dot#no-such-heading)\n')
+    reply = build(root, tmp_path / 'html')
+    assert reply.returncode != 0
+    assert 'dkd_digits.py' in reply.stderr and 'no-such-heading' in reply.stderr

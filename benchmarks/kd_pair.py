@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from mmengine.registry import MODELS
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 
 CLASSES = 100
+# mmengine tells how it initialises every weight.
+logging.disable(logging.INFO)
 
 
 def network(depth: int, width: int) -> dict:

@@ -168,7 +168,8 @@ def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module) -> No
             number = _num_classes(recorder, network)
             # Where it is not known, the first step tells.
             if number is not None and 'connector' not in record:
-                said.append(f'{recorder.source!r} of the {side} has {number} classes')
+                source = getattr(recorder, 'classifier', recorder.source)
+                said.append(f'{source!r} of the {side} has {number} classes')
                 classes.add(number)
         if len(classes) == 2:
             raise ValueError(

@@ -55,7 +55,7 @@ class DenseLogitsRecorder(BaseRecorder):
         extra_tokens: int = 0,
     ) -> None:
         super().__init__(features or 'backbone')
-        self._features, self._classifier = features, classifier
+        self._features, self.classifier = features, classifier
         self._extra_tokens = extra_tokens
         self._recording = False
         self._pending: Tensor | None = None
@@ -64,7 +64,7 @@ class DenseLogitsRecorder(BaseRecorder):
     def prepare_from_model(self, model: nn.Module | None = None) -> None:
         """Find the features and the classifier, and hook the former."""
         modules = dict(model.named_modules()) if model is not None else {}
-        name = self._classifier or _find_classifier(modules)
+        name = self.classifier = self.classifier or _find_classifier(modules)
         if name is None:
             raise ValueError(
                 f'DenseLogits finds no linear classifier in the {_describe(modules)}: it knows '

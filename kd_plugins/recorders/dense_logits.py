@@ -78,7 +78,8 @@ class DenseLogitsRecorder(BaseRecorder):
                 'nn.Linear, or a convolution of 1 x 1, which can be applied at every position.'
             )
         self.num_classes = self._linear.weight.shape[0]
-        backbone, pooling = modules.get('backbone'), _pooling(modules.get('neck'))
+        pooling = _pooling(modules.get('neck'))
+        backbone: Any = modules.get('backbone')
         if self._features is not None:
             _named(modules, self._features, 'features').register_forward_hook(self._read_output)
         elif pooling is not None:
@@ -100,7 +101,7 @@ class DenseLogitsRecorder(BaseRecorder):
                 'that has one before its classifier.'
             )
 
-    def _check_transformer(self, backbone: nn.Module, head: nn.Module) -> None:
+    def _check_transformer(self, backbone: Any, head: nn.Module) -> None:
         width = self._linear.weight.shape[1]
         if getattr(head, 'hidden_dim', None) is not None or width != backbone.embed_dims:
             raise ValueError(
@@ -183,8 +184,8 @@ def _pooling(neck: nn.Module | None) -> nn.Module | None:
     """Return the global pooling that ends a neck."""
     while isinstance(neck, nn.Sequential) and len(neck):
         neck = neck[-1]
-    pools = type(neck).__name__ == 'GlobalAveragePooling' and hasattr(neck, 'gap')
-    return neck if pools and isinstance(neck.gap, nn.AdaptiveAvgPool2d) else None
+    of_maps = isinstance(getattr(neck, 'gap', None), nn.AdaptiveAvgPool2d)
+    return neck if of_maps and type(neck).__name__ == 'GlobalAveragePooling' else None
 
 
 def _has_patches(backbone: nn.Module | None) -> bool:

@@ -13,6 +13,7 @@ from networks import build, cnn, distilled, install_timm, remove_timm, resnet, v
 from torch import nn
 
 from kd_plugins.algorithms.weights import load_weights
+from kd_plugins.export import export_student
 
 
 def config(tmp_path, epochs=2, **changes):
@@ -85,6 +86,10 @@ def test_the_averaged_weights_are_what_is_evaluated_and_saved(tmp_path):
     torch.testing.assert_close(fresh.backbone(measured['inputs'])[-1], measured['tokens'])
     fresh.load_state_dict(raw)
     assert not torch.allclose(fresh.backbone(measured['inputs'])[-1], measured['tokens'])
+    for chosen, wanted in ((False, saved['state_dict']), (True, raw)):
+        exported = export_student(cfg, str(tmp_path / 'epoch_2.pth'), chosen)['state_dict']
+        assert exported.keys() == raw.keys()
+        assert all(torch.equal(exported[key], wanted[key]) for key in raw)
 
 
 def test_a_resumed_training_has_the_targets_of_an_undisturbed_one(tmp_path):
@@ -106,6 +111,8 @@ def test_a_resumed_training_has_the_targets_of_an_undisturbed_one(tmp_path):
     second = config(parts, 4)
     second.resume = True
     Runner.from_cfg(second).train()
+    with pytest.raises(ValueError, match='has no ema_state_dict.*leave --raw out'):
+        export_student(second, str(parts / 'epoch_4.pth'), raw=True)
     a, b = (read(path / 'epoch_4.pth')['state_dict'] for path in (whole, parts))
     assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
@@ -176,7 +183,11 @@ def convnext():
     [
         (distilled, convnext, r'teacher_recorders: DenseLogits finds neither a feature map nor'),
         (convnext, resnet, r'student_recorders.token.source='),
-        (distilled, lambda: resnet(7), r'loss_deit would compare different classes: .*5 .*7 classes'),
+        (
+            distilled,
+            lambda: resnet(7),
+            r'loss_deit would compare different classes: .*5 .*7 classes',
+        ),
     ],
 )
 def test_a_pair_that_cannot_be_distilled_is_refused_when_it_is_built(student, teacher, says):
@@ -238,7 +249,9 @@ def test_a_published_checkpoint_of_timm_loads_into_the_teacher(monkeypatch, tmp_
     assert torch.equal(teacher.head.fc.weight, published.head.fc.weight)
     # What mmengine saved of it keeps its names.
     torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 'ours.pth')
-    load_weights(build(cnn(dict(type='TIMMBackbone', model_name='x'), 24)), str(tmp_path / 'ours.pth'))
+    load_weights(
+        build(cnn(dict(type='TIMMBackbone', model_name='x'), 24)), str(tmp_path / 'ours.pth')
+    )
 
 
 def test_a_transformer_may_teach_too():

@@ -76,7 +76,9 @@ def test_extreme_logits_and_an_empty_batch_stay_finite(form, dtype):
     preds_S.requires_grad_()
     loss = DeiTLoss(form)(preds_S, preds_T)
     loss.backward()
-    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(160 / (1, 4)[form == 'soft'])
+    assert loss.dtype == torch.float32 and loss.item() == pytest.approx(
+        160 / (1, 4)[form == 'soft']
+    )
     assert torch.isfinite(preds_S.grad).all() and preds_S.grad.any() and preds_T.grad is None
     empty = torch.zeros(0, 4, dtype=dtype, requires_grad=True)
     loss = DeiTLoss(form)(empty, torch.zeros(0, 4, dtype=dtype))

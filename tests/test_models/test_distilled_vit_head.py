@@ -25,16 +25,18 @@ def answers(network):
     """Logits of the class token, the distillation token and every patch."""
     tokens = network.backbone(pictures())[-1]
     layers = network.head.layers
-    return layers.head(tokens[:, 0]), layers.head_dist(tokens[:, 1]), layers.head_dist(tokens[:, 2:])
+    return (
+        layers.head(tokens[:, 0]),
+        layers.head_dist(tokens[:, 1]),
+        layers.head_dist(tokens[:, 2:]),
+    )
 
 
 def test_two_predictions_are_those_of_mmpretrains_head_with_the_same_weights():
     network = build(distilled())
     stock = build(vit('DistilledVisionTransformer', head='DeiTClsHead'))
     stock.load_state_dict(network.state_dict())
-    torch.testing.assert_close(
-        network(pictures(), mode='tensor'), stock(pictures(), mode='tensor')
-    )
+    torch.testing.assert_close(network(pictures(), mode='tensor'), stock(pictures(), mode='tensor'))
     both = zip(network.predict(pictures()), stock.predict(pictures()), strict=True)
     for ours, theirs in both:
         torch.testing.assert_close(ours.pred_score, theirs.pred_score)

@@ -206,7 +206,8 @@ def hidden():
 
 REFUSED = {
     'no map': (
-        lambda: dict(vit(), backbone=dict(type='ConvNeXt', arch=dict(depths=[1] * 4, channels=[16] * 4))),
+        lambda: dict(vit(), backbone=dict(type='ConvNeXt',
+                                          arch=dict(depths=[1] * 4, channels=[16] * 4))),
         dict(classifier='head.layers.head'),
         r'finds neither a feature map nor patch tokens in the ImageClassifier of ConvNeXt',
     ),
@@ -260,6 +261,4 @@ def test_half_precision_gives_half_precision_logits_of_the_same_value():
     with torch.autocast('cpu', torch.bfloat16):
         half, _ = read(network, pictures(32, 32))
     assert half.data_buffer[0].dtype == torch.bfloat16 and ARCH['embed_dims'] == 16
-    torch.testing.assert_close(
-        half.data_buffer[0].float(), full.data_buffer[0], rtol=0.1, atol=0.1
-    )
+    torch.testing.assert_close(half.data_buffer[0].float(), full.data_buffer[0], rtol=0.1, atol=0.1)

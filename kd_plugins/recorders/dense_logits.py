@@ -120,7 +120,7 @@ class DenseLogitsRecorder(BaseRecorder):
             self._record(_last(args[0]))
 
     def _read_tokens(
-        self, formatted: Callable, backbone: nn.Module, tokens: Tensor, grid: tuple[int, int]
+        self, formatted: Callable, backbone: Any, tokens: Tensor, grid: tuple[int, int]
     ) -> Any:
         """Keep the patches of the latest layer that is put out, then do what upstream does."""
         if self._recording:
@@ -195,7 +195,7 @@ def _has_patches(backbone: nn.Module | None) -> bool:
     return known and pick is not None and len(inspect.signature(pick).parameters) == 2
 
 
-def _named(modules: dict[str, nn.Module], name: str, key: str) -> nn.Module:
+def _named(modules: dict[str, nn.Module], name: str, key: str) -> Any:
     if name not in modules:
         raise ValueError(
             f'DenseLogits.{key}={name!r} is not in the {_describe(modules)}: give the name of one '

@@ -39,13 +39,15 @@ def build_student(cfg: Config) -> nn.Module:
     return build_network(network, key)
 
 
-def export_student(cfg: Config, checkpoint: str) -> dict[str, Any]:
+def export_student(cfg: Config, checkpoint: str, raw: bool = False) -> dict[str, Any]:
     """Return a checkpoint of nothing but the student.
 
     Args:
         cfg: Config of the distillation, or of the student.
         checkpoint: What the training wrote (last, best or averaged), or a
             distillation of mmrazor.
+        raw: Of a training with mmengine's ``EMAHook``, take the weights that
+            were trained instead of their average, which is what it evaluates.
 
     Returns:
         ``state_dict``, whose keys are those of the stock model, every one of
@@ -53,10 +55,20 @@ def export_student(cfg: Config, checkpoint: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a weight is missing, left over or of another shape.
+        ValueError: If a weight is missing, left over or of another shape, or
+            there is no average to choose against.
     """
     student = build_student(cfg)
     source = load_weights(student, checkpoint, 'checkpoint', 'student')
+    if raw:
+        # The EMAHook writes the average as the model, and the model here.
+        kept = source.get('ema_state_dict')
+        if kept is None:
+            raise ValueError(
+                f'checkpoint={checkpoint!r} has no ema_state_dict, so its weights are the raw ones '
+                'already: leave --raw out.'
+            )
+        student.load_state_dict({key: kept[f'module.{key}'] for key in student.state_dict()})
     meta = source.get('meta') or {} if isinstance(source, dict) else {}
     weights: dict[str, Tensor] = {k: v.cpu().clone() for k, v in student.state_dict().items()}
     return dict(state_dict=weights, meta={key: meta[key] for key in META if key in meta})

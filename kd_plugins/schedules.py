@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -179,3 +179,82 @@ class LinearDescent(Descent):
     def remaining(self, part: float) -> float:
         """Return ``1 - part``."""
         return 1 - part
+
+
+@dataclass(frozen=True)
+class Decay:
+    """A share that is 1 at the start of the training and goes towards 0.
+
+    With x the part of the training that is over, counted from 0 (the first
+    epoch, or iteration, has 1; after the last one it would be 0): ``1 - x``
+    (linear), ``(1 - x)^2`` (quadratic) or ``cos(pi x / 2)`` (cosine).
+
+    Args:
+        form: ``'linear'``, ``'quadratic'`` or ``'cosine'``.
+        by_epoch: Whether x moves once an epoch. Iteration-based loops have no
+            epochs and need False.
+        name: What the user calls this setting, for error messages.
+
+    Raises:
+        ValueError: If there is no such form.
+    """
+
+    form: str
+    by_epoch: bool = True
+    name: str = 'decay'
+
+    def __post_init__(self) -> None:
+        if self.form not in DECAY_FORMS:
+            raise ValueError(
+                f'{self.name}={self.form!r} is not one of {", ".join(map(repr, DECAY_FORMS))} '
+                '(or dict(form=..., by_epoch=False), to move in every iteration).'
+            )
+
+    @classmethod
+    def from_cfg(cls, cfg: str | Mapping[str, Any] | Decay, name: str) -> Decay:
+        """Build from a form or from ``dict(form=, by_epoch=)``."""
+        if isinstance(cfg, Decay):
+            return cfg
+        if isinstance(cfg, Mapping):
+            unknown = sorted(set(cfg) - {'form', 'by_epoch'})
+            if unknown or 'form' not in cfg:
+                raise ValueError(
+                    f'{name}={dict(cfg)!r} is not a decay: it takes the keys form and by_epoch.'
+                )
+            return cls(cfg['form'], cfg.get('by_epoch', True), name)
+        return cls(cfg, name=name)
+
+    def __call__(self, progress: Progress | None) -> float:
+        """Return the share for the running step, in [0, 1].
+
+        Raises:
+            RuntimeError: If there is no progress to read, because the loss
+                runs outside of an algorithm that hands it over.
+            ValueError: If epochs are asked for in a loop that has none.
+        """
+        if progress is None:
+            raise RuntimeError(
+                f'{self.name}={self.form!r} needs to know how far the training is, and nobody '
+                'said: train kd_plugins.SingleTeacherDistill with a Runner, or call '
+                'set_progress(...) on the loss before every step.'
+            )
+        if not self.by_epoch:
+            return self.at(progress.iter / progress.max_iters)
+        if not progress.has_epochs:
+            raise ValueError(
+                f'{self.name}={self.form!r} counts epochs, but this train loop has none (an '
+                'iteration-based loop, or a single epoch), so it would never move: give '
+                f'{self.name}=dict(form={self.form!r}, by_epoch=False).'
+            )
+        return self.at(progress.epoch / progress.max_epochs)
+
+    def at(self, part: float) -> float:
+        """Return the share when ``part`` of the training, in [0, 1], is over."""
+        return DECAY_FORMS[self.form](part)
+
+
+DECAY_FORMS: Mapping[str, Callable[[float], float]] = {
+    'linear': lambda x: 1 - x,
+    'quadratic': lambda x: (1 - x) ** 2,
+    'cosine': lambda x: math.cos(math.pi * x / 2),
+}

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from kd_plugins.schedules import CosineDescent, LinearDescent
+from kd_plugins.schedules import CosineDescent, Decay, LinearDescent
 from kd_plugins.structures import Progress
 
 
@@ -81,3 +81,20 @@ def test_without_progress_is_refused():
 def test_bad_settings_are_refused_by_name(settings, says):
     with pytest.raises(ValueError, match=says):
         CosineDescent(*settings)
+
+
+@pytest.mark.parametrize(
+    'form, middle', [('linear', 0.75), ('quadratic', 0.5625), ('cosine', math.cos(math.pi / 8))]
+)
+def test_a_decay_starts_whole_falls_and_would_end_at_nothing(form, middle):
+    decay = Decay(form)
+    values = [decay(at(epoch)) for epoch in range(240)]
+    assert values[0] == 1 and values[60] == pytest.approx(middle, rel=1e-12)
+    assert all(a > b > 0 for a, b in zip(values, values[1:], strict=False))
+    assert decay.at(1.0) == pytest.approx(0, abs=1e-15)
+    # In iterations it moves inside of an epoch.
+    steps = Decay(form, by_epoch=False)
+    assert steps(at(0, 0)) == 1 and 1 > steps(at(0, 1)) > steps(at(0, 2))
+    assert steps(at(60, 2500)) == pytest.approx(middle, rel=1e-12)
+    # The first epoch is 0, not 1, as in the published code.
+    assert values[1] == pytest.approx(decay.at(1 / 240), rel=1e-15)

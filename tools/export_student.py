@@ -31,6 +31,9 @@ def parse_args() -> argparse.Namespace:
         '--publish', action='store_true', help="append 8 digits of the file's SHA-256 to its name"
     )
     parser.add_argument(
+        '--raw', action='store_true', help='the weights themselves where an EMAHook averaged them'
+    )
+    parser.add_argument(
         '--onnx',
         nargs=2,
         type=int,
@@ -55,7 +58,7 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     try:
-        checkpoint = export_student(cfg, args.checkpoint)
+        checkpoint = export_student(cfg, args.checkpoint, args.raw)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     path = save(checkpoint, args.out, args.publish)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 _CLASSIFIER = re.compile(r'^(fc|linear|classifier|classifier\.0)\.(weight|bias)$')
+_TIMM_CLASSIFIER = re.compile(r'^(head\.fc|fc|classifier|head)\.(weight|bias)$')
 
 
 def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
@@ -17,7 +18,9 @@ def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> dic
     layers at the top, and end in a layer ``fc``, ``linear`` or ``classifier``;
     here that is ``head.fc``, and the rest is ``backbone.*``. A backbone whose
     own names differ has a static method ``published_key``; mmpretrain's ResNets
-    say ``downsample`` where some say ``shortcut``.
+    say ``downsample`` where some say ``shortcut``. timm's networks, inside of
+    ``TIMMBackbone``, keep their classifier as ``head.fc``, ``fc``, ``classifier``
+    or ``head``.
 
     Args:
         weights: A state dict.
@@ -28,6 +31,8 @@ def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> dic
         with a backbone and a linear head, or the names are its own already.
     """
     backbone, head = getattr(network, 'backbone', None), getattr(network, 'head', None)
+    if hasattr(backbone, 'timm_model') and not any(key.startswith('backbone.') for key in weights):
+        return {_timm_key(key): value for key, value in weights.items()}
     ours = any(key.startswith(('backbone.', 'head.')) for key in weights)
     if ours or backbone is None or not hasattr(head, 'fc'):
         return dict(weights)
@@ -42,3 +47,8 @@ def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> dic
 
 def _resnet_key(key: str) -> str:
     return key.replace('.shortcut.', '.downsample.')
+
+
+def _timm_key(key: str) -> str:
+    match = _TIMM_CLASSIFIER.match(key)
+    return f'head.fc.{match[2]}' if match else f'backbone.timm_model.{key}'

@@ -47,9 +47,15 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     _check_arguments(distiller)
     _check_sources(distiller.student_recorders, student, 'student')
     _check_sources(distiller.teacher_recorders, teacher, 'teacher')
+    for side, prepare, network in (
+        ('student', distiller.prepare_from_student, student),
+        ('teacher', distiller.prepare_from_teacher, teacher),
+    ):
+        try:
+            prepare(network)
+        except ValueError as error:
+            raise ValueError(f'{KEY}.{side}_recorders: {error}') from error
     _check_classes(distiller, student, teacher)
-    distiller.prepare_from_student(student)
-    distiller.prepare_from_teacher(teacher)
     return distiller
 
 
@@ -151,8 +157,6 @@ def _check_sources(manager: Any, network: nn.Module, side: str) -> None:
 
 
 def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module) -> None:
-    from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
-
     for name, loss in distiller.distill_losses.items():
         if not isinstance(loss, LogitsLoss):
             continue
@@ -161,17 +165,27 @@ def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module) -> No
             record = distiller.loss_forward_mappings[name][argument]
             side, network = ('student', student) if record['from_student'] else ('teacher', teacher)
             recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
-            module = dict(network.named_modules()).get(recorder.source)
-            direct = type(recorder) is ModuleOutputsRecorder and 'connector' not in record
-            # Where logits do not come right out of a classifier, the first step tells.
-            if direct and isinstance(module, nn.Linear):
-                said.append(f'{recorder.source!r} of the {side} has {module.out_features} classes')
-                classes.add(module.out_features)
+            number = _num_classes(recorder, network)
+            # Where it is not known, the first step tells.
+            if number is not None and 'connector' not in record:
+                source = getattr(recorder, 'classifier', recorder.source)
+                said.append(f'{source!r} of the {side} has {number} classes')
+                classes.add(number)
         if len(classes) == 2:
             raise ValueError(
                 f'{KEY}.distill_losses.{name} would compare different classes: {", ".join(said)}: '
                 'give a teacher and a student of the same ones.'
             )
+
+
+def _num_classes(recorder: Any, network: nn.Module) -> int | None:
+    """Return of how many classes a recorder gives logits: it says so, or reads a classifier."""
+    from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
+
+    module = dict(network.named_modules()).get(recorder.source)
+    if type(recorder) is ModuleOutputsRecorder and isinstance(module, nn.Linear):
+        return module.out_features
+    return getattr(recorder, 'num_classes', None)
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

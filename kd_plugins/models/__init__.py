@@ -1,4 +1,4 @@
-"""Networks of the papers' benchmarks that mmpretrain lacks, as its backbones.
+"""Networks of the papers' benchmarks that mmpretrain lacks, as its backbones and heads.
 
 Their parameters carry the names of the published networks wherever those are
 good names, so that published checkpoints load (see
@@ -12,6 +12,7 @@ from kd_plugins.models.cifar_shufflenet_v1 import CIFARShuffleNetV1
 from kd_plugins.models.cifar_shufflenet_v2 import CIFARShuffleNetV2
 from kd_plugins.models.cifar_vgg import CIFARVGG
 from kd_plugins.models.cifar_wide_resnet import CIFARWideResNet
+from kd_plugins.models.distilled_vit_head import DistilledViTHead
 from kd_plugins.models.mobilenet_v1 import MobileNetV1
 from kd_plugins.models.tiny_imagenet_mobilenet_v2 import TinyImageNetMobileNetV2
 
@@ -22,6 +23,7 @@ __all__ = [
     'CIFARShuffleNetV2',
     'CIFARVGG',
     'CIFARWideResNet',
+    'DistilledViTHead',
     'MobileNetV1',
     'TinyImageNetMobileNetV2',
 ]

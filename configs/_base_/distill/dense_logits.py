@@ -1,0 +1,13 @@
+# What CSKD reads beside DeiT's: what both networks say at every position.
+_base_ = ['token.py']
+
+distiller = dict(
+    student_recorders=dict(dense=dict(type='kd_plugins.DenseLogits')),
+    teacher_recorders=dict(dense=dict(type='kd_plugins.DenseLogits')),
+    loss_forward_mappings=dict(
+        loss_cskd=dict(
+            preds_S=dict(recorder='dense', from_student=True),
+            preds_T=dict(recorder='dense', from_student=False),
+        ),
+    ),
+)

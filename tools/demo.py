@@ -158,9 +158,7 @@ def draw(results: dict[str, list[Result]], teacher: Result, path: Path) -> None:
     axis.set_xlim(epochs[0], epochs[-1])
     axis.set_xlabel('epoch')
     axis.set_ylabel('test accuracy in %')
-    axis.set_title(
-        'Small students, alone and taught (mean and range of the seeds)', fontsize=10
-    )
+    axis.set_title('Small students, alone and taught (mean and range of the seeds)', fontsize=10)
     axis.legend(loc='lower right', frameon=False)
     axis.spines[['top', 'right']].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,16 @@
 """Distillation losses: a pure function and a thin registered class a method."""
 
+from kd_plugins.losses.bckd import (
+    BinaryClassificationKDLoss,
+    IoULocalizationKDLoss,
+    binary_classification_kd,
+    localization_weight,
+)
 from kd_plugins.losses.cskd import CSKDLoss, fused_target
 from kd_plugins.losses.deit import DeiTLoss, hard_loss
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
+from kd_plugins.losses.ld import LocalizationDistillationLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
@@ -15,17 +22,23 @@ __all__ = [
     'CSKDLoss',
     'DKDLoss',
     'DeiTLoss',
+    'BinaryClassificationKDLoss',
+    'DKDLoss',
+    'IoULocalizationKDLoss',
     'KDLoss',
+    'LocalizationDistillationLoss',
     'PKTLoss',
     'SPLoss',
     'SRRLLoss',
     'VIDLoss',
     'Weighted',
     'WithTemperature',
+    'binary_classification_kd',
     'dkd_loss',
     'fused_target',
     'hard_loss',
     'kd_loss',
+    'localization_weight',
     'pkt_loss',
     'sp_loss',
     'srrl_loss',

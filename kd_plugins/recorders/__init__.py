@@ -4,6 +4,7 @@ They stand in ``student_recorders`` and ``teacher_recorders`` beside mmrazor's
 own and hand the terms records that no longer say which network made them.
 """
 
+from kd_plugins.recorders.dense_head import DenseHeadRecorder
 from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
 
-__all__ = ['DenseLogitsRecorder']
+__all__ = ['DenseHeadRecorder', 'DenseLogitsRecorder']

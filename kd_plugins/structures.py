@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -46,3 +51,89 @@ class Progress:
         if any(value is None for value in values):
             return None
         return cls(*(int(value) for value in values))
+
+
+@dataclass(frozen=True)
+class DenseHeadSpec:
+    """What can be said about a dense detection head before it has run.
+
+    Args:
+        head: The name of its class, for messages.
+        num_classes: Classes, without background.
+        strides: Pixels between neighbouring anchors, one number a level.
+        anchors: Anchors per location, one number a level.
+        shapes: Where a location has several anchors, their boxes, (x1, y1, x2,
+            y2) from the location in pixels, level by level; else None, since
+            then any two are about the same thing.
+        num_bins: Bins per side of a box, where the head predicts a distribution
+            over distances; else None.
+    """
+
+    head: str
+    num_classes: int
+    strides: tuple[int, ...]
+    anchors: tuple[int, ...]
+    shapes: tuple[tuple[tuple[float, ...], ...], ...] | None = None
+    num_bins: int | None = None
+
+
+@dataclass(frozen=True)
+class DenseTargets:
+    """What the student's own assigner made of a batch; A anchors, all levels in a row.
+
+    Args:
+        positive: Which anchors stand for an object, booleans of shape (N, A).
+        label_weights: What the head weighs the anchors' classification with,
+            (N, A): 0 where an anchor is neither positive nor negative.
+        level_sizes: Anchors of each level; they add up to A.
+        num_pos: Positive anchors, at least 1 an image, summed over the images,
+            averaged over ranks; at least 1, of shape ().
+    """
+
+    positive: Tensor
+    label_weights: Tensor
+    level_sizes: tuple[int, ...]
+    num_pos: Tensor
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """``label_weights``, but 0 on levels without a positive anchor, (N, A)."""
+        levels = zip(
+            self.positive.split(self.level_sizes, dim=1),
+            self.label_weights.split(self.level_sizes, dim=1),
+            strict=True,
+        )
+        return torch.cat([weights * positive.any() for positive, weights in levels], dim=1)
+
+
+@dataclass(frozen=True)
+class DenseHeadOutputs:
+    """What a dense detection head predicted for a batch, whichever head it was.
+
+    The anchors of all levels stand in a row, the finest level first, a level's
+    in rows of pixels, and all of one location together.
+
+    Args:
+        head: The name of the head's class, for messages.
+        level_sizes: Anchors of each level; they add up to A.
+        cls_logits: Class logits, before the sigmoid, (N, A, C).
+        decode: Computes ``boxes``.
+        bin_logits: Logits of the distances from the anchor's centre to left, top,
+            right and bottom, (N, A, 4, bins), or None if the head has no bins.
+        targets: The student's targets; None on the teacher's side.
+    """
+
+    head: str
+    level_sizes: tuple[int, ...]
+    cls_logits: Tensor
+    decode: Callable[[], Tensor]
+    bin_logits: Tensor | None = None
+    targets: DenseTargets | None = None
+
+    @cached_property
+    def boxes(self) -> Tensor:
+        """Boxes (x1, y1, x2, y2) in units of their level's stride, (N, A, 4).
+
+        In float32 or better, computed when a term first asks.
+        """
+        return self.decode()

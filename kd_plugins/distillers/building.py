@@ -50,6 +50,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     _check_classes(distiller, student, teacher)
     distiller.prepare_from_student(student)
     distiller.prepare_from_teacher(teacher)
+    _check_specs(distiller)
     return distiller
 
 
@@ -136,6 +137,9 @@ def _check_sources(manager: Any, network: nn.Module, side: str) -> None:
     from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
 
     for name, recorder in manager.recorders.items():
+        if hasattr(recorder, 'check_source'):
+            recorder.check_source(network, f'{KEY}.{side}_recorders.{name}', side)
+            continue
         if isinstance(recorder, ModuleOutputsRecorder):
             known = {key for key, _ in network.named_modules()}
         elif isinstance(recorder, ParameterRecorder):
@@ -148,6 +152,19 @@ def _check_sources(manager: Any, network: nn.Module, side: str) -> None:
                 f'({type(network).__name__}){_suggestion(recorder.source, known)}: give the name '
                 "of one of its modules, such as 'head.fc'."
             )
+
+
+def _check_specs(distiller: Any) -> None:
+    """Let terms that know what their records will be like refuse a pair of networks."""
+    for name, loss in distiller.distill_losses.items():
+        if not hasattr(loss, 'check_specs'):
+            continue
+        specs = {}
+        for argument, record in distiller.loss_forward_mappings[name].items():
+            side = 'student' if record['from_student'] else 'teacher'
+            recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
+            specs[argument] = getattr(recorder, 'spec', None)
+        loss.check_specs(f'{KEY}.distill_losses.{name}', **specs)
 
 
 def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module) -> None:

@@ -1,7 +1,14 @@
 """Distillation losses: a pure function and a thin registered class a method."""
 
+from kd_plugins.losses.bckd import (
+    BinaryClassificationKDLoss,
+    IoULocalizationKDLoss,
+    binary_classification_kd,
+    localization_weight,
+)
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
+from kd_plugins.losses.ld import LocalizationDistillationLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
@@ -10,16 +17,21 @@ from kd_plugins.losses.weighted import Weighted
 from kd_plugins.losses.with_temperature import WithTemperature
 
 __all__ = [
+    'BinaryClassificationKDLoss',
     'DKDLoss',
+    'IoULocalizationKDLoss',
     'KDLoss',
+    'LocalizationDistillationLoss',
     'PKTLoss',
     'SPLoss',
     'SRRLLoss',
     'VIDLoss',
     'Weighted',
     'WithTemperature',
+    'binary_classification_kd',
     'dkd_loss',
     'kd_loss',
+    'localization_weight',
     'pkt_loss',
     'sp_loss',
     'srrl_loss',

@@ -3,3 +3,7 @@
 They stand in ``student_recorders`` and ``teacher_recorders`` beside mmrazor's
 own and hand the terms records that no longer say which network made them.
 """
+
+from kd_plugins.recorders.dense_head import DenseHeadRecorder
+
+__all__ = ['DenseHeadRecorder']

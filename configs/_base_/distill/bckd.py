@@ -1,0 +1,25 @@
+# What the methods on dense heads read: both heads' predictions, and the targets
+# that the student's own losses compute.
+distiller = dict(
+    type='mmrazor.ConfigurableDistiller',
+    student_recorders=dict(head=dict(type='kd_plugins.DenseHead')),
+    teacher_recorders=dict(head=dict(type='kd_plugins.DenseHead')),
+    distill_losses=dict(
+        loss_bckd_cls=dict(type='kd_plugins.BinaryClassificationKDLoss', loss_weight=1.0),
+        loss_bckd_loc=dict(
+            type='kd_plugins.IoULocalizationKDLoss',
+            loss_iou=dict(type='mmdet.GIoULoss'),
+            loss_weight=4.0,
+        ),
+    ),
+    loss_forward_mappings=dict(
+        loss_bckd_cls=dict(
+            preds_S=dict(recorder='head', from_student=True),
+            preds_T=dict(recorder='head', from_student=False),
+        ),
+        loss_bckd_loc=dict(
+            preds_S=dict(recorder='head', from_student=True),
+            preds_T=dict(recorder='head', from_student=False),
+        ),
+    ),
+)

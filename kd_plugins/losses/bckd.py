@@ -1,0 +1,167 @@
+"""BCKD: distillation of dense detectors, class by class and box by box."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kd_plugins.losses.base import WeightedLoss, at_least_float32
+from kd_plugins.losses.dense import check_heads, check_outputs, mean_over_positives
+from kd_plugins.registry import MODELS
+from kd_plugins.structures import DenseHeadOutputs, DenseHeadSpec
+
+
+def binary_classification_kd(preds_S: Tensor, preds_T: Tensor) -> Tensor:
+    r"""Binary cross-entropy of every class, modulated by how far apart both are.
+
+    ``sum over classes of BCE(z_S, sigmoid(z_T)) * |sigmoid(z_T) - sigmoid(z_S)|``;
+    the modulating factor passes a gradient, as in the published code.
+
+    Args:
+        preds_S: The student's class logits, shape (..., C).
+        preds_T: The teacher's, likewise.
+
+    Returns:
+        Tensor of shape (...), at least 0.
+
+    Source: Yang, Zhou et al., "Bridging Cross-task Protocol Inconsistency for
+    Distillation in Dense Object Detection", ICCV 2023, arXiv 2308.14286,
+    section 3.2; github.com/TinyTigerPan/BCKD at 121c9aa, mmdet/models/losses/kd_loss.py.
+    """
+    p_T = preds_T.sigmoid()
+    bce = F.binary_cross_entropy_with_logits(preds_S, p_T, reduction='none')
+    return (bce * (p_T - preds_S.sigmoid()).abs()).sum(dim=-1)
+
+
+def localization_weight(preds_S: Tensor, preds_T: Tensor) -> Tensor:
+    """Largest difference of the class probabilities, detached.
+
+    Args:
+        preds_S: The student's class logits, shape (..., C).
+        preds_T: The teacher's, likewise.
+
+    Returns:
+        Tensor of shape (...) in [0, 1].
+
+    Source: as :func:`binary_classification_kd`, section 3.3; ld_head.py.
+    """
+    with torch.no_grad():
+        return (preds_T.sigmoid() - preds_S.sigmoid()).abs().amax(dim=-1)
+
+
+@MODELS.register_module()
+class BinaryClassificationKDLoss(WeightedLoss):
+    """BCKD's classification term, :func:`binary_classification_kd` per positive anchor.
+
+    Every anchor counts with its label weight, on the levels that hold a positive
+    one; the sum is divided by the number of positives (see
+    :class:`kd_plugins.structures.DenseTargets`).
+
+    Args:
+        loss_weight: Factor of the loss; the paper's is 1.
+
+    Raises:
+        ValueError: On a weight out of range, or on heads that do not fit.
+    """
+
+    def check_specs(
+        self, key: str, preds_S: DenseHeadSpec | None = None, preds_T: DenseHeadSpec | None = None
+    ) -> None:
+        """Refuse a pair of heads that do not correspond; called before the first step."""
+        check_heads(key, preds_S, preds_T)
+
+    def forward(self, preds_S: DenseHeadOutputs, preds_T: DenseHeadOutputs) -> Tensor:
+        """Return the loss, a scalar in float32 or better.
+
+        Args:
+            preds_S: The student's record, with targets.
+            preds_T: The teacher's; detached here.
+        """
+        targets = check_outputs(type(self).__name__, preds_S, preds_T)
+        logits_S = at_least_float32(preds_S.cls_logits)
+        logits_T = at_least_float32(preds_T.cls_logits.detach())
+        values = binary_classification_kd(logits_S, logits_T)
+        return mean_over_positives(values, targets) * self.loss_weight
+
+
+@MODELS.register_module()
+class IoULocalizationKDLoss(WeightedLoss):
+    """BCKD's localisation term: an IoU loss between both networks' boxes.
+
+    Every anchor's boxes are compared, weighted by :func:`localization_weight`
+    and the label weight, on the levels that hold a positive anchor; the sum is
+    divided by the number of positives. Boxes are decoded, so any two ways of
+    coding them fit.
+
+    Args:
+        loss_iou: Config of an IoU loss of mmdet, which takes boxes (M, 4) and
+            ``reduction_override='none'``. Its own ``loss_weight`` stays 1.
+        loss_weight: Factor of the loss; the paper's is 4.
+
+    Raises:
+        ValueError: On a weight out of range, on a loss that compares no boxes,
+            or on heads that do not fit.
+    """
+
+    def __init__(
+        self,
+        loss_iou: Mapping[str, Any] | nn.Module | None = None,
+        loss_weight: float = 4.0,
+    ) -> None:
+        super().__init__(loss_weight)
+        if loss_iou is None:
+            loss_iou = dict(type='mmdet.GIoULoss')
+        self.loss_iou = (
+            loss_iou if isinstance(loss_iou, nn.Module) else MODELS.build(dict(loss_iou))
+        )
+        self._check_iou()
+
+    def _check_iou(self) -> None:
+        name = f'{type(self).__name__}.loss_iou={type(self.loss_iou).__name__}'
+        weight = getattr(self.loss_iou, 'loss_weight', 1.0)
+        if weight != 1.0:
+            raise ValueError(
+                f'{name} has loss_weight={weight!r}: leave it at 1 and give '
+                f'{type(self).__name__}.loss_weight, which is the whole factor.'
+            )
+        boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 3.0, 1.0]])
+        try:
+            fits = self._per_box(boxes, boxes.flip(0)).shape == (2,)
+        except (TypeError, ValueError, RuntimeError, AssertionError):
+            fits = False
+        if not fits:
+            raise ValueError(
+                f'{name} does not compare boxes one by one: give an IoU loss of mmdet, such as '
+                "dict(type='mmdet.GIoULoss')."
+            )
+
+    def _per_box(self, boxes_S: Tensor, boxes_T: Tensor) -> Tensor:
+        values = self.loss_iou(boxes_S, boxes_T, reduction_override='none')
+        # BoundedIoULoss gives one number a side.
+        return values.sum(dim=1) if values.dim() == 2 else values
+
+    def check_specs(
+        self, key: str, preds_S: DenseHeadSpec | None = None, preds_T: DenseHeadSpec | None = None
+    ) -> None:
+        """Refuse a pair of heads that do not correspond; called before the first step."""
+        check_heads(key, preds_S, preds_T)
+
+    def forward(self, preds_S: DenseHeadOutputs, preds_T: DenseHeadOutputs) -> Tensor:
+        """Return the loss, a scalar in float32 or better.
+
+        Args:
+            preds_S: The student's record, with targets.
+            preds_T: The teacher's; detached here.
+        """
+        targets = check_outputs(type(self).__name__, preds_S, preds_T)
+        boxes_S, boxes_T = preds_S.boxes, preds_T.boxes.detach()
+        values = self._per_box(boxes_S.flatten(0, 1), boxes_T.flatten(0, 1))
+        weights = localization_weight(
+            at_least_float32(preds_S.cls_logits), at_least_float32(preds_T.cls_logits)
+        )
+        values = values.view_as(weights) * weights
+        return mean_over_positives(values, targets) * self.loss_weight

@@ -1,0 +1,115 @@
+"""The recorder of dense detection heads."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+from torch import nn
+
+from kd_plugins.recorders.head_adapters import ADAPTERS, DenseHeadAdapter, adapter_of
+from kd_plugins.registry import TASK_UTILS
+from kd_plugins.structures import DenseHeadSpec
+
+
+@TASK_UTILS.register_module()
+class DenseHeadRecorder(BaseRecorder):
+    """Records what a dense head predicts and, of the student, which targets it was given.
+
+    In a config ``dict(type='kd_plugins.DenseHead')``, for either side. The
+    record is a :class:`kd_plugins.structures.DenseHeadOutputs`. While it
+    records, it stands between this one head and its callers: the teacher's
+    forward does not pass by ``__call__``, where hooks are, and the student's
+    targets are those that its own loss computes, once.
+
+    Args:
+        source: The name of the head in the detector.
+    """
+
+    def __init__(self, source: str = 'bbox_head') -> None:
+        super().__init__(source)
+        self.adapter: DenseHeadAdapter | None = None
+        self._outs: list[Any] = []
+        self._returned: list[Any] = []
+
+    @property
+    def spec(self) -> DenseHeadSpec | None:
+        """What can be said about the head before it runs; None before it is known."""
+        return None if self.adapter is None else self.adapter.spec
+
+    def check_source(self, network: nn.Module, key: str, side: str) -> None:
+        """Refuse a network whose head cannot be read.
+
+        Args:
+            network: The student or the teacher.
+            key: The config key of this recorder.
+            side: 'student' or 'teacher'.
+
+        Raises:
+            ValueError: Naming the network and the heads that can be read.
+        """
+        head = dict(network.named_modules()).get(self.source)
+        if head is None:
+            kind = type(network).__name__
+            kind += ', a two-stage detector' if hasattr(network, 'roi_head') else ''
+            raise ValueError(
+                f'{key}.source={self.source!r} is not in the {side} ({kind}): give a dense '
+                f"detector, whose 'bbox_head' is one of {', '.join(ADAPTERS)}."
+            )
+        try:
+            adapter_of(head)
+        except ValueError as error:
+            raise ValueError(
+                f'{key}.source={self.source!r} of the {side} ({type(network).__name__}): {error}'
+            ) from None
+
+    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+        """Find the head and how to read it."""
+        assert model is not None
+        self.adapter = adapter_of(model.get_submodule(self.source))
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        assert self.adapter is not None
+        self._outs, self._returned = [], []
+        listen(self.adapter.head, 'forward', self._outs)
+        listen(self.adapter.head, 'get_targets', self._returned)
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        super().__exit__(exc_type, exc_value, traceback)
+        assert self.adapter is not None
+        leave(self.adapter.head, 'forward')
+        leave(self.adapter.head, 'get_targets')
+        outs, returned, self._outs, self._returned = self._outs, self._returned, [], []
+        if exc_type is not None:
+            return
+        for i, out in enumerate(outs):
+            targets = None
+            if i < len(returned):
+                targets = self.adapter.targets(returned[i], images=len(out[0][0]))
+            self.data_buffer.append(self.adapter.outputs(out, targets))
+
+
+def listen(module: nn.Module, name: str, seen: list[Any]) -> None:
+    """Keep what a method of this one module returns, until :func:`leave`.
+
+    Nothing stays in its place for longer: a copy of the module, such as EMA's,
+    would go on calling the method of this one.
+    """
+    method = getattr(module, name)
+
+    @functools.wraps(method)
+    def heard(*args: Any, **kwargs: Any) -> Any:
+        seen.append(method(*args, **kwargs))
+        return seen[-1]
+
+    heard.before = module.__dict__.get(name)  # type: ignore[attr-defined]
+    module.__dict__[name] = heard
+
+
+def leave(module: nn.Module, name: str) -> None:
+    """Put the method back."""
+    before = module.__dict__.pop(name).before
+    if before is not None:
+        module.__dict__[name] = before

@@ -1,0 +1,229 @@
+"""How to read mmdet's dense heads, whose outputs and targets all look different.
+
+An adapter brings what a head's ``forward`` and ``get_targets`` return into the
+one form that terms know, :class:`kd_plugins.structures.DenseHeadOutputs`. It
+computes no target and no loss: those are upstream's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from mmengine.dist import all_reduce
+from torch import Tensor, nn
+
+from kd_plugins.losses.base import at_least_float32, full_precision
+from kd_plugins.structures import DenseHeadOutputs, DenseHeadSpec, DenseTargets
+
+#: Boxes end here, in strides. An exponential may send an anchor that no object
+#: trains anywhere; areas beyond this would overflow and the IoU be inf / inf.
+FAR = 1e6
+
+
+class DenseHeadAdapter:
+    """Base of the adapters: anchors of all levels in a row, logits, lazy boxes.
+
+    Args:
+        head: The head, built.
+
+    Raises:
+        ValueError: If its classes compete in a softmax.
+    """
+
+    #: Where labels and their weights stand in what ``get_targets`` returns.
+    labels_at: ClassVar[int]
+    weights_at: ClassVar[int | None]
+
+    def __init__(self, head: nn.Module) -> None:
+        name = type(head).__name__
+        if not getattr(head, 'use_sigmoid_cls', True):
+            raise ValueError(
+                f'the head {name} was built with loss_cls.use_sigmoid=False: its classes and the '
+                'background share a softmax, and distillation of dense heads compares sigmoids; '
+                'give it a loss_cls with use_sigmoid=True.'
+            )
+        self.head = head
+        generator: Any = head.prior_generator
+        anchors = tuple(generator.num_base_priors)
+        shapes = None
+        if max(anchors) > 1:
+            shapes = tuple(
+                tuple(tuple(round(x, 3) for x in box) for box in level.tolist())
+                for level in generator.base_anchors
+            )
+        self.spec = DenseHeadSpec(
+            head=name,
+            num_classes=int(head.num_classes),  # type: ignore[arg-type]
+            strides=tuple(_number(stride) for stride in generator.strides),
+            anchors=anchors,
+            shapes=shapes,
+            num_bins=self.num_bins(),
+        )
+
+    def num_bins(self) -> int | None:
+        """Return the bins per side of a box, None where distances are numbers."""
+        return None
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        """Return boxes in strides, (M, 4).
+
+        Args:
+            preds: What the head predicts of every anchor, (M, ...).
+            priors: Anchors, (M, 4) corners, or (M, 2 or more), a point first; in pixels.
+            strides: Strides of the anchors' levels, (M, 1), in pixels.
+        """
+        raise NotImplementedError
+
+    def outputs(self, outs: Sequence[Any], targets: DenseTargets | None) -> DenseHeadOutputs:
+        """Return the record of what ``forward`` returned."""
+        cls_scores, box_preds = outs[0], outs[1]
+        logits = [_flat(level, self.spec.num_classes) for level in cls_scores]
+        channels = 4 * (self.spec.num_bins or 1)
+        preds = torch.cat([_flat(level, channels) for level in box_preds], dim=1)
+        level_sizes = tuple(level.shape[1] for level in logits)
+        shapes = [tuple(level.shape[-2:]) for level in cls_scores]
+
+        def boxes() -> Tensor:
+            n, device = len(preds), preds.device
+            with full_precision(preds):
+                priors = torch.cat(self.head.prior_generator.grid_priors(shapes, device=device))
+                strides = torch.cat(
+                    [
+                        priors.new_full((size, 1), stride)
+                        for size, stride in zip(level_sizes, self.spec.strides, strict=True)
+                    ]
+                )
+                flat = at_least_float32(preds).flatten(0, 1)
+                decoded = self.decode(flat, priors.repeat(n, 1), strides.repeat(n, 1))
+            return decoded.clamp(-FAR, FAR).reshape(n, -1, 4)
+
+        bins = self.spec.num_bins
+        return DenseHeadOutputs(
+            head=self.spec.head,
+            level_sizes=level_sizes,
+            cls_logits=torch.cat(logits, dim=1),
+            decode=boxes,
+            bin_logits=None if bins is None else preds.unflatten(2, (4, bins)),
+            targets=targets,
+        )
+
+    def targets(self, returned: Sequence[Any], images: int) -> DenseTargets:
+        """Return the record of what ``get_targets`` returned for a number of images.
+
+        Averages the number of positives over ranks: all of them must call.
+        """
+        per_level = [level.reshape(images, -1) for level in returned[self.labels_at]]
+        labels = torch.cat(per_level, dim=1)
+        positive = (labels >= 0) & (labels < self.spec.num_classes)
+        if self.weights_at is None:
+            weights = torch.ones_like(labels, dtype=torch.float32)
+        else:
+            levels = returned[self.weights_at]
+            weights = torch.cat([level.reshape(images, -1) for level in levels], dim=1)
+        num_pos = positive.sum(dim=1).clamp(min=1).sum().float()
+        all_reduce(num_pos, op='mean')
+        return DenseTargets(
+            positive=positive,
+            label_weights=weights,
+            level_sizes=tuple(level.shape[1] for level in per_level),
+            num_pos=num_pos.clamp(min=1),
+        )
+
+
+class RetinaAdapter(DenseHeadAdapter):
+    """Deltas of anchor boxes; ``get_targets`` returns labels, weights, ..."""
+
+    labels_at, weights_at = 0, 1
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        return _plain(self.head.bbox_coder.decode(priors, preds)) / strides  # type: ignore[operator]
+
+
+class ATSSAdapter(RetinaAdapter):
+    """As RetinaNet, one anchor a location; the anchors come before the labels."""
+
+    labels_at, weights_at = 1, 2
+
+
+class GFLAdapter(ATSSAdapter):
+    """Distributions over the distances from the anchor's centre, in strides."""
+
+    def num_bins(self) -> int:
+        return int(self.head.reg_max) + 1  # type: ignore[arg-type]
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        head: Any = self.head
+        return _plain(
+            head.bbox_coder.decode(head.anchor_center(priors) / strides, head.integral(preds))
+        )
+
+
+class RTMDetAdapter(ATSSAdapter):
+    """Distances from points, in pixels."""
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        return _plain(self.head.bbox_coder.decode(priors[:, :2], preds)) / strides  # type: ignore[operator]
+
+
+class FCOSAdapter(DenseHeadAdapter):
+    """Distances from points; every point counts alike.
+
+    In pixels, but where ``norm_on_bbox`` is set, a head in training gives strides.
+    """
+
+    labels_at, weights_at = 0, None
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        head: Any = self.head
+        if not (head.norm_on_bbox and head.training):
+            preds = preds / strides
+        return _plain(head.bbox_coder.decode(priors / strides, preds))
+
+
+#: Every head that can be read. A subclass of one reads alike as long as it keeps
+#: ``loss_by_feat``, which takes what ``forward`` returns, and ``get_targets``.
+ADAPTERS: dict[str, type[DenseHeadAdapter]] = {
+    'GFLHead': GFLAdapter,
+    'ATSSHead': ATSSAdapter,
+    'FCOSHead': FCOSAdapter,
+    'RetinaHead': RetinaAdapter,
+    'RTMDetHead': RTMDetAdapter,
+}
+
+
+def adapter_of(head: nn.Module) -> DenseHeadAdapter:
+    """Return the adapter of a head.
+
+    Raises:
+        ValueError: If the head cannot be read, or not by its sigmoids.
+    """
+    kind: Any = type(head)
+    for base in kind.__mro__:
+        if base.__name__ in ADAPTERS and base.__module__.startswith('mmdet.'):
+            same = all(
+                getattr(kind, name) is getattr(base, name)
+                for name in ('loss_by_feat', 'get_targets')
+            )
+            if same:
+                return ADAPTERS[base.__name__](head)
+            break
+    raise ValueError(
+        f'the head {kind.__name__} is not one that can be read: give a detector with one of '
+        f'{", ".join(ADAPTERS)}, or a head that inherits loss_by_feat and get_targets from one.'
+    )
+
+
+def _flat(x: Tensor, channels: int) -> Tensor:
+    """Return (N, H * W * anchors, channels) of a map (N, anchors * channels, H, W)."""
+    return x.permute(0, 2, 3, 1).reshape(len(x), -1, channels)
+
+
+def _plain(boxes: Any) -> Tensor:
+    """Return the tensor of what a coder decoded, which may be a box type."""
+    return getattr(boxes, 'tensor', boxes)
+
+
+def _number(stride: Any) -> int:
+    return int(stride[0] if isinstance(stride, (tuple, list)) else stride)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -51,6 +51,26 @@ def localization_weight(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     """
     with torch.no_grad():
         return (preds_T.sigmoid() - preds_S.sigmoid()).abs().amax(dim=-1)
+
+
+def iou_losses(loss_iou: Callable[..., Tensor], boxes_S: Tensor, boxes_T: Tensor) -> Tensor:
+    """An IoU loss per pair of boxes; 0, without a gradient, where both are the same.
+
+    There every IoU loss is 0 and flat, but some of mmdet's compute 0 / 0.
+
+    Args:
+        loss_iou: Such a loss, which takes ``reduction_override='none'``.
+        boxes_S: The student's boxes, (x1, y1, x2, y2) of shape (M, 4).
+        boxes_T: The teacher's, likewise.
+
+    Returns:
+        Tensor of shape (M,).
+    """
+    same = (boxes_S == boxes_T).all(dim=1, keepdim=True)
+    values = loss_iou(torch.where(same, boxes_T + 1, boxes_S), boxes_T, reduction_override='none')
+    # BoundedIoULoss gives one number a side.
+    values = values.sum(dim=1) if values.dim() == 2 else values
+    return values.masked_fill(same.squeeze(1), 0)
 
 
 @MODELS.register_module()
@@ -128,9 +148,12 @@ class IoULocalizationKDLoss(WeightedLoss):
                 f'{name} has loss_weight={weight!r}: leave it at 1 and give '
                 f'{type(self).__name__}.loss_weight, which is the whole factor.'
             )
-        boxes = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 3.0, 1.0]])
+        box = torch.tensor([[0.0, 0.0, 100.0, 80.0]])
         try:
-            fits = self._per_box(boxes, boxes.flip(0)).shape == (2,)
+            near, far = iou_losses(
+                self.loss_iou, torch.cat([box + 0.01, box + 90]), box.repeat(2, 1)
+            )
+            fits = bool(0 <= near < 0.05 < far)
         except (TypeError, ValueError, RuntimeError, AssertionError):
             fits = False
         if not fits:
@@ -138,11 +161,6 @@ class IoULocalizationKDLoss(WeightedLoss):
                 f'{name} does not compare boxes one by one: give an IoU loss of mmdet, such as '
                 "dict(type='mmdet.GIoULoss')."
             )
-
-    def _per_box(self, boxes_S: Tensor, boxes_T: Tensor) -> Tensor:
-        values = self.loss_iou(boxes_S, boxes_T, reduction_override='none')
-        # BoundedIoULoss gives one number a side.
-        return values.sum(dim=1) if values.dim() == 2 else values
 
     def check_specs(
         self, key: str, preds_S: DenseHeadSpec | None = None, preds_T: DenseHeadSpec | None = None
@@ -159,7 +177,7 @@ class IoULocalizationKDLoss(WeightedLoss):
         """
         targets = check_outputs(type(self).__name__, preds_S, preds_T)
         boxes_S, boxes_T = preds_S.boxes, preds_T.boxes.detach()
-        values = self._per_box(boxes_S.flatten(0, 1), boxes_T.flatten(0, 1))
+        values = iou_losses(self.loss_iou, boxes_S.flatten(0, 1), boxes_T.flatten(0, 1))
         weights = localization_weight(
             at_least_float32(preds_S.cls_logits), at_least_float32(preds_T.cls_logits)
         )

@@ -55,16 +55,16 @@ def check_outputs(owner: str, preds_S: DenseHeadOutputs, preds_T: DenseHeadOutpu
         or preds_S.cls_logits.shape != preds_T.cls_logits.shape
     ):
         raise ValueError(
-            f'{owner} compares anchor by anchor, but for one batch the {preds_S.head} of the '
-            f'student has {preds_S.level_sizes} anchors on its levels and the {preds_T.head} of the '
-            f'teacher {preds_T.level_sizes}: both feature pyramids must start at the same stride, '
-            'and model.teacher_input_size must be left out.'
+            f'{owner} compares anchor by anchor, but of one batch the {preds_S.head} of the '
+            f'student has {preds_S.level_sizes} anchors on its levels, and the {preds_T.head} of '
+            f'the teacher {preds_T.level_sizes}: both feature pyramids must start at the same '
+            'stride, and model.teacher_input_size must be left out.'
         )
     if preds_S.targets is None:
         raise ValueError(
             f'{owner} weighs anchors by the targets of the student, and its {preds_S.head} '
-            'computed none: leave model.calculate_student_loss=True (a loss_weight of 0 switches a loss of '
-            'the student off), and map preds_S to the student.'
+            'computed none: leave model.calculate_student_loss=True (a loss_weight of 0 switches '
+            'a loss of the student off), and map preds_S to the student.'
         )
     return preds_S.targets
 

@@ -175,11 +175,16 @@ class FCOSAdapter(DenseHeadAdapter):
 
     labels_at, weights_at = 0, None
 
-    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+    def outputs(self, outs: Sequence[Any], targets: DenseTargets | None) -> DenseHeadOutputs:
+        cls_scores, box_preds = outs[0], outs[1]
         head: Any = self.head
         if not (head.norm_on_bbox and head.training):
-            preds = preds / strides
-        return _plain(head.bbox_coder.decode(priors / strides, preds))
+            pairs = zip(box_preds, self.spec.strides, strict=True)
+            box_preds = [at_least_float32(preds) / stride for preds, stride in pairs]
+        return super().outputs((cls_scores, box_preds), targets)
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        return _plain(self.head.bbox_coder.decode(priors / strides, preds))  # type: ignore[operator]
 
 
 #: Every head that can be read. A subclass of one reads alike as long as it keeps

@@ -47,9 +47,9 @@ class SceneSettings:
 
     train: int = 600
     val: int = 200
-    size: int = 160
-    digits: tuple[int, int] = (1, 8)
-    side: tuple[int, int] = (18, 64)
+    size: int = 128
+    digits: tuple[int, int] = (1, 6)
+    side: tuple[int, int] = (16, 48)
     overlap: float = 0.25
     clutter: int = 6
     noise: float = 8.0

@@ -60,14 +60,14 @@ def test_upstream_reads_and_scores_what_was_written(tmp_path):
     for i in range(3):
         sample = dataset[i]
         picture = cv2.imread(sample['img_path'])
-        assert picture.shape == (160, 160, 3)
+        assert picture.shape == (128, 128, 3)
         boxes = np.array([o['bbox'] for o in sample['instances']], dtype=float).reshape(-1, 4)
         labels = np.array([o['bbox_label'] for o in sample['instances']], dtype=int)
         mine = [a for a in annotated if a['image_id'] == sample['img_id']]
         assert [a['category_id'] - 1 for a in mine] == labels.tolist()
-        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= 160).all()
+        assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= 128).all()
         found = dict(bboxes=_tensor(boxes), labels=_tensor(labels), scores=_tensor(labels * 0 + 0.9))
-        metric.process({}, [dict(pred_instances=found, img_id=i, ori_shape=(160, 160))])
+        metric.process({}, [dict(pred_instances=found, img_id=i, ori_shape=(128, 128))])
     assert metric.evaluate(3)['coco/bbox_mAP'] == 1.0
 
 
@@ -226,7 +226,7 @@ def test_other_content_is_refused_and_kept(tmp_path):
         (dict(train=0), 'train=0 cannot be made: give a number of scenes'),
         (dict(digits=(3, 2)), r'digits=\(3, 2\).*fewest <= most'),
         (dict(side=(4, 20)), r'side=\(4, 20\).*8 <= smallest'),
-        (dict(size=64), r'size=64.*more than side=\(18, 64\)'),
+        (dict(size=40), r'size=40.*more than side=\(16, 48\)'),
         (dict(overlap=1.5), 'overlap=1.5.*share from 0 to 1'),
     ],
 )

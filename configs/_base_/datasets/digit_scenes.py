@@ -1,4 +1,4 @@
-# Scenes of 160 x 160 pixels with up to 8 scanned digits in clutter, in COCO's format,
+# Scenes of 128 x 128 pixels with up to 6 scanned digits in clutter, in COCO's format,
 # which tools/make_digit_scenes.py writes; nothing is downloaded.
 data_root = 'data/digit_scenes/'
 metainfo = dict(classes=tuple('0123456789'))
@@ -16,6 +16,7 @@ train_dataloader = dict(
         data_prefix=dict(img='train/'),
         pipeline=[
             dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(128, 128), keep_ratio=True),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(type='PackDetInputs'),
         ],
@@ -35,6 +36,7 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=[
             dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(128, 128), keep_ratio=True),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(
                 type='PackDetInputs',

@@ -6,7 +6,7 @@ _base_ = []
 from importlib.util import find_spec  # noqa: E402
 
 custom_imports = dict(imports=['kd_plugins'], allow_failed_imports=False)
-model = dict(
-    teacher_config=find_spec('mmdet').submodule_search_locations[0]
+teacher_config = (
+    find_spec('mmdet').submodule_search_locations[0]
     + '/.mim/configs/gfl/gfl_r101_fpn_ms-2x_coco.py'
 )

@@ -1,4 +1,4 @@
-# A large and a small GFL for 160 x 160 pixels, both with random weights.
+# A large and a small GFL for 128 x 128 pixels, both with random weights.
 data_preprocessor = dict(
     type='DetDataPreprocessor',
     mean=[127.0, 127.0, 127.0],
@@ -52,8 +52,8 @@ student = dict(
 teacher = dict(
     type='GFL',
     data_preprocessor=data_preprocessor,
-    backbone=dict(base_channels=32, stem_channels=32, **_backbone),
-    neck=dict(type='FPN', in_channels=[64, 128, 256], out_channels=64, num_outs=3),
+    backbone=dict(base_channels=24, stem_channels=24, **_backbone),
+    neck=dict(type='FPN', in_channels=[48, 96, 192], out_channels=64, num_outs=3),
     bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2, **_head),
     **_settings,
 )

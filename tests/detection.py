@@ -6,7 +6,7 @@ import torch
 from helpers import ROOT
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 
@@ -143,3 +143,20 @@ def build(*args, seed=0, spread=True, **kwargs):
 def losses(model, data):
     """The losses of a batch."""
     return model(**model.data_preprocessor(data, True), mode='loss')
+
+
+def untrained(cfg):
+    """The model of a detector's config without anybody's weights, teachers of depth 101 halved."""
+    init_default_scope(cfg.default_scope)
+    model = cfg.model
+    if 'teacher' in model:
+        model.update(teacher_ckpt=None, allow_random_teacher=True)
+        model.teacher.update(pretrained=False)
+        backbone = model.teacher.setdefault('backbone', dict())
+        backbone['init_cfg'] = None
+        if 'r101' in model.teacher.get('cfg_path', ''):
+            # The same shapes outside, and half of the seconds.
+            backbone['depth'] = 50
+    if 'teacher_ckpt' in model:
+        model.teacher_ckpt = None
+    return model

@@ -38,7 +38,9 @@ def main() -> None:
     """Write, or say that they are there."""
     args = vars(parse_args())
     out = args.pop('out')
-    ranges = {name: tuple(value) for name, value in args.items() if isinstance(value, (list, tuple))}
+    ranges = {
+        name: tuple(value) for name, value in args.items() if isinstance(value, (list, tuple))
+    }
     with Progress(console=Console(stderr=True), transient=True) as bar:
         try:
             settings = SceneSettings(**{**args, **ranges})

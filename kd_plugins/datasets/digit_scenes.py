@@ -204,7 +204,9 @@ def _write_split(
                 )
             )
         tick()
-    categories = [dict(id=i + 1, name=name, supercategory='digit') for i, name in enumerate(CLASSES)]
+    categories = [
+        dict(id=i + 1, name=name, supercategory='digit') for i, name in enumerate(CLASSES)
+    ]
     (root / 'annotations').mkdir(exist_ok=True)
     (root / 'annotations' / f'{split}.json').write_text(
         json.dumps(dict(images=images, annotations=annotations, categories=categories))

@@ -66,7 +66,9 @@ def test_upstream_reads_and_scores_what_was_written(tmp_path):
         mine = [a for a in annotated if a['image_id'] == sample['img_id']]
         assert [a['category_id'] - 1 for a in mine] == labels.tolist()
         assert (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= 128).all()
-        found = dict(bboxes=_tensor(boxes), labels=_tensor(labels), scores=_tensor(labels * 0 + 0.9))
+        found = dict(
+            bboxes=_tensor(boxes), labels=_tensor(labels), scores=_tensor(labels * 0 + 0.9)
+        )
         metric.process({}, [dict(pred_instances=found, img_id=i, ori_shape=(128, 128))])
     assert metric.evaluate(3)['coco/bbox_mAP'] == 1.0
 

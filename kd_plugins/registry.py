@@ -4,6 +4,8 @@ A config names a type as ``kd_plugins.KDLoss`` from any scope. The modules that
 hold the types are listed as ``locations`` and imported on the first look-up.
 """
 
+from importlib import import_module
+
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -14,16 +16,27 @@ from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-MODELS = Registry(
+
+class ModelRegistry(Registry):
+    """Imports the networks last, and only for a name that is not found without them.
+
+    They build on mmpretrain, which a training of detectors need not have.
+    """
+
+    def get(self, key: str) -> type | None:
+        """Return the class of a name, or None; see mmengine's ``Registry.get``."""
+        found = super().get(key)
+        if found is None and self.split_scope_key(key)[0] in (None, self.scope):
+            import_module('kd_plugins.models')
+            found = super().get(key)
+        return found
+
+
+MODELS = ModelRegistry(
     'model',
     parent=MMENGINE_MODELS,
     scope='kd_plugins',
-    locations=[
-        'kd_plugins.algorithms',
-        'kd_plugins.losses',
-        'kd_plugins.models',
-        'kd_plugins.temperatures',
-    ],
+    locations=['kd_plugins.algorithms', 'kd_plugins.losses', 'kd_plugins.temperatures'],
 )
 DATASETS = Registry(
     'dataset',

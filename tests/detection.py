@@ -10,21 +10,23 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 
-def images(seed=0, size=64, classes=3):
-    """Two pictures with two boxes each, as a data loader gives them."""
+def images(seed=0, size=64, classes=3, sizes=None, empty=()):
+    """Pictures with two boxes each (none for those in ``empty``), as a data loader gives them."""
     generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randint(0, 255, (2, 3, size, size), generator=generator)
-    shape = (size, size)
+    sizes = sizes or [(size, size)] * 2
+    inputs = [torch.randint(0, 255, (3, *of), generator=generator) for of in sizes]
     samples = []
-    for i in range(2):
+    for i, shape in enumerate(sizes):
         info = dict(img_shape=shape, batch_input_shape=shape, pad_shape=shape, scale_factor=(1, 1))
         sample = DetDataSample(metainfo=info)
         corner = torch.rand(2, 2, generator=generator) * 25
-        boxes = torch.cat([corner, corner + 16 + 20 * i], dim=1)
+        boxes = torch.cat([corner, corner + 16 + 20 * (i % 2)], dim=1)
         labels = torch.randint(classes, (2,), generator=generator)
         sample.gt_instances = InstanceData(bboxes=boxes, labels=labels)
+        if i in empty:
+            sample.gt_instances = sample.gt_instances[labels < 0]
         samples.append(sample)
-    return dict(inputs=list(inputs), data_samples=samples)
+    return dict(inputs=inputs, data_samples=samples)
 
 
 GN = dict(type='GN', num_groups=4, requires_grad=True)
@@ -125,6 +127,13 @@ def distillation(student=None, teacher=None, changes=None, **distiller):
         allow_random_teacher=True,
         **(changes or {}),
     )
+
+
+def term(name, from_neck=None, **loss):
+    """``distill_losses`` and ``loss_forward_mappings`` of one term more."""
+    source = dict(recorder='head') if from_neck is None else dict(recorder='neck', **from_neck)
+    mapping = {f'preds_{side}': dict(source, from_student=side == 'S') for side in 'ST'}
+    return dict(distill_losses={name: loss}, loss_forward_mappings={name: mapping})
 
 
 def build(*args, seed=0, spread=True, **kwargs):

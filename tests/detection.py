@@ -155,17 +155,17 @@ def losses(model, data):
 
 
 def untrained(cfg):
-    """The model of a detector's config without anybody's weights, teachers of depth 101 halved."""
+    """The model of a detector's config without anybody's weights, those of depth 101 with 50."""
     init_default_scope(cfg.default_scope)
     model = cfg.model
     if 'teacher' in model:
-        model.update(teacher_ckpt=None, allow_random_teacher=True)
-        model.teacher.update(pretrained=False)
-        backbone = model.teacher.setdefault('backbone', dict())
-        backbone['init_cfg'] = None
+        model.allow_random_teacher = True
+        backbone = dict(model.teacher.get('backbone') or {}, init_cfg=None)
         if 'r101' in model.teacher.get('cfg_path', ''):
             # The same shapes outside, and half of the seconds.
             backbone['depth'] = 50
+        model.teacher = dict(model.teacher, backbone=backbone)
+        model.teacher.pop('pretrained', None)
     if 'teacher_ckpt' in model:
         model.teacher_ckpt = None
     return model

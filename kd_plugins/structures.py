@@ -87,7 +87,7 @@ class DenseTargets:
             (N, A): 0 where an anchor is neither positive nor negative.
         level_sizes: Anchors of each level; they add up to A.
         num_pos: Positive anchors, at least 1 an image, summed over the images,
-            averaged over ranks; at least 1, of shape ().
+            averaged over ranks; hence at least 1. Of shape ().
     """
 
     positive: Tensor

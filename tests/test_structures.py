@@ -1,16 +1,25 @@
 import dataclasses
 
 import pytest
+import torch
 from mmengine.logging import MessageHub
 
 from kd_plugins.schedules import LinearWarmup
-from kd_plugins.structures import Progress
+from kd_plugins.structures import DenseHeadOutputs, Progress
 
 
 def test_progress_cannot_be_changed():
     progress = Progress(1, 10, 0, 2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         progress.iter = 2
+
+
+def test_records_of_heads_cannot_be_changed_and_decode_once():
+    calls = []
+    record = DenseHeadOutputs('GFLHead', (1,), torch.zeros(1, 1, 2), lambda: calls.append(1) or 7)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.cls_logits = None
+    assert not calls and record.boxes == 7 and record.boxes == 7 and calls == [1]
 
 
 def test_no_progress_outside_of_a_training():

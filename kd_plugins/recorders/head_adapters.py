@@ -128,7 +128,7 @@ class DenseHeadAdapter:
             positive=positive,
             label_weights=weights,
             level_sizes=tuple(level.shape[1] for level in per_level),
-            num_pos=num_pos.clamp(min=1),
+            num_pos=num_pos,
         )
 
 

@@ -39,4 +39,4 @@ def test_two_ranks_train_as_one_process_on_the_joined_batch(ranks, kind):
     start = {name: p.detach() for name, p in model(kind).student.named_parameters()}
     for name, value in one.items():
         torch.testing.assert_close(ranks[0][kind, 'one_each'][name], value, rtol=0, atol=1e-6)
-    assert max((value - start[name]).abs().max() for name, value in one.items()) > 1e-2
+    assert max((value - start[name]).abs().max() for name, value in one.items()) > 1e-3

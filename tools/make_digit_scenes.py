@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.datasets.digit_scenes import SceneSettings, make_scenes
+from kd_plugins.datasets.digit_scenes import make_scenes
+from kd_plugins.datasets.scene_drawing import SceneSettings
 
 
 def parse_args() -> argparse.Namespace:

@@ -10,7 +10,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-from kd_plugins.datasets.digit_scenes import SceneSettings, make_scenes
+from kd_plugins.datasets.digit_scenes import make_scenes
+from kd_plugins.datasets.scene_drawing import SceneSettings
 from kd_plugins.experiments import Run, finished, run_once
 from kd_plugins.export import export_student
 

@@ -8,7 +8,8 @@ from helpers import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from kd_plugins.datasets.digit_scenes import SceneSettings, make_scenes
+from kd_plugins.datasets.digit_scenes import make_scenes
+from kd_plugins.datasets.scene_drawing import SceneSettings
 from kd_plugins.experiments import Result, Run
 
 

@@ -10,10 +10,11 @@ RUN := $(VENV)/bin/python
 SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup classification full demo test test-long lint format docs clean
+.PHONY: help setup classification full demo demo-detection test test-long lint format docs clean
 
 help:
 	@echo 'make demo       set up for classification (no compiling) and run the demo'
+	@echo 'make demo-detection  the same with detectors: scenes of digits, COCO AP'
 	@echo 'make setup      complete the environment: detection, operators, test tools'
 	@echo 'make test       lint, then the tests'
 	@echo 'make test-long  the tests marked long'
@@ -37,6 +38,9 @@ full:
 
 demo: classification
 	@$(RUN) tools/demo.py
+
+demo-detection: full
+	@$(RUN) tools/demo_detection.py
 
 test: lint
 	@$(RUN) -m pytest --durations=10 -m 'not long' $(PYTEST_ARGS)

@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -25,6 +25,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from kd_plugins.version import __version__
+
+#: The metric that counts, by the task's evaluator, and what makes it percent.
+METRICS = {'accuracy/top1': 1.0, 'coco/bbox_mAP': 100.0}
 
 
 @dataclass(frozen=True)
@@ -39,14 +42,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished run gave; accuracies in percent, time in seconds."""
+    """What a finished run gave; accuracies in percent, time in seconds.
+
+    A classifier's accuracy is its top-1, a detector's COCO's average precision.
+    """
 
     config_hash: str
     epochs: list[int]  # completed before each validation
     accuracy: list[float]  # at each of these validations
-    predictions: list[int]  # of the last epoch, in the order of the validation set
+    predictions: list[int]  # a classifier's of the last epoch, in the validation set's order
     parameters: int
     seconds: float  # of all iterations, interrupted parts of the training included
+    metrics: dict[str, list[float]] = field(default_factory=dict)  # all, as upstream gives them
 
     @property
     def last(self) -> float:
@@ -57,6 +64,11 @@ class Result:
     def best(self) -> float:
         """The best accuracy of any validation."""
         return max(self.accuracy)
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric that the accuracies are."""
+        return next((name for name in METRICS if name in self.metrics), 'accuracy/top1')
 
 
 def load_config(run: Run) -> Config:
@@ -92,7 +104,7 @@ def run_once(run: Run) -> Result:
     """Train, or go on training, and keep the result."""
     cfg = load_config(run)
     identity = config_hash(cfg)
-    stamp, curve_file = (Path(run.work_dir) / name for name in ('config_hash', 'accuracy.json'))
+    stamp, curve_file = (Path(run.work_dir) / name for name in ('config_hash', 'metrics.json'))
     started_before = stamp.is_file() and stamp.read_text() == identity
     if not started_before:
         # What another config has left must not be resumed; stamped only when it is gone.
@@ -103,17 +115,19 @@ def run_once(run: Run) -> Result:
     cfg.resume = started_before
     cfg.experiment_name = f'{run.name}_{run.seed}_{os.getpid()}_{time.time_ns()}'
     runner = Runner.from_cfg(cfg)
-    curve = _AccuracyCurve(curve_file)
+    curve = _Curve(curve_file)
     runner.register_hook(curve)
     model = runner.train()
     student = getattr(model, 'architecture', model)
+    metric = curve.metric()
     result = Result(
         config_hash=identity,
         epochs=sorted(curve.values),
-        accuracy=[curve.values[epoch] for epoch in sorted(curve.values)],
-        predictions=_predict(runner),
+        accuracy=[METRICS[metric] * value for value in curve.of(metric)],
+        predictions=_predict(runner) if metric == 'accuracy/top1' else [],
         parameters=sum(p.numel() for p in student.parameters()),
         seconds=sum(_seconds(runner, mode) for mode in ('train', 'val')),
+        metrics={name: curve.of(name) for name in curve.names()},
     )
     _write(Path(run.work_dir) / 'result.json', asdict(result))
     return result
@@ -196,8 +210,8 @@ def config_hash(cfg: Config) -> str:
     return digest.hexdigest()[:16]
 
 
-class _AccuracyCurve(Hook):
-    """Keep the accuracy of every validation in a file, over interruptions.
+class _Curve(Hook):
+    """Keep the metrics of every validation in a file, over interruptions.
 
     The checkpoint of an epoch is written before its validation, so what a
     resumed Runner remembers lacks that one.
@@ -209,7 +223,30 @@ class _AccuracyCurve(Hook):
     def __init__(self, path: Path) -> None:
         self.path = path
         kept = json.loads(path.read_text()) if path.is_file() else {}
-        self.values = {int(epoch): value for epoch, value in kept.items()}
+        self.values: dict[int, dict[str, float]] = {int(k): value for k, value in kept.items()}
+
+    def names(self) -> list[str]:
+        """Return the metrics that every validation gave."""
+        first, *others = self.values.values()
+        return [name for name in first if all(name in metrics for metrics in others)]
+
+    def of(self, name: str) -> list[float]:
+        """Return one metric in the order of epochs."""
+        return [self.values[epoch][name] for epoch in sorted(self.values)]
+
+    def metric(self) -> str:
+        """Return the one that counts.
+
+        Raises:
+            KeyError: If the evaluator gives none of :data:`METRICS`.
+        """
+        for name in METRICS:
+            if name in self.names():
+                return name
+        raise KeyError(
+            f'val_evaluator gives {self.names()} and none of {list(METRICS)}: add the evaluator '
+            'of top-1 or of COCO boxes, such as Accuracy or CocoMetric.'
+        )
 
     def before_train(self, runner: Runner) -> None:
         """Make up for a validation that the interruption cut off."""
@@ -219,8 +256,9 @@ class _AccuracyCurve(Hook):
             runner.val_loop.run()
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Add one value."""
-        self.values[runner.epoch] = float((metrics or {})['accuracy/top1'])
+        """Add one validation."""
+        numbers = {k: float(v) for k, v in (metrics or {}).items() if isinstance(v, (int, float))}
+        self.values[runner.epoch] = numbers
         _write(self.path, self.values)
 
 

@@ -6,7 +6,7 @@ import torch
 from helpers import ROOT
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 
@@ -152,3 +152,20 @@ def build(*args, seed=0, spread=True, **kwargs):
 def losses(model, data):
     """The losses of a batch."""
     return model(**model.data_preprocessor(data, True), mode='loss')
+
+
+def untrained(cfg):
+    """The model of a detector's config without anybody's weights, those of depth 101 with 50."""
+    init_default_scope(cfg.default_scope)
+    model = cfg.model
+    if 'teacher' in model:
+        model.allow_random_teacher = True
+        backbone = dict(model.teacher.get('backbone') or {}, init_cfg=None)
+        if 'r101' in model.teacher.get('cfg_path', ''):
+            # The same shapes outside, and half of the seconds.
+            backbone['depth'] = 50
+        model.teacher = dict(model.teacher, backbone=backbone)
+        model.teacher.pop('pretrained', None)
+    if 'teacher_ckpt' in model:
+        model.teacher_ckpt = None
+    return model

@@ -67,7 +67,7 @@ def test_a_finished_run_is_not_run_again_until_its_config_changes(run, monkeypat
         with pytest.raises(KeyboardInterrupt):
             run_once(run)
     names = {path.name for path in Path(run.work_dir).iterdir()}
-    assert not names & {'accuracy.json', 'last_checkpoint'}
+    assert not names & {'metrics.json', 'last_checkpoint'}
 
 
 @pytest.mark.parametrize('validated', [True, False], ids=['after', 'before the validation'])
@@ -86,9 +86,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, tmp_path, monkeypatch, 
     folder = Path(run.work_dir)
     (folder / 'epoch_2.pth').unlink()
     (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
-    curve = json.loads((folder / 'accuracy.json').read_text())
+    curve = json.loads((folder / 'metrics.json').read_text())
     kept = {'1': curve['1']} if validated else {}
-    (folder / 'accuracy.json').write_text(json.dumps(kept))
+    (folder / 'metrics.json').write_text(json.dumps(kept))
     assert finished(run) is None and epochs_done(run) == 1
     result = run_once(run)
     assert result.epochs == [1, 2]

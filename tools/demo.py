@@ -20,14 +20,13 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
+from demo_common import CONFIGS, difference, spread, student_runs, train
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.experiments import Result, Run, epochs_done, load_config, run_all
+from kd_plugins.experiments import Result, Run
 
-CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 TEACHER = Run('teacher', str(CONFIGS / 'vanilla/digits_teacher.py'), 0, 'work_dirs/digits_teacher')
 STUDENTS = {
     'student alone': 'vanilla/digits_student.py',
@@ -55,38 +54,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def train(runs: list[Run], jobs: int, log: Path, console: Console) -> dict[Run, Result]:
-    """Train what is not there yet, showing epochs and finished runs."""
-    epochs = {run: load_config(run).train_cfg.max_epochs for run in runs}
-    columns = (
-        TextColumn('{task.description}'),
-        BarColumn(),
-        TextColumn('{task.completed:.0f}/{task.total} epochs'),
-        TimeElapsedColumn(),
-        TextColumn('left about'),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task('training', total=sum(epochs.values()))
-        last_line = time.monotonic()
-
-        def tick() -> None:
-            nonlocal last_line
-            done = sum(min(epochs_done(run), epochs[run]) for run in runs)
-            bar.update(task, completed=done)
-            if not console.is_terminal and time.monotonic() - last_line > 15:
-                last_line = time.monotonic()
-                console.print(f'  {done} of {sum(epochs.values())} epochs trained')
-
-        def report(run: Run, result: Result) -> None:
-            console.print(
-                f'  {run.name}, seed {run.seed}: {result.last:.2f} % in {result.seconds:.0f} s'
-            )
-            tick()
-
-        return run_all(runs, jobs, log, report, tick)
-
-
 def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
     """Return the table of all methods."""
     seeds = len(next(iter(results.values())))
@@ -112,23 +79,6 @@ def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
             f'{statistics.mean(run.seconds for run in runs):.0f}',
         )
     return table
-
-
-def spread(values: list[float]) -> str:
-    """Mean and sample deviation."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float('nan')
-    return f'{statistics.mean(values):.2f} ± {deviation:.2f}'
-
-
-def difference(values: list[float], reference: list[float]) -> str:
-    """Return the gain in means, and a question mark within two standard errors."""
-    gain = statistics.mean(values) - statistics.mean(reference)
-    if len(values) < 2:
-        return f'{gain:+.2f} ?'
-    error = (
-        statistics.variance(values) / len(values) + statistics.variance(reference) / len(reference)
-    ) ** 0.5
-    return f'{gain:+.2f}' + (' ?' if abs(gain) < 2 * error else '')
 
 
 def agreement(result: Result, teacher: Result) -> float:
@@ -175,11 +125,7 @@ def main() -> None:
     teacher = train([TEACHER], 1, log, console)[TEACHER]
     methods = ', '.join(STUDENTS)
     console.print(f'Training the students with {len(args.seeds)} seeds each: {methods}.')
-    runs = [
-        Run(name, str(CONFIGS / config), seed, str(args.work_dir / Path(config).stem / str(seed)))
-        for seed in args.seeds
-        for name, config in STUDENTS.items()
-    ]
+    runs = student_runs(STUDENTS, args.seeds, args.work_dir)
     done = train(runs, args.jobs, log, console)
     results = {name: [done[run] for run in runs if run.name == name] for name in STUDENTS}
     figure = args.work_dir / 'curves.png'

@@ -1,4 +1,4 @@
-"""Train a config over several seeds and report last and best top-1.
+"""Train a config over several seeds and report last and best top-1, or COCO AP.
 
     python tools/repeat.py configs/kd/kd_digits.py --seeds 0 1 2
 
@@ -29,14 +29,19 @@ from kd_plugins.launch import write_json
 #: Both stacks' names of the packages that a result depends on.
 PACKAGES = (
     'kd_plugins', 'torch', 'torchvision', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv',
-    'mmpretrain', 'onedl-mmpretrain', 'mmrazor', 'numpy',
+    'mmpretrain', 'onedl-mmpretrain', 'mmdet', 'onedl-mmdetection', 'mmrazor', 'numpy',
 )  # fmt: skip
+#: How tables name the metrics, and the metafile.
+NAMES = {
+    'accuracy/top1': ('top-1', 'Top 1 Accuracy'),
+    'coco/bbox_mAP': ('COCO AP', 'box AP'),
+}
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train a config over several seeds.')
-    parser.add_argument('config', type=Path, help='config file of a classification training')
+    parser.add_argument('config', type=Path, help='config file')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument(
         '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
@@ -99,13 +104,15 @@ def spread(values: list[float]) -> dict[str, float | None]:
 
 
 def listed_figure(config: Path) -> dict | None:
-    """Return the top-1 that the metafile beside the config lists for it, and whose it is."""
+    """Return the figure that the metafile beside the config lists for it, and whose it is."""
     path = config.parent / 'metafile.yml'
     rows = yaml.safe_load(path.read_text(encoding='utf-8'))['Models'] if path.is_file() else []
     for row in rows:
         if row['Name'] == config.stem:
-            top1 = row['Results'][0]['Metrics']['Top 1 Accuracy']
-            return dict(top1=top1, source=row['Metadata'].get('Source of results', 'kd_plugins'))
+            metrics = row['Results'][0]['Metrics']
+            figure = next(metrics[name] for _, name in NAMES.values() if name in metrics)
+            source = row['Metadata'].get('Source of results', 'kd_plugins')
+            return dict(figure=figure, source=source)
     return None
 
 
@@ -124,6 +131,7 @@ def summarise(args: argparse.Namespace, results: dict[Run, Result]) -> dict:
         last=spread([r.last for r in results.values()]),
         best=spread([r.best for r in results.values()]),
         seconds=spread([r.seconds for r in results.values()]),
+        metric=next(iter(results.values())).metric,
         listed=listed_figure(args.config),
         parameters=next(iter(results.values())).parameters,
         hardware=hardware(),
@@ -157,8 +165,8 @@ def table(summary: dict) -> Table:
     """Return the table of a summary."""
     listed = summary['listed']
     shown = Table(
-        title=f'{Path(summary["config"]).stem}, top-1 in %',
-        caption=listed and f'the metafile lists {listed["top1"]:.2f} ({listed["source"]})',
+        title=f'{Path(summary["config"]).stem}, {NAMES[summary["metric"]][0]} in %',
+        caption=listed and f'the metafile lists {listed["figure"]:.2f} ({listed["source"]})',
     )
     for column in ('seed', 'last epoch', 'best epoch', 's'):
         shown.add_column(column, justify='left' if column == 'seed' else 'right')

@@ -19,11 +19,10 @@ from kd_plugins.losses.weighted import Weighted
 from kd_plugins.losses.with_temperature import WithTemperature
 
 __all__ = [
+    'BinaryClassificationKDLoss',
     'CSKDLoss',
     'DKDLoss',
     'DeiTLoss',
-    'BinaryClassificationKDLoss',
-    'DKDLoss',
     'IoULocalizationKDLoss',
     'KDLoss',
     'LocalizationDistillationLoss',

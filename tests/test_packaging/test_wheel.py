@@ -34,7 +34,9 @@ def wheel(tmp_path_factory):
     import shutil
 
     source = tmp_path_factory.mktemp('source') / 'kd_plugins'
-    skip = shutil.ignore_patterns('.*', 'work_dirs', 'build', 'dist', '*.egg-info', '__pycache__')
+    skip = shutil.ignore_patterns(
+        '.*', 'work_dirs', 'data', 'build', 'dist', '*.egg-info', '__pycache__'
+    )
     shutil.copytree(ROOT, source, ignore=skip)
     out = tmp_path_factory.mktemp('wheel')
     run(sys.executable, '-m', 'pip', 'wheel', '--no-deps', '--no-build-isolation', '-w', out,

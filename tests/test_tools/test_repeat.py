@@ -69,7 +69,7 @@ def test_trains_every_seed_once_and_reports_last_and_best(tool, config, tmp_path
         assert summary[column]['mean'] == pytest.approx((a + b) / 2)
         assert summary[column]['deviation'] == pytest.approx(abs(a - b) / 2**0.5)
     assert kept[0]['accuracy'] != kept[1]['accuracy']
-    assert summary['listed'] == dict(top1=71.97, source='paper')
+    assert summary['listed'] == dict(figure=71.97, source='paper')
     assert summary['versions']['torch'] == torch.__version__.split('+')[0] or (
         summary['versions']['torch'] == torch.__version__
     )

@@ -1,0 +1,7 @@
+# bash tools/dist_train.sh configs/ld/ld_gfl_r101_r50_fpn_1x_coco.py 8
+_base_ = [
+    'mmdet::ld/ld_r50-gflv1-r101_fpn_1x_coco.py',
+    '../_base_/distill/ld_gfl_r101_coco.py',
+]
+
+model = dict(teacher_config=_base_.teacher_config)

@@ -1,0 +1,13 @@
+# python tools/train.py configs/vanilla/gfl_scenes_teacher.py
+# python tools/train.py configs/ld/ld_scenes.py
+_base_ = ['../vanilla/gfl_scenes_student.py']
+
+model = dict(
+    type='KnowledgeDistillationSingleStageDetector',
+    teacher_config=dict(model=_base_.teacher),
+    teacher_ckpt='work_dirs/gfl_scenes_teacher/epoch_24.pth',
+    bbox_head=dict(
+        type='LDHead',
+        loss_ld=dict(type='KnowledgeDistillationKLDivLoss', loss_weight=0.25, T=10),
+    ),
+)

@@ -1,0 +1,17 @@
+# python tools/make_digit_scenes.py
+# python tools/train.py configs/vanilla/gfl_scenes_teacher.py
+_base_ = [
+    '../_base_/models/gfl_scenes.py',
+    '../_base_/datasets/digit_scenes.py',
+    '../_base_/schedules/scenes.py',
+    '../_base_/scenes_runtime.py',
+]
+model = _base_.teacher
+
+# Three times as long as a student, at half its rate.
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', T_max=24, by_epoch=True, convert_to_iter_based=True),
+]
+train_cfg = dict(max_epochs=24, val_interval=24)

@@ -1,0 +1,112 @@
+"""The scenes' configs from the data to a student that the stock tools take."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detection import untrained
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+
+from kd_plugins.datasets.digit_scenes import make_scenes
+from kd_plugins.datasets.scene_drawing import SceneSettings
+from kd_plugins.experiments import Run, finished, run_once
+from kd_plugins.export import export_student
+
+STUDENT = 'vanilla/gfl_scenes_student.py'
+PATHS = [STUDENT, 'vanilla/gfl_scenes_teacher.py', 'ld/ld_scenes.py', 'bckd/bckd_scenes.py']
+#: mmdet's scores of a detector that knows nothing are 0, and -1 where no digit is so large.
+METRICS = {f'coco/bbox_mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')}
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    """A few scenes, one of them without a digit."""
+    settings = SceneSettings(train=8, val=3, digits=(0, 3))
+    return make_scenes(tmp_path_factory.mktemp('data') / 'digit_scenes', settings)
+
+
+def short(path, scenes, work_dir):
+    """The config of a training of two epochs of two steps on them."""
+    cfg = Config.fromfile(ROOT / 'configs' / path)
+    cfg.model = untrained(cfg)
+    for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
+        loader.dataset.data_root = str(scenes)
+    for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+        evaluator.ann_file = str(scenes / 'annotations/val.json')
+    cfg.train_dataloader.batch_size = 4
+    cfg.train_cfg.update(max_epochs=2, val_interval=2)
+    cfg.param_scheduler = None
+    cfg.default_hooks.checkpoint.interval = 1
+    cfg.log_level = 'WARNING'
+    cfg.work_dir = str(work_dir)
+    cfg.experiment_name = f'{Path(path).stem}_{Path(work_dir).name}'
+    return cfg
+
+
+def stock_student():
+    cfg = Config.fromfile(ROOT / 'configs' / STUDENT)
+    init_default_scope('mmdet')
+    return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize('path', PATHS)
+def test_trains_validates_and_leaves_a_stock_detector(path, scenes, tmp_path):
+    cfg = short(path, scenes, tmp_path)
+    runner = Runner.from_cfg(cfg)
+    before = {name: p.detach().clone() for name, p in runner.model.named_parameters()}
+    runner.train()
+    assert runner.iter == 4
+    after = dict(runner.model.named_parameters())
+    assert all(torch.isfinite(p).all() for p in after.values())
+    assert sum(not torch.equal(before[name], after[name]) for name in before) > 0.9 * len(before)
+    logged = {key.removeprefix('val/') for key in runner.message_hub.log_scalars}
+    assert logged >= METRICS
+    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
+    if path != 'vanilla/gfl_scenes_teacher.py':
+        stock_student().load_state_dict(saved, strict=True)
+    if 'bckd' in path:
+        assert any('loss_bckd_loc' in key for key in runner.message_hub.log_scalars)
+
+
+def test_a_taught_student_is_exported_as_the_student_alone(scenes, tmp_path):
+    cfg = short('bckd/bckd_scenes.py', scenes, tmp_path)
+    runner = Runner.from_cfg(cfg)
+    theirs = {
+        **{f'architecture.{k}': v for k, v in runner.model.student.state_dict().items()},
+        **{f'teacher.{k}': v for k, v in runner.model.teacher.state_dict().items()},
+    }
+    ours = dict(runner.model.state_dict(), **{'distiller.term.weight': torch.zeros(1)})
+    for content in (ours, theirs):
+        path = tmp_path / 'checkpoint.pth'
+        torch.save(dict(state_dict=content, meta=dict(epoch=2, cfg='secret')), path)
+        for config in (cfg, Config.fromfile(ROOT / 'configs' / STUDENT)):
+            exported = export_student(config, str(path))
+            assert exported['meta'] == dict(epoch=2)
+            model = stock_student()
+            model.load_state_dict(exported['state_dict'], strict=True)
+            for a, b in zip(model.parameters(), runner.model.student.parameters(), strict=True):
+                assert torch.equal(a, b)
+
+
+def test_a_repeated_detector_keeps_its_average_precision(scenes, tmp_path):
+    short(STUDENT, scenes, tmp_path / 'work').dump(tmp_path / 'short.py')
+    run = Run('alone', str(tmp_path / 'short.py'), 0, str(tmp_path / 'work'))
+    result = run_once(run)
+    assert result.metric == 'coco/bbox_mAP' and result.epochs == [2]
+    assert set(result.metrics) >= METRICS
+    assert result.accuracy == [100 * result.metrics['coco/bbox_mAP'][0]]
+    assert result.predictions == [] and result.seconds > 0
+    assert result.parameters == sum(p.numel() for p in stock_student().parameters())
+    assert finished(run) == result
+
+
+def test_an_evaluator_that_nobody_asked_for_is_named(scenes, tmp_path):
+    cfg = short(STUDENT, scenes, tmp_path / 'work')
+    cfg.val_evaluator.metric = 'proposal'
+    cfg.dump(tmp_path / 'short.py')
+    run = Run('alone', str(tmp_path / 'short.py'), 0, str(tmp_path / 'work'))
+    with pytest.raises(KeyError, match='val_evaluator gives .*AR@100.* none of .*coco/bbox_mAP'):
+        run_once(run)

@@ -1,0 +1,109 @@
+"""What the detection demo prints and draws, without its trainings."""
+
+import sys
+
+import pytest
+import torch
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from kd_plugins.datasets.digit_scenes import make_scenes
+from kd_plugins.datasets.scene_drawing import SceneSettings
+from kd_plugins.experiments import Result, Run
+
+
+@pytest.fixture
+def tool(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.chdir(tmp_path)
+    import demo_detection
+
+    return demo_detection
+
+
+def result(ap, ap50=0.5, ap75=0.25, parameters=10):
+    metrics = {'coco/bbox_mAP': [0.0, ap], 'coco/bbox_mAP_50': [0.0, ap50]}
+    metrics['coco/bbox_mAP_75'] = [0.0, ap75]
+    return Result('hash', [1, 2], [0.0, 100 * ap], [], parameters, 60.0, metrics)
+
+
+def rows(table):
+    return {
+        name: [column._cells[i] for column in table.columns[1:]]
+        for i, name in enumerate(table.columns[0]._cells)
+    }
+
+
+def test_the_table_says_what_was_measured(tool):
+    results = {
+        'student alone': [result(0.30), result(0.32)],
+        'LD': [result(0.31), result(0.33)],
+        'BCKD': [result(0.40, 0.625), result(0.42, 0.5)],
+    }
+    table = rows(tool.summarise(results, result(0.6, parameters=12345)))
+    assert table['teacher'] == ['60.00', '50.00', '25.00', '', '12,345', '60']
+    assert table['student alone'][0] == '31.00 ± 1.41' and table['student alone'][3] == ''
+    assert table['LD'][3] == '+1.00 ?'
+    assert table['BCKD'][:2] == ['41.00 ± 1.41', '56.25 ± 8.84']
+    assert table['BCKD'][3] == '+10.00'
+
+
+def test_overlap_of_boxes(tool):
+    assert tool.iou((0, 0, 2, 2), (0, 0, 2, 2)) == 1
+    assert tool.iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
+    assert tool.iou((0, 0, 2, 2), (2, 2, 3, 3)) == 0
+    assert tool.iou((0, 0, 1, 1), (5, 5, 6, 6)) == 0
+
+
+def test_the_figure_shows_every_detector_from_its_checkpoint(tool, tmp_path, monkeypatch):
+    make_scenes('data/digit_scenes', SceneSettings(train=1, val=3))
+    init_default_scope('mmdet')
+    runs = {}
+    for name in ('teacher', 'student alone', 'BCKD'):
+        run = tool.TEACHER if name == 'teacher' else Run(name, 'bckd_scenes.py', 0, f'work/{name}')
+        config = tool.TEACHER.config if name == 'teacher' else tool.CONFIGS / tool.STUDENT
+        model = MODELS.build(Config.fromfile(config).model)
+        # So sure of everything that boxes are drawn.
+        torch.nn.init.constant_(model.bbox_head.gfl_cls.bias, 1.0)
+        folder = tmp_path / run.work_dir
+        folder.mkdir(parents=True)
+        torch.save(dict(state_dict=model.state_dict(), meta={}), folder / 'epoch_1.pth')
+        (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))
+        runs[name] = run
+    drawn = []
+    monkeypatch.setattr(tool, 'SHOWN', (0, 2))
+    show = tool.show
+    monkeypatch.setattr(tool, 'show', lambda *args: (drawn.append(len(args[2])), show(*args)))
+    tool.draw(runs, tmp_path / 'figure' / 'scenes.png')
+    assert (tmp_path / 'figure' / 'scenes.png').stat().st_size > 10_000
+    assert len(drawn) == 8 and all(number > 0 for number in drawn[2:])
+
+
+def test_runs_reuse_one_teacher_and_keep_seeds_apart(tool, tmp_path, monkeypatch, capsys):
+    trained = []
+
+    def train(runs, jobs, log, console):
+        trained.append([(run.name, run.seed, run.work_dir) for run in runs])
+        return {run: result(0.5) for run in runs}
+
+    monkeypatch.setattr(tool, 'train', train)
+    monkeypatch.setattr(tool, 'draw', lambda runs, path: trained.append(list(runs)))
+    monkeypatch.setattr(tool, 'make_scenes', lambda root: trained.append(str(root)))
+    monkeypatch.setattr(sys, 'argv', ['demo_detection.py', '--seeds', '4', '7'])
+    tool.main()
+    data, first, second, drawn = trained
+    assert data == 'data/digit_scenes'
+    assert [name for name, *_ in first] == ['teacher', 'student alone', 'student alone']
+    assert first[0][2] == 'work_dirs/gfl_scenes_teacher'
+    assert sorted((name, seed) for name, seed, _ in second) == [
+        (name, seed) for name in ('BCKD', 'LD') for seed in (4, 7)
+    ]
+    folders = [folder for _, _, folder in first + second]
+    assert len(set(folders)) == len(folders)
+    assert drawn == ['teacher', 'student alone', 'LD', 'BCKD']
+    assert 'COCO box AP' in capsys.readouterr().out
+    # Students look for the teacher where its own run leaves it.
+    for name in tool.TAUGHT.values():
+        cfg = Config.fromfile(tool.CONFIGS / name)
+        assert cfg.model.teacher_ckpt.startswith(first[0][2] + '/epoch_')

@@ -1,0 +1,189 @@
+"""A large detector teaches a small one to find handwritten digits, in ten minutes.
+
+    python tools/demo_detection.py
+
+Draws the scenes and trains the teacher of ``configs/vanilla/gfl_scenes_teacher.py``
+once, then the same small student alone, with localisation distillation and with
+BCKD, over several seeds, all on the upstream runner, and scores them by mmdet's
+COCO metric. Prints a table and draws what each of them finds.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use('Agg')
+import matplotlib.pyplot as plt
+import numpy as np
+from demo_common import CONFIGS, difference, spread, student_runs, train
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from mmengine.config import Config
+from rich.console import Console
+from rich.table import Table
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.datasets.digit_scenes import make_scenes
+from kd_plugins.experiments import Result, Run, load_config
+
+STUDENT = 'vanilla/gfl_scenes_student.py'
+TEACHER = Run(
+    'teacher', str(CONFIGS / 'vanilla/gfl_scenes_teacher.py'), 0, 'work_dirs/gfl_scenes_teacher'
+)
+ALONE = {'student alone': STUDENT}
+TAUGHT = {'LD': 'ld/ld_scenes.py', 'BCKD': 'bckd/bckd_scenes.py'}
+#: Scenes of the validation set that are drawn.
+SHOWN = (3, 11, 19)
+#: Boxes are drawn, and counted, from this score on.
+SCORE = 0.4
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo_detection'))
+    return parser.parse_args()
+
+
+def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
+    """Return the table of all methods."""
+    seeds = len(next(iter(results.values())))
+    table = Table(title=f'Digit scenes, COCO box AP in %, mean and deviation over {seeds} seeds')
+    for column in ('', 'AP', 'AP50', 'AP75', 'gain', 'parameters', 's/run'):
+        table.add_column(column, justify='right' if column else 'left')
+    alone = [result.last for result in results['student alone']]
+    for name, runs in {'teacher': [teacher], **results}.items():
+        last = [run.last for run in runs]
+        columns = [last, *(last_of(runs, f'coco/bbox_mAP_{iou}') for iou in (50, 75))]
+        table.add_row(
+            name,
+            *(f'{c[0]:.2f}' if name == 'teacher' else spread(c) for c in columns),
+            '' if name in ('teacher', 'student alone') else difference(last, alone),
+            f'{runs[0].parameters:,}',
+            f'{statistics.mean(run.seconds for run in runs):.0f}',
+            end_section=name == 'teacher',
+        )
+    return table
+
+
+def last_of(runs: list[Result], metric: str) -> list[float]:
+    """Return a metric of the last validations, in percent."""
+    return [100 * run.metrics[metric][-1] for run in runs]
+
+
+def detector(run: Run) -> object:
+    """Build the stock detector of a run with the checkpoint that it left.
+
+    Students taught or not leave the same keys, so that upstream's own loader
+    reads them with the config of the student alone.
+    """
+    from mmdet.apis import init_detector
+
+    config = run.config if run == TEACHER else str(CONFIGS / STUDENT)
+    checkpoint = (Path(run.work_dir) / 'last_checkpoint').read_text()
+    return init_detector(config, checkpoint, palette='random', device='cpu')
+
+
+def draw(runs: dict[str, Run], path: Path) -> None:
+    """Draw some scenes as annotated and as found by every detector."""
+    from mmdet.apis import inference_detector
+    from mmdet.registry import DATASETS
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+    dataset = DATASETS.build(load_config(TEACHER).val_dataloader.dataset)
+    scenes = [dataset.get_data_info(i) for i in SHOWN]
+    figure, axes = plt.subplots(
+        len(scenes), len(runs) + 1, figsize=(2.1 * (len(runs) + 1), 2.2 * len(scenes)),
+        layout='constrained', squeeze=False,
+    )  # fmt: skip
+    for column, name in enumerate(['annotated', *runs]):
+        axes[0, column].set_title(name, fontsize=10)
+        model = detector(runs[name]) if name in runs else None
+        for axis, scene in zip(axes[:, column], scenes, strict=True):
+            if model is None:
+                boxes = np.array([o['bbox'] for o in scene['instances']])
+                labels = np.array([o['bbox_label'] for o in scene['instances']])
+            else:
+                found = inference_detector(model, scene['img_path']).pred_instances.numpy()
+                found = found[found.scores > SCORE]
+                boxes, labels = found.bboxes, found.labels
+            show(axis, plt.imread(scene['img_path']), boxes, labels, scene['instances'])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def show(
+    axis: Axes, picture: np.ndarray, boxes: np.ndarray, labels: np.ndarray, truth: list[dict]
+) -> None:
+    """Draw boxes over a picture: solid where a digit is right, dashed where it is not."""
+    axis.imshow(picture)
+    axis.set_axis_off()
+    for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
+        right = any(
+            o['bbox_label'] == label and iou((x1, y1, x2, y2), o['bbox']) >= 0.5 for o in truth
+        )
+        axis.add_patch(
+            Rectangle(
+                (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='white' if right else 'red',
+                linestyle='-' if right else '--', linewidth=1.2,
+            )
+        )  # fmt: skip
+        axis.text(
+            x1, y1, str(label), color='black' if right else 'white', fontsize=7, va='bottom',
+            bbox=dict(facecolor='white' if right else 'red', edgecolor='none', pad=0.6),
+        )  # fmt: skip
+
+
+def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes, x1, y1, x2, y2."""
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    shared = max(width, 0) * max(height, 0)
+    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+
+
+def main() -> None:
+    """Draw the data, train, print, draw the results."""
+    args = parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    start = time.monotonic()
+    log = args.work_dir / 'output.log'
+    root = Path(Config.fromfile(TEACHER.config).data_root)
+    console.print(f'Drawing the scenes into {root} (once; later runs reuse them).')
+    make_scenes(root)
+    console.print('Training the teacher (once; later runs reuse it), and the student alone.')
+    alone = student_runs(ALONE, args.seeds, args.work_dir)
+    done = train([TEACHER, *alone], args.jobs, log, console)
+    console.print(f'Training the student with the teacher: {", ".join(TAUGHT)}.')
+    taught = student_runs(TAUGHT, args.seeds, args.work_dir)
+    done |= train(taught, args.jobs, log, console)
+    runs = [*alone, *taught]
+    names = [*ALONE, *TAUGHT]
+    results = {name: [done[run] for run in runs if run.name == name] for name in names}
+    figure = args.work_dir / 'scenes.png'
+    firsts = {name: next(run for run in runs if run.name == name) for name in names}
+    draw({'teacher': TEACHER, **firsts}, figure)
+    console.print(summarise(results, done[TEACHER]))
+    console.print(
+        'gain: in AP over the student alone; "?" where it is within two standard errors of zero.\n'
+        's/run: seconds in iterations; loading and saving come on top.'
+    )
+    console.print(
+        f'Pictures: {figure}   Logs and checkpoints: {args.work_dir}   '
+        f'Total: {time.monotonic() - start:.0f} s'
+    )
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('interrupted; the same command goes on where this one stopped')

@@ -1,0 +1,56 @@
+"""Write scenes of real handwritten digits as a COCO data set, once.
+
+    python tools/make_digit_scenes.py
+
+The scans come with scikit-learn; training and validation share none of them.
+Options make the scenes larger, fuller or harder. A folder of other scenes is
+refused, never overwritten.
+"""
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import Progress
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.datasets.digit_scenes import make_scenes
+from kd_plugins.datasets.scene_drawing import SceneSettings
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line; every setting of a scene is an option."""
+    parser = argparse.ArgumentParser(description='Write scenes of digits as a COCO data set.')
+    parser.add_argument('--out', type=Path, default=Path('data/digit_scenes'))
+    for field in dataclasses.fields(SceneSettings):
+        default = field.default
+        if isinstance(default, tuple):
+            parser.add_argument(
+                f'--{field.name}', type=int, nargs=2, default=default, metavar=('LEAST', 'MOST')
+            )
+        else:
+            parser.add_argument(f'--{field.name}', type=type(default), default=default)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Write, or say that they are there."""
+    args = vars(parse_args())
+    out = args.pop('out')
+    ranges = {
+        name: tuple(value) for name, value in args.items() if isinstance(value, (list, tuple))
+    }
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        try:
+            settings = SceneSettings(**{**args, **ranges})
+            task = bar.add_task('drawing', total=settings.train + settings.val)
+            make_scenes(out, settings, lambda: bar.advance(task))
+        except (ValueError, FileExistsError) as error:
+            sys.exit(str(error))
+    print(f'{out}: {settings.train} training and {settings.val} validation scenes')
+
+
+if __name__ == '__main__':
+    main()

@@ -10,13 +10,14 @@ RUN := $(VENV)/bin/python
 SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup classification full demo test test-long lint format clean
+.PHONY: help setup classification full demo test test-long test-faults lint format clean
 
 help:
 	@echo 'make demo       set up for classification (no compiling) and run the demo'
 	@echo 'make setup      complete the environment: detection, operators, test tools'
 	@echo 'make test       lint, then the tests'
 	@echo 'make test-long  the tests marked long'
+	@echo 'make test-faults  kill trainings 120 times and compare where they end'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     let ruff rewrite the code'
 	@echo 'make clean      remove results and caches, keep the environments'
@@ -42,6 +43,9 @@ test: lint
 
 test-long: full
 	@$(RUN) -m pytest --durations=10 -m long $(PYTEST_ARGS)
+
+test-faults: full
+	@$(RUN) tests/faults/kill.py
 
 lint: full
 	@$(RUN) -m ruff check .

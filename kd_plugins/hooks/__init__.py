@@ -1,7 +1,16 @@
 """Hooks, and functions that data loaders run in their workers."""
 
 from kd_plugins.hooks.curriculum_temperature import CurriculumTemperatureHook
+from kd_plugins.hooks.distillation_guard import DistillationGuardHook
 from kd_plugins.hooks.gradient_cosine import GradientCosineHook
+from kd_plugins.hooks.safe_checkpoint import SafeCheckpointHook
 from kd_plugins.hooks.seeding import SeedByProgressHook, seed_worker
 
-__all__ = ['CurriculumTemperatureHook', 'GradientCosineHook', 'SeedByProgressHook', 'seed_worker']
+__all__ = [
+    'CurriculumTemperatureHook',
+    'DistillationGuardHook',
+    'GradientCosineHook',
+    'SafeCheckpointHook',
+    'SeedByProgressHook',
+    'seed_worker',
+]

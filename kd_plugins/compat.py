@@ -28,6 +28,7 @@ from __future__ import annotations
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
@@ -187,3 +188,14 @@ def install() -> None:
         return
     if not any(isinstance(finder, MMRazorFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, MMRazorFinder())
+
+
+def onnx_exporter() -> dict[str, Any]:
+    """Return what makes ``torch.onnx.export`` use the exporter that both stacks have.
+
+    torch 2.9 made another one the default, which needs onnxscript.
+    """
+    import torch
+
+    parameters = inspect.signature(torch.onnx.export).parameters
+    return dict(dynamo=False) if 'dynamo' in parameters else {}

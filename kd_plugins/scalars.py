@@ -1,40 +1,57 @@
-"""Reading what a training has logged, from its work directory."""
+"""Reading what trainings have logged, from their work directories."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+#: name -> iteration, or epoch, -> value
+Curves = dict[str, dict[int, float]]
 
-def read_curves(
-    work_dir: Path, wanted: Callable[[str], bool], what: str, advice: str
-) -> dict[str, dict[int, float]]:
-    """Return scalars of a training: name -> iteration -> value.
 
-    Where a resumed run logged an iteration again, the later value counts.
+@dataclass
+class Training:
+    """The scalars of one work directory.
 
     Args:
-        work_dir: The work directory, where mmengine's ``LocalVisBackend`` has
-            written a ``<time>/vis_data/scalars.json`` for every start.
-        wanted: Whether a name is one of those to return.
-        what: What they are, for the error message,
-        advice: and where there would be some.
+        name: What to call it.
+        train: What iterations logged: name -> iteration -> value.
+        val: What validations logged: name -> step -> value, the step being an
+            epoch, or an iteration in a loop without epochs.
+    """
+
+    name: str
+    train: Curves = field(default_factory=dict)
+    val: Curves = field(default_factory=dict)
+
+
+def read_training(work_dir: Path, name: str | None = None) -> Training:
+    """Read every log that mmengine's ``LocalVisBackend`` has written for a training.
+
+    Every start writes a ``<time>/vis_data/scalars.json``; where a resumed run
+    logged an iteration again, the later value counts.
 
     Raises:
-        SystemExit: If the directory holds none.
+        FileNotFoundError: If there is none.
     """
-    curves: dict[str, dict[int, float]] = {}
+    training = Training(name or work_dir.name)
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    if not files:
+        raise FileNotFoundError(
+            f'{str(work_dir)!r} holds no */vis_data/scalars.json: give the work directory of a '
+            'training whose visualizer has a LocalVisBackend.'
+        )
     for file in files:
         for line in file.read_text(encoding='utf-8').splitlines():
             row = json.loads(line)
             # What validations log has a step, and no iteration.
-            for name in filter(wanted, row if 'iter' in row else ()):
-                curves.setdefault(name, {})[row['iter']] = row[name]
-    if not curves:
-        raise SystemExit(f'{str(work_dir)!r} holds no {what} ({len(files)} logs read): {advice}.')
-    return curves
+            curves, key = (training.train, 'iter') if 'iter' in row else (training.val, 'step')
+            for item, value in row.items():
+                if isinstance(value, (int, float)) and key in row:
+                    curves.setdefault(item, {})[row[key]] = value
+    return training
 
 
 def short_names(work_dirs: Iterable[Path]) -> dict[Path, str]:

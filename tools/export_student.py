@@ -1,10 +1,12 @@
 """Take the student out of a checkpoint, for the stock tools.
 
     python tools/export_student.py CONFIG CHECKPOINT --out student.pth
+    python tools/export_student.py CONFIG CHECKPOINT --onnx 224 224
 
 CONFIG is the distillation's, or the student's own. What kd_plugins writes is the
 student's already; this leaves out the optimizer and whatever else is only for
-training, and takes the student out of mmrazor's distillation checkpoints.
+training, and takes the student out of mmrazor's distillation checkpoints. ``--onnx``
+writes a classifier as ONNX besides, for pictures of the height and width given.
 """
 
 import argparse
@@ -14,7 +16,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.export import export_student, save
+from kd_plugins.export import build_student, export_onnx, export_student, save
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,6 +29,13 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--publish', action='store_true', help="append 8 digits of the file's SHA-256 to its name"
+    )
+    parser.add_argument(
+        '--onnx',
+        nargs=2,
+        type=int,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='write a classifier for pictures of this size as ONNX besides',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
     args = parser.parse_args()
@@ -56,6 +65,21 @@ def main() -> None:
         f'{size(Path(args.checkpoint))} MB)\n'
         f'test it: mim test {cfg.get("default_scope")} STUDENT_CONFIG --checkpoint {path}'
     )
+    if args.onnx is not None:
+        student = build_student(cfg)
+        student.load_state_dict(weights)
+        out = path.with_suffix('.onnx')
+        try:
+            difference, free = export_onnx(student, out, tuple(args.onnx))
+        except ImportError as error:
+            sys.exit(f'--onnx needs onnx and onnxruntime ({error}): pip install onnx onnxruntime')
+        except ValueError as error:
+            sys.exit(str(error))
+        batch = 'any number of' if free else 'one at a time of the'
+        print(
+            f'wrote {out}: {size(out)} MB, {batch} normalised pictures of {args.onnx[0]} x '
+            f'{args.onnx[1]}; onnxruntime and torch agree to {difference:.1g} of the largest logit'
+        )
 
 
 def size(path: Path) -> str:

@@ -12,6 +12,7 @@ default_hooks = dict(
     guard=dict(type='kd_plugins.DistillationGuardHook', action='stop'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
+    distillation_log=dict(type='kd_plugins.DistillationLogHook'),
 )
 # With the seed below, a resumed run ends in the weights of an undisturbed one.
 custom_hooks = [dict(type='kd_plugins.SeedByProgressHook')]

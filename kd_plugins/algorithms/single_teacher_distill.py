@@ -141,6 +141,7 @@ class SingleTeacherDistill(BaseModel):
                 'teacher teaches noise: give the checkpoint of a trained teacher, or '
                 'model.allow_random_teacher=True if noise is what you want.'
             )
+        self.teacher_ckpt = ckpt
         teacher.requires_grad_(False)
         # Past nn.Module.__setattr__, which would make it part of the module tree.
         self.__dict__['teacher'] = teacher.eval()

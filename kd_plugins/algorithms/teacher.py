@@ -39,9 +39,9 @@ class TeacherInput(nn.Module):
         self.converts = False
         if teacher is None:
             return
-        mean_S, std_S = _normalisation(student)
-        mean_T, std_T = _normalisation(teacher)
-        self.flip = _swaps_channels(student) != _swaps_channels(teacher)
+        mean_S, std_S = normalisation(student)
+        mean_T, std_T = normalisation(teacher)
+        self.flip = swaps_channels(student) != swaps_channels(teacher)
         if self.flip:
             mean_S, std_S = mean_S.flip(0), std_S.flip(0)
         scale, bias = std_S / std_T, (mean_S - mean_T) / std_T
@@ -68,7 +68,7 @@ class TeacherInput(nn.Module):
                 picture[:, :, shape[1] :] = self.pad_value
 
 
-def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+def normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     """Mean and deviation, (channels, 1, 1); 0 and 1 where there is neither."""
     if getattr(preprocessor, '_enable_normalize', False):
         buffers = dict(preprocessor.named_buffers(recurse=False))
@@ -76,7 +76,8 @@ def _normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     return torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
 
 
-def _swaps_channels(preprocessor: nn.Module) -> bool:
+def swaps_channels(preprocessor: nn.Module) -> bool:
+    """Whether a preprocessor turns BGR into RGB."""
     # mmpretrain says to_rgb, mmengine and mmdet keep _channel_conversion.
     return bool(
         getattr(preprocessor, 'to_rgb', False)

@@ -121,18 +121,28 @@ class DKDLoss(LogitsLoss):
         if self._first_call:
             self._check_first_batch(preds_S, gt_labels)
             self._first_call = False
-        if gt_labels.dim() == 1:
-            return batch_mean(self._per_sample(preds_S, preds_T, gt_labels, tau)) * factor
-        share, classes = gt_labels.to(preds_S.dtype).topk(2, dim=1)
-        first, second = (self._per_sample(preds_S, preds_T, classes[:, i], tau) for i in range(2))
-        mixed = share[:, 0] * first + share[:, 1] * second
-        return batch_mean(mixed) * factor
+        tckd, nckd = self._parts(preds_S, preds_T, gt_labels, tau)
+        return batch_mean(self.alpha * tckd + self.beta * nckd) * factor
 
-    def _per_sample(
-        self, preds_S: Tensor, preds_T: Tensor, target: Tensor, tau: float | Tensor
-    ) -> Tensor:
-        tckd, nckd = dkd_loss(preds_S, preds_T, target, tau)
-        return self.alpha * tckd + self.beta * nckd
+    def diagnose(  # type: ignore[override]
+        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the agreement, and both parts as batch means, without weights and warm-up."""
+        seen = super().diagnose(preds_S, preds_T)
+        preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
+        tckd, nckd = self._parts(preds_S, preds_T, gt_labels, tau)
+        return dict(seen, tckd=batch_mean(tckd), nckd=batch_mean(nckd))
+
+    def _parts(
+        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, tau: float | Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return TCKD and NCKD per sample; of mixed labels, the same mixture of both."""
+        if gt_labels.dim() == 1:
+            return dkd_loss(preds_S, preds_T, gt_labels, tau)
+        share, classes = gt_labels.to(preds_S.dtype).topk(2, dim=1)
+        first, second = (dkd_loss(preds_S, preds_T, classes[:, i], tau) for i in range(2))
+        tckd, nckd = (share[:, 0] * a + share[:, 1] * b for a, b in zip(first, second, strict=True))
+        return tckd, nckd
 
     def _check_first_batch(self, preds_S: Tensor, gt_labels: Tensor) -> None:
         """Check what is the same in every batch, once: it costs a synchronisation."""

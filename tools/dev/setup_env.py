@@ -274,7 +274,8 @@ class Setup:
 
     def _install_full(self) -> None:
         pins = self.pins
-        self._install('the packages', '-r', self.tests, *pins['detection'], *pins['mim'])
+        wanted = [*pins['detection'], *pins['optional'], *pins['mim']]
+        self._install('the packages', '-r', self.tests, *wanted)
         self._install('mim', '--no-deps', *pins['mim without its dependencies'])
 
     def _remove_mmcv(self) -> None:

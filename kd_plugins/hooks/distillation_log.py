@@ -1,0 +1,100 @@
+"""What a distillation is doing, in the log."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from torch import Tensor, nn
+
+from kd_plugins.hooks.log_times import is_logged
+from kd_plugins.registry import HOOKS
+
+
+@HOOKS.register_module()
+class DistillationLogHook(Hook):
+    """Log what a training's losses do not tell, in the iterations that are logged.
+
+    * Whatever a term says of itself: ``kd_plugins.KDLoss`` the ``agreement``,
+      the share in % of this process's samples that student and teacher
+      classify alike; ``kd_plugins.DKDLoss`` its parts ``tckd`` and ``nckd``
+      besides, unweighted. A term says so by a method ``diagnose``, which takes
+      the arguments of its ``forward`` and returns named scalars. Several terms
+      that use a name get it with theirs: ``agreement.kd`` is of ``loss_kd``.
+    * ``teacher_seconds``: what the teacher's forward pass took.
+
+    They go the way of all scalars: into the log, the visualizer's JSON file,
+    TensorBoard, wandb. Other iterations cost nothing. In a training without a
+    teacher of kd_plugins the hook does nothing. Put it into ``default_hooks``,
+    under any name.
+    """
+
+    # Before the LoggerHook, which is BELOW_NORMAL.
+    priority = 'NORMAL'
+
+    def __init__(self) -> None:
+        self._handles: list[Any] = []
+        self._seen: dict[str, dict[str, Tensor]] = {}
+        self._seconds: float | None = None
+
+    def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
+        """Listen to the terms and the teacher if this iteration will be logged."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        terms = getattr(getattr(model, 'distiller', None), 'distill_losses', None)
+        if not terms or not is_logged(self, runner, batch_idx):
+            return
+        for name, term in terms.items():
+            if hasattr(term, 'diagnose'):
+                self._listen(name, term)
+        teacher = vars(model).get('teacher')
+        if teacher is not None:
+            self._time(teacher)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
+    ) -> None:
+        """Publish what was heard, and stop listening."""
+        for handle in self._handles:
+            handle.remove()
+        names = [name for said in self._seen.values() for name in said]
+        for term, said in self._seen.items():
+            for name, value in said.items():
+                if names.count(name) > 1:
+                    # Without "loss" in it: mmengine logs running means of such names.
+                    name = f'{name}.{term.removeprefix("loss_").replace("loss", "term")}'
+                runner.message_hub.update_scalar(f'train/{name}', value)
+        if self._seconds is not None:
+            runner.message_hub.update_scalar('train/teacher_seconds', self._seconds)
+        self._handles, self._seen, self._seconds = [], {}, None
+
+    def _listen(self, name: str, term: nn.Module) -> None:
+        def hear(term: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+            with torch.no_grad():
+                self._seen[name] = term.diagnose(*args, **kwargs)
+
+        self._handles.append(term.register_forward_pre_hook(hear, with_kwargs=True))
+
+    def _time(self, teacher: nn.Module) -> None:
+        begun = 0.0
+
+        def begin(*_: Any) -> None:
+            nonlocal begun
+            begun = _now()
+
+        def end(*_: Any) -> None:
+            self._seconds = _now() - begun
+
+        self._handles += [
+            teacher.register_forward_pre_hook(begin),
+            teacher.register_forward_hook(end),
+        ]
+
+
+def _now() -> float:
+    """Return the time at which the device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

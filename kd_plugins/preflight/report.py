@@ -1,0 +1,136 @@
+"""The records that a preflight fills in; all plain, for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+#: From what must be mended to what is good to know.
+LEVELS = ('error', 'warning', 'note')
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a user should know before training.
+
+    Args:
+        level: ``'error'`` where the training would be wrong, ``'warning'``
+            where it may be, ``'note'`` otherwise.
+        what: What was seen.
+        change: What to change.
+    """
+
+    level: str
+    what: str
+    change: str = ''
+
+
+@dataclass
+class Network:
+    """The student or the teacher."""
+
+    type: str
+    source: str
+    weights: str
+    parameters: int
+    trainable: int
+    multiply_adds: int | None  # for one picture of the batch
+    input_shape: list[int]
+    classes: int | None
+    mean: list[float] | None
+    std: list[float] | None
+    swaps_channels: bool
+
+
+@dataclass
+class Read:
+    """One argument of a term: where it comes from and what came."""
+
+    argument: str
+    source: str
+    what: str
+
+
+@dataclass
+class Term:
+    """One distillation term on the first batch.
+
+    ``gradient`` is the norm of its gradient with respect to the student's
+    parameters, weight included; None where it has none.
+    """
+
+    name: str
+    type: str
+    weight: float | None
+    reads: list[Read] = field(default_factory=list)
+    value: float | None = None
+    gradient: float | None = None
+
+
+@dataclass
+class Group:
+    """A parameter group of the optimizer."""
+
+    tensors: int
+    parameters: int
+    lr: float
+    weight_decay: float
+
+
+@dataclass
+class Data:
+    """What the training is fed, and how it steps."""
+
+    dataset: str
+    samples: int
+    classes: int | None
+    batch_size: int
+    accumulation: int
+    base_batch_size: int | None  # what auto_scale_lr says the learning rate is meant for
+    scales_lr: bool
+    iterations_per_epoch: int
+    epochs: float
+
+
+@dataclass
+class Cost:
+    """What the training takes, from the iterations that were run."""
+
+    device: str
+    seconds_per_iteration: float
+    teacher_share: float
+    seconds_in_all: float
+    peak_memory_mib: int
+
+
+@dataclass
+class Report:
+    """Everything that a preflight found out; what it did not get to is None."""
+
+    config: str
+    student: Network | None = None
+    teacher: Network | None = None
+    teacher_metrics: dict[str, float] = field(default_factory=dict)
+    teacher_samples: int = 0
+    data: Data | None = None
+    losses: dict[str, float] = field(default_factory=dict)
+    task_gradient: float | None = None
+    terms: list[Term] = field(default_factory=list)
+    optimizer: str = ''
+    groups: list[Group] = field(default_factory=list)
+    cost: Cost | None = None
+    findings: list[Finding] = field(default_factory=list)
+
+    def add(self, level: str, what: str, change: str = '') -> None:
+        """Add a finding."""
+        self.findings.append(Finding(level, what, change))
+        self.findings.sort(key=lambda finding: LEVELS.index(finding.level))
+
+    @property
+    def ok(self) -> bool:
+        """Whether a training would do what its config says."""
+        return not any(finding.level == 'error' for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return dict(ok=self.ok, **asdict(self))

@@ -10,6 +10,7 @@ default_hooks = dict(
         type='kd_plugins.SafeCheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'
     ),
     guard=dict(type='kd_plugins.DistillationGuardHook', action='stop'),
+    environment=dict(type='kd_plugins.EnvironmentHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     distillation_log=dict(type='kd_plugins.DistillationLogHook'),

@@ -96,7 +96,6 @@ def test_an_address_does_not_run_it(bomb, tmp_path, monkeypatch):
         ['tools/test.py', 'CONFIG', 'BOMB'],
         ['tools/export_student.py', 'CONFIG', 'BOMB'],
         ['tools/train.py', 'CONFIG', '--resume', 'BOMB'],
-        ['tools/train.py', 'CONFIG', '--cfg-options', 'load_from=BOMB'],
         ['tools/train.py', 'KD', '--cfg-options', 'model.teacher_ckpt=BOMB'],
     ],
 )

@@ -34,10 +34,10 @@ def test_a_run_killed_at_any_step_of_writing_goes_on_from_a_whole_checkpoint(tmp
         moments = Moments(0, die, patch.setattr)
         undisturbed = train(config(tmp_path / 'whole', epochs=3))
     assert moments.count > 100
-    # All kinds of writing and deleting occur in the second epoch; every fifth step of them
+    # All kinds of writing and deleting occur in the second epoch; every eighth step of them
     # (tests/faults kills for real, at many more).
     begun_anew = []
-    for at in range(moments.count // 3, 2 * moments.count // 3 + 2, 5):
+    for at in range(moments.count // 3, 2 * moments.count // 3 + 2, 8):
         work_dir = tmp_path / str(at)
         with pytest.MonkeyPatch.context() as patch:
             Moments(at, die, patch.setattr)
@@ -113,10 +113,10 @@ def test_the_pointer_names_the_newest_that_can_be_read(tmp_path, pointer, files,
 
 
 def test_a_moved_directory_is_followed_and_no_pointer_is_a_new_start(tmp_path):
-    train(config(tmp_path / 'here', epochs=1))
+    train(config(tmp_path / 'here', epochs=2))
     (tmp_path / 'here').rename(tmp_path / 'there')
-    end = train(config(tmp_path / 'there', epochs=2, resume=True))
-    assert same(end, train(config(tmp_path / 'whole', epochs=2)))
+    end = train(config(tmp_path / 'there', epochs=3, resume=True))
+    assert same(end, train(config(tmp_path / 'whole', epochs=3)))
     (tmp_path / 'there' / 'last_checkpoint').unlink()
     train(config(tmp_path / 'there', epochs=1, resume=True))
     assert (tmp_path / 'there' / 'last_checkpoint').read_text().endswith('epoch_1.pth')

@@ -113,10 +113,14 @@ def test_the_pointer_names_the_newest_that_can_be_read(tmp_path, pointer, files,
 
 
 def test_a_moved_directory_is_followed_and_no_pointer_is_a_new_start(tmp_path):
-    train(config(tmp_path / 'here', epochs=2))
+    with pytest.MonkeyPatch.context() as patch:
+        moments = Moments(0, die, patch.setattr)
+        whole = train(config(tmp_path / 'whole', epochs=3))
+        moments.at, moments.count = 2 * moments.count // 3, 0
+        with pytest.raises(Killed):
+            train(config(tmp_path / 'here', epochs=3))
     (tmp_path / 'here').rename(tmp_path / 'there')
-    end = train(config(tmp_path / 'there', epochs=3, resume=True))
-    assert same(end, train(config(tmp_path / 'whole', epochs=3)))
+    assert same(train(config(tmp_path / 'there', epochs=3, resume=True)), whole)
     (tmp_path / 'there' / 'last_checkpoint').unlink()
     train(config(tmp_path / 'there', epochs=1, resume=True))
     assert (tmp_path / 'there' / 'last_checkpoint').read_text().endswith('epoch_1.pth')

@@ -14,6 +14,9 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+#: mmengine's strategies that cut a model into pieces.
+SHARDING = ('FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy')
+
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing share, named as upstream's."""
@@ -51,7 +54,19 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the upstream runner, on several processes without a GPU as well."""
+    """Build the upstream runner, on several processes without a GPU as well.
+
+    Raises:
+        SystemExit: If mmengine would shard the student.
+    """
+    strategy = (cfg.get('strategy') or {}).get('type')
+    if strategy in SHARDING and 'distiller' in cfg.model:
+        raise SystemExit(
+            f'strategy.type={strategy!r} is not supported for a distillation: recorders and terms '
+            'read whole tensors of the student, and its checkpoints have its own keys; train with '
+            "strategy=dict(type='DDPStrategy'), gradient checkpointing and accumulation, or "
+            'without runner_type.'
+        )
     start_on_cpus(cfg)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)

@@ -10,7 +10,7 @@ RUN := $(VENV)/bin/python
 SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup classification full demo test test-long test-faults lint format clean
+.PHONY: help setup classification full demo test test-long test-faults test-memory lint format clean
 
 help:
 	@echo 'make demo       set up for classification (no compiling) and run the demo'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test       lint, then the tests'
 	@echo 'make test-long  the tests marked long'
 	@echo 'make test-faults  kill trainings 120 times and compare where they end'
+	@echo 'make test-memory  2,000 iterations of every method, whose memory must not grow'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     let ruff rewrite the code'
 	@echo 'make clean      remove results and caches, keep the environments'
@@ -46,6 +47,9 @@ test-long: full
 
 test-faults: full
 	@$(RUN) tests/faults/kill.py
+
+test-memory: full
+	@$(RUN) tests/faults/memory.py
 
 lint: full
 	@$(RUN) -m ruff check .

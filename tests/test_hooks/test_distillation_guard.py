@@ -180,6 +180,19 @@ def test_a_step_reads_nothing_back(monkeypatch, skip):
         watch.describe()
 
 
+def test_what_one_rank_sees_stops_every_rank(tmp_path, monkeypatch):
+    asked = []
+
+    def other_rank_has_seen_it(counts, op):
+        asked.append(op)
+        counts.fill_(2)
+
+    monkeypatch.setattr('kd_plugins.hooks.distillation_guard.all_reduce', other_rank_has_seen_it)
+    with pytest.raises(FloatingPointError, match=r'distill\.loss_kd was not finite on another pro'):
+        training(tmp_path, [], epochs=1, check_teacher=False).train()
+    assert asked == ['max']
+
+
 def test_a_model_without_distillation_is_left_alone(tmp_path):
     cfg = config(tmp_path, 1, model=dict(type='TinyClassifier'))
     cfg.default_hooks.guard = dict(type='kd_plugins.DistillationGuardHook', interval=1)

@@ -133,6 +133,21 @@ def test_where_nothing_can_be_read_it_says_so(tmp_path):
         train(config(tmp_path, resume=True))
 
 
+def test_the_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
+    steps = []
+    for name in ('fsync', 'replace'):
+        original = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda *a, name=name, original=original: (steps.append(name), original(*a))
+        )
+    storage.AtomicLocalBackend().put(b'content', tmp_path / 'new' / 'file')
+    storage.AtomicLocalBackend().put_text('tëxt', tmp_path / 'new' / 'text')
+    assert steps == ['fsync', 'replace', 'fsync'] * 2
+    assert (tmp_path / 'new' / 'file').read_bytes() == b'content'
+    assert (tmp_path / 'new' / 'text').read_text(encoding='utf-8') == 'tëxt'
+    assert len(list((tmp_path / 'new').iterdir())) == 2
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     train(config(tmp_path, epochs=1))
     before = (tmp_path / 'epoch_1.pth').read_bytes()

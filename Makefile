@@ -10,7 +10,8 @@ RUN := $(VENV)/bin/python
 SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup classification full demo demo-detection test test-long lint format docs clean
+.PHONY: help setup classification full demo demo-detection test test-long test-faults
+.PHONY: test-memory lint format docs clean
 
 help:
 	@echo 'make demo       set up for classification (no compiling) and run the demo'
@@ -18,6 +19,8 @@ help:
 	@echo 'make setup      complete the environment: detection, operators, test tools'
 	@echo 'make test       lint, then the tests'
 	@echo 'make test-long  the tests marked long'
+	@echo 'make test-faults  kill trainings 120 times and compare where they end'
+	@echo 'make test-memory  2,000 iterations of every method, whose memory must not grow'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     let ruff rewrite the code'
 	@echo 'make docs       build the documentation in docs/_build, warnings being errors'
@@ -47,6 +50,12 @@ test: lint
 
 test-long: full
 	@$(RUN) -m pytest --durations=10 -m long $(PYTEST_ARGS)
+
+test-faults: full
+	@$(RUN) tests/faults/kill.py
+
+test-memory: full
+	@$(RUN) tests/faults/memory.py
 
 lint: full
 	@$(RUN) -m ruff check .

@@ -16,6 +16,11 @@ be imported unaided, because torch is older than 2.0, nothing is replaced.
 
 mmcv without compiled operators, which is enough for classification, warns at
 every import of what classification does not use; that warning is silenced.
+
+mmengine reads checkpoints by ``torch.load``, which runs what a pickle tells it
+to: always on torch 2.1, and after one warning in the maintained continuation.
+As soon as ``mmengine.runner.checkpoint`` is imported, its loaders go through
+the list of :mod:`kd_plugins.checkpoints` instead.
 """
 
 from __future__ import annotations
@@ -36,6 +41,7 @@ from typing import Any
 MMRAZOR_NEWEST_MMCV = '2.1.0'
 
 _QUANTIZATION = 'mmrazor.structures.quantization'
+_CHECKPOINT = 'mmengine.runner.checkpoint'
 
 
 class _Inert:
@@ -124,14 +130,60 @@ def _accepted_mmcv_version() -> Iterator[None]:
         mmcv.__version__ = original
 
 
+class _GuardingLoader(importlib.abc.Loader):
+    """Runs a module, then gives it to :func:`kd_plugins.checkpoints.install`."""
+
+    def __init__(self, loader: importlib.abc.Loader) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _guard_checkpoints(module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
+class CheckpointFinder(importlib.abc.MetaPathFinder):
+    """Finds mmengine's module of checkpoint loaders."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return a spec for this module, None for every other one."""
+        if fullname != _CHECKPOINT:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _GuardingLoader(spec.loader)
+        return spec
+
+
+def _guard_checkpoints(module: ModuleType) -> None:
+    # Late, because it imports torch.
+    from kd_plugins import checkpoints
+
+    checkpoints.install(module)
+
+
 def needs_stand_in() -> bool:
     """Whether mmrazor cannot be imported unaided on the installed torch."""
     return int(version('torch').split('.', maxsplit=1)[0]) >= 2
 
 
 def install() -> None:
-    """Let mmrazor be imported, later and by anybody; calling it twice is fine."""
+    """Let mmrazor be imported and checkpoints be read safely; calling it twice is fine."""
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
+    if not any(isinstance(finder, CheckpointFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, CheckpointFinder())
+        if _CHECKPOINT in sys.modules:
+            _guard_checkpoints(sys.modules[_CHECKPOINT])
     if 'mmrazor' in sys.modules or not needs_stand_in():
         return
     if not any(isinstance(finder, MMRazorFinder) for finder in sys.meta_path):

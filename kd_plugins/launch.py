@@ -6,12 +6,16 @@ import argparse
 import json
 import os
 import os.path as osp
+import subprocess
 
 import torch.distributed
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+
+#: mmengine's strategies that cut a model into pieces.
+SHARDING = ('FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +54,19 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the upstream runner, on several processes without a GPU as well."""
+    """Build the upstream runner, on several processes without a GPU as well.
+
+    Raises:
+        SystemExit: If mmengine would shard the student.
+    """
+    strategy = (cfg.get('strategy') or {}).get('type')
+    if strategy in SHARDING and 'distiller' in cfg.model:
+        raise SystemExit(
+            f'strategy.type={strategy!r} is not supported for a distillation: recorders and terms '
+            'read whole tensors of the student, and its checkpoints have its own keys; train with '
+            "strategy=dict(type='DDPStrategy'), gradient checkpointing and accumulation, or "
+            'without runner_type.'
+        )
     start_on_cpus(cfg)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
@@ -64,8 +80,10 @@ def start_on_cpus(cfg: Config) -> None:
     wrapper names one. With the process group started before it, the Runner
     skips the first, and ``device_ids=None`` spares the second.
     """
-    if cfg.launcher != 'pytorch' or get_device() != 'cpu':
+    if cfg.launcher not in ('pytorch', 'slurm') or get_device() != 'cpu':
         return
+    if cfg.launcher == 'slurm':
+        os.environ.update(slurm_environment())
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
     wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(
@@ -75,6 +93,39 @@ def start_on_cpus(cfg: Config) -> None:
     )
     wrapper['device_ids'] = None
     cfg.model_wrapper_cfg = wrapper
+
+
+def slurm_environment() -> dict[str, str]:
+    """Return what torch asks the environment for, from what Slurm tells its tasks.
+
+    As mmengine does for GPUs: ``MASTER_ADDR`` and ``MASTER_PORT`` are kept if set.
+    """
+    nodes = os.environ.get('SLURM_NODELIST', '127.0.0.1')
+    address = os.environ.get('MASTER_ADDR')
+    if address is None:
+        show = ['scontrol', 'show', 'hostnames', nodes]
+        address = subprocess.run(show, capture_output=True, text=True, check=True).stdout.split()[0]
+    return dict(
+        MASTER_ADDR=address,
+        MASTER_PORT=os.environ.get('MASTER_PORT', '29500'),
+        WORLD_SIZE=os.environ['SLURM_NTASKS'],
+        RANK=os.environ['SLURM_PROCID'],
+        LOCAL_RANK=os.environ.get('SLURM_LOCALID', '0'),
+    )
+
+
+def restarted_with_a_checkpoint(work_dir: str) -> bool:
+    """Whether a launcher has started this again, with a checkpoint to go on from.
+
+    torchrun counts its restarts, Slurm its requeues. ``dist_train.sh`` tells
+    when it began: an older checkpoint in the same directory is not this run's.
+    """
+    counts = (os.environ.get(key, '0') for key in ('TORCHELASTIC_RESTART_COUNT',
+                                                   'SLURM_RESTART_COUNT'))  # fmt: skip
+    pointer = osp.join(work_dir, 'last_checkpoint')
+    if not any(int(count) for count in counts) or not osp.isfile(pointer):
+        return False
+    return osp.getmtime(pointer) >= float(os.environ.get('KD_PLUGINS_STARTED', 0))
 
 
 def enable_amp(cfg: Config) -> None:

@@ -13,7 +13,6 @@ import os
 import statistics
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
@@ -23,14 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.environment import hardware, versions
 from kd_plugins.experiments import Result, Run, config_hash, epochs_done, load_config, run_all
 from kd_plugins.launch import write_json
 
-#: Both stacks' names of the packages that a result depends on.
-PACKAGES = (
-    'kd_plugins', 'torch', 'torchvision', 'mmengine', 'onedl-mmengine', 'mmcv', 'onedl-mmcv',
-    'mmpretrain', 'onedl-mmpretrain', 'mmdet', 'onedl-mmdetection', 'mmrazor', 'numpy',
-)  # fmt: skip
 #: How tables name the metrics, and the metafile.
 NAMES = {
     'accuracy/top1': ('top-1', 'Top 1 Accuracy'),
@@ -137,28 +132,6 @@ def summarise(args: argparse.Namespace, results: dict[Run, Result]) -> dict:
         hardware=hardware(),
         versions=versions(),
     )
-
-
-def hardware() -> str:
-    """Name the GPUs, or the processor."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    if gpus:
-        return ', '.join(gpus)
-    info = Path('/proc/cpuinfo')
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(':')[1].strip() for line in lines if line.startswith('model name')]
-    return f'{os.cpu_count()} cores' + (f' of {names[0]}' if names else '')
-
-
-def versions() -> dict[str, str]:
-    """Return the installed versions of what a result depends on."""
-    found = {'python': sys.version.split()[0]}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def table(summary: dict) -> Table:

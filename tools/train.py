@@ -1,9 +1,9 @@
 """Train a config on the upstream runner.
 
-    python tools/train.py configs/dkd/dkd_digits-r18s_r18t_digits.py
+    python tools/train.py configs/dkd/dkd_digits.py
 
 The arguments are mmpretrain's and mmdet's. ``tools/dist_train.sh`` starts it on
-several processes, with or without GPUs.
+several processes, with or without GPUs, ``tools/slurm_train.sh`` on a cluster.
 """
 
 import argparse
@@ -47,6 +47,8 @@ def apply(args: argparse.Namespace, cfg: Config) -> None:
                 'batch size that its learning rate is meant for.'
             )
         cfg.auto_scale_lr.enable = True
+    if launch.restarted_with_a_checkpoint(cfg.work_dir):
+        args.resume = 'auto'
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume

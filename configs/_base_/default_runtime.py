@@ -5,7 +5,12 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=100),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'),
+    # A kill at any moment leaves a whole checkpoint to go on from.
+    checkpoint=dict(
+        type='kd_plugins.SafeCheckpointHook', interval=1, max_keep_ckpts=2, save_best='auto'
+    ),
+    guard=dict(type='kd_plugins.DistillationGuardHook', action='stop'),
+    environment=dict(type='kd_plugins.EnvironmentHook'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='VisualizationHook', enable=False),
     distillation_log=dict(type='kd_plugins.DistillationLogHook'),

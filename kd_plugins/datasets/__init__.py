@@ -2,5 +2,6 @@
 
 from kd_plugins.datasets.contrast import PackContrastInputs
 from kd_plugins.datasets.digits import Digits
+from kd_plugins.datasets.pictures import LoadImageFromFile
 
-__all__ = ['Digits', 'PackContrastInputs']
+__all__ = ['Digits', 'LoadImageFromFile', 'PackContrastInputs']

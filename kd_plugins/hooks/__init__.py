@@ -1,14 +1,20 @@
 """Hooks, and functions that data loaders run in their workers."""
 
 from kd_plugins.hooks.curriculum_temperature import CurriculumTemperatureHook
+from kd_plugins.hooks.distillation_guard import DistillationGuardHook
 from kd_plugins.hooks.distillation_log import DistillationLogHook
+from kd_plugins.hooks.environment_record import EnvironmentHook
 from kd_plugins.hooks.gradient_cosine import GradientCosineHook
+from kd_plugins.hooks.safe_checkpoint import SafeCheckpointHook
 from kd_plugins.hooks.seeding import SeedByProgressHook, seed_worker
 
 __all__ = [
     'CurriculumTemperatureHook',
+    'DistillationGuardHook',
     'DistillationLogHook',
+    'EnvironmentHook',
     'GradientCosineHook',
+    'SafeCheckpointHook',
     'SeedByProgressHook',
     'seed_worker',
 ]

@@ -86,6 +86,11 @@ def _quiet(cfg: Config, folder: str) -> Config:
     cfg.visualizer = None
     cfg.resume = False
     cfg.experiment_name = f'preflight_{time.time_ns()}'
+    # What these would stop at, the report says.
+    for name, hook in (cfg.get('default_hooks') or {}).items():
+        kind = (hook or {}).get('type')
+        if kind in ('kd_plugins.SafeCheckpointHook', 'kd_plugins.DistillationGuardHook'):
+            cfg.default_hooks[name] = None
     sampler = (cfg.get('val_dataloader') or {}).get('sampler') or {}
     if sampler.get('type') == 'DefaultSampler':
         # In the order of the files, the first batches hold one class.

@@ -16,7 +16,7 @@ train_dataloader = dict(
         type='CustomDataset',
         data_prefix='data/cifar10-small/train',
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='kd_plugins.LoadImageFromFile'),
             dict(type='RandomCrop', crop_size=32, padding=4),
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
             dict(type='PackInputs'),
@@ -31,7 +31,7 @@ val_dataloader = dict(
     dataset=dict(
         type='CustomDataset',
         data_prefix='data/cifar10-small/val',
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+        pipeline=[dict(type='kd_plugins.LoadImageFromFile'), dict(type='PackInputs')],
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )

@@ -18,7 +18,7 @@ train_dataloader = dict(
         type='CustomDataset',
         data_prefix='data/tiny-imagenet-200/train',
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='kd_plugins.LoadImageFromFile'),
             dict(type='NumpyToPIL'),
             dict(type='torchvision/RandomRotation', degrees=20),
             dict(type='PILToNumpy'),
@@ -35,7 +35,7 @@ val_dataloader = dict(
     dataset=dict(
         type='CustomDataset',
         data_prefix='data/tiny-imagenet-200/val',
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')],
+        pipeline=[dict(type='kd_plugins.LoadImageFromFile'), dict(type='PackInputs')],
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )

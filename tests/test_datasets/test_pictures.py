@@ -1,0 +1,88 @@
+"""Pictures that cannot be read, on the way from the file."""
+
+import io
+
+import numpy as np
+import pytest
+from helpers import ROOT
+from mmcv.transforms import LoadImageFromFile as Upstream
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
+
+from kd_plugins.registry import TRANSFORMS
+
+
+def picture(kind, size=64, **options):
+    pixels = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def with_thumbnail():
+    thumbnail = picture('JPEG', 16)
+    segment = b'Exif\0\0' + thumbnail
+    app1 = b'\xff\xe1' + (len(segment) + 2).to_bytes(2, 'big') + segment
+    return picture('JPEG')[:2] + app1 + picture('JPEG')[2:]
+
+
+PICTURES = {
+    'baseline.jpg': picture('JPEG'),
+    'progressive.jpg': picture('JPEG', progressive=True),
+    'thumbnail.jpg': with_thumbnail(),
+    'motion.jpg': picture('JPEG') + b'mp4\xff\xda more',
+    'plain.png': picture('PNG'),
+    'trailing.png': picture('PNG') + b'\0' * 100,
+    'old.bmp': picture('BMP'),
+}
+
+
+def load(path, **options):
+    transform = TRANSFORMS.build(dict(type='kd_plugins.LoadImageFromFile', **options))
+    return transform(dict(img_path=str(path)))
+
+
+@pytest.mark.parametrize('name', PICTURES)
+def test_whole_pictures_are_read_as_upstream_reads_them(tmp_path, name):
+    (tmp_path / name).write_bytes(PICTURES[name])
+    for options in ({}, {'to_float32': True}, {'color_type': 'grayscale'}):
+        ours = load(tmp_path / name, **options)
+        theirs = Upstream(**options)(dict(img_path=str(tmp_path / name)))
+        assert ours.keys() == theirs.keys() and ours['img_shape'] == theirs['img_shape']
+        assert ours['img'].dtype == theirs['img'].dtype
+        assert np.array_equal(ours['img'], theirs['img'])
+
+
+@pytest.mark.parametrize('name', ['baseline.jpg', 'progressive.jpg', 'thumbnail.jpg', 'plain.png'])
+def test_broken_off_pictures_are_named_wherever_they_end(tmp_path, name):
+    whole = PICTURES[name]
+    path = tmp_path / name
+    for end in [0, 1, 2, 10, *range(50, len(whole) - 2, 97), len(whole) - 2]:
+        path.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=rf"the picture '.*{name}' cannot be read \(") as error:
+            load(path)
+        assert '\n' not in str(error.value)
+        assert load(path, ignore_empty=True) is None
+
+
+def test_missing_files_and_other_files_are_named(tmp_path):
+    (tmp_path / 'notes.jpg').write_text('hello')
+    for name, why in (('notes.jpg', 'not a picture'), ('gone.jpg', 'No such file')):
+        with pytest.raises(ValueError, match=rf"{name}' cannot be read \(.*{why}"):
+            load(tmp_path / name)
+
+
+def test_a_dataset_in_a_config_of_ours_names_it(tmp_path):
+    init_default_scope('mmpretrain')
+    cfg = Config.fromfile(ROOT / 'configs/_base_/datasets/cifar10-small.py')
+    dataset = cfg.train_dataloader.dataset
+    dataset.update(data_prefix=str(tmp_path), _scope_='mmpretrain')
+    for label in ('a', 'b'):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / '1.png').write_bytes(picture('PNG', 32))
+    built = DATASETS.build(dataset)
+    assert built[0]['inputs'].shape == (3, 32, 32)
+    (tmp_path / 'b' / '1.png').write_bytes(picture('PNG', 32)[:500])
+    with pytest.raises(ValueError, match=r'b/1\.png. cannot be read \(it breaks off\)'):
+        built[1]

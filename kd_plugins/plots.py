@@ -50,7 +50,7 @@ PANELS = (
     Panel('task loss', _is('task_loss'), log=True),
     Panel('distillation loss', _is('distill_loss'), log=True),
     Panel('each term', lambda n: n.startswith('distill.') and 'loss' in n, log=True),
-    Panel('agreement with the teacher in %', _is('agreement')),
+    Panel('agreement with the teacher in %', _is('agreement', 'dense_agreement')),
     Panel('TCKD and NCKD', _is('tckd', 'nckd'), log=True),
     Panel('temperature', lambda n: n.split('.')[0] == 'tau' and not n.endswith(_ENDS)),
     Panel('cosine of both gradients', _is('grad_cosine')),

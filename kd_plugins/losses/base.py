@@ -33,6 +33,11 @@ def batch_mean(values: Tensor) -> Tensor:
     return values.sum() / max(values.numel(), 1)
 
 
+def agreement(preds_S: Tensor, preds_T: Tensor) -> Tensor:
+    """Share in % of the samples, (N, C, ...), for which both networks' first class is one."""
+    return 100 * batch_mean((preds_S.argmax(1) == preds_T.argmax(1)).float())
+
+
 def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor) -> None:
     """Refuse anything but two sets of logits of the same shape (N, C), C >= 2."""
     if preds_S.dim() != 2 or preds_S.shape != preds_T.shape:
@@ -106,17 +111,3 @@ class LogitsLoss(WeightedLoss):
         preds_S = at_least_float32(preds_S)
         preds_T = at_least_float32(preds_T.detach())
         return preds_S, preds_T, self.tau(preds_S, preds_T)
-
-    def diagnose(
-        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Return what is worth watching, from the arguments of :meth:`forward`.
-
-        ``kd_plugins.DistillationLogHook`` asks for it in the iterations that
-        are logged; any term may offer such a method.
-
-        Returns:
-            ``agreement``: the share of samples, in %, for which the student's
-            first class is the teacher's.
-        """
-        return dict(agreement=100 * batch_mean((preds_S.argmax(1) == preds_T.argmax(1)).float()))

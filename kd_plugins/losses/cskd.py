@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_plugins.losses.base import at_least_float32, batch_mean
+from kd_plugins.losses.base import agreement, at_least_float32, batch_mean
 from kd_plugins.losses.deit import AnswerLoss
 from kd_plugins.registry import MODELS
 from kd_plugins.schedules import Decay
@@ -126,6 +126,11 @@ class CSKDLoss(AnswerLoss):
         if self.form == 'soft' and self.normalizer == 'published':
             return loss * preds_S.shape[2:].numel()
         return loss
+
+    def diagnose(self, preds_S: Tensor, preds_T: Tensor) -> dict[str, Tensor]:
+        """Return the agreement position by position, for the hook that logs it."""
+        dense = on_one_grid(at_least_float32(preds_S), at_least_float32(preds_T))
+        return dict(dense_agreement=agreement(*dense))
 
 
 def _rows(dense: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_plugins.losses.base import LogitsLoss, batch_mean
+from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.losses.kd import kd_loss
 from kd_plugins.registry import MODELS
 
@@ -112,3 +112,9 @@ class DeiTLoss(AnswerLoss):
         if self.form == 'soft' and self.normalizer == 'published':
             return loss / preds_S.shape[1]
         return loss
+
+    def diagnose(
+        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the agreement, for :class:`kd_plugins.hooks.DistillationLogHook`."""
+        return dict(agreement=agreement(preds_S, preds_T))

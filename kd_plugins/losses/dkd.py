@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_plugins.losses.base import LogitsLoss, batch_mean
+from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.registry import MODELS
 from kd_plugins.schedules import LinearWarmup
 from kd_plugins.temperatures.base import per_sample
@@ -124,14 +124,15 @@ class DKDLoss(LogitsLoss):
         tckd, nckd = self._parts(preds_S, preds_T, gt_labels, tau)
         return batch_mean(self.alpha * tckd + self.beta * nckd) * factor
 
-    def diagnose(  # type: ignore[override]
-        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor
-    ) -> dict[str, Tensor]:
-        """Return the agreement, and both parts as batch means, without weights and warm-up."""
-        seen = super().diagnose(preds_S, preds_T)
+    def diagnose(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> dict[str, Tensor]:
+        """Return the agreement, and both parts as batch means, without weights and warm-up.
+
+        For :class:`kd_plugins.hooks.DistillationLogHook`.
+        """
         preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
         tckd, nckd = self._parts(preds_S, preds_T, gt_labels, tau)
-        return dict(seen, tckd=batch_mean(tckd), nckd=batch_mean(nckd))
+        seen = dict(tckd=batch_mean(tckd), nckd=batch_mean(nckd))
+        return dict(seen, agreement=agreement(preds_S, preds_T))
 
     def _parts(
         self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, tau: float | Tensor

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_plugins.losses.base import LogitsLoss, batch_mean
+from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.registry import MODELS
 from kd_plugins.temperatures.base import per_sample
 
@@ -65,3 +65,9 @@ class KDLoss(LogitsLoss):
         """
         preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
         return batch_mean(kd_loss(preds_S, preds_T, tau)) * self.loss_weight
+
+    def diagnose(
+        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return the agreement, for :class:`kd_plugins.hooks.DistillationLogHook`."""
+        return dict(agreement=agreement(preds_S, preds_T))

@@ -3,6 +3,8 @@ import torch
 from oracles import batch_of, tckd_nckd
 from vector_training import kd, logged, runner_of
 
+from kd_plugins.losses import CSKDLoss, DKDLoss, KDLoss
+
 DKD = dict(type='kd_plugins.DKDLoss', tau=2.0, alpha=0.5, beta=3.0, warmup=4)
 LOG = dict(type='kd_plugins.DistillationLogHook')
 
@@ -40,7 +42,6 @@ def test_logs_agreement_parts_and_teacher_time_where_the_log_is_written(tmp_path
 
 def test_other_iterations_cost_nothing(tmp_path, monkeypatch):
     asked = []
-    from kd_plugins.losses import KDLoss
 
     diagnose = KDLoss.diagnose
     monkeypatch.setattr(KDLoss, 'diagnose', lambda *a, **k: asked.append(1) or diagnose(*a, **k))
@@ -68,7 +69,6 @@ def test_watching_changes_nothing(tmp_path):
 
 
 def test_mixed_labels_mix_the_parts():
-    from kd_plugins.losses import DKDLoss
 
     generator = torch.Generator().manual_seed(0)
     preds_S, preds_T = torch.randn(2, 3, 5, generator=generator, dtype=torch.float64)
@@ -81,3 +81,19 @@ def test_mixed_labels_mix_the_parts():
             [0.25 * tckd_nckd(s, t, 1, 2.0)[i] + 0.75 * tckd_nckd(s, t, 4, 2.0)[i] for s, t in rows]
         )
         assert seen[name].item() == pytest.approx(expected, rel=1e-10)
+
+
+def test_patches_agree_on_the_coarser_of_two_grids():
+    generator = torch.Generator().manual_seed(0)
+    preds_S = torch.randn(2, 3, 4, 4, generator=generator)
+    preds_T = torch.randn(2, 3, 2, 2, generator=generator)
+    same = []
+    for n in range(2):
+        for i in range(2):
+            for j in range(2):
+                cell = preds_S[n, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].mean((1, 2)).tolist()
+                answer = preds_T[n, :, i, j].tolist()
+                same.append(cell.index(max(cell)) == answer.index(max(answer)))
+    seen = CSKDLoss().diagnose(preds_S, preds_T)
+    assert seen['dense_agreement'].item() == pytest.approx(100 * batch_of(same))
+    assert 0 < batch_of(same) < 1

@@ -17,6 +17,7 @@ from torch import nn
 from kd_plugins.algorithms.networks import build_network, resolve_network
 
 _LABELS = 'head.loss_module'
+_CLASSIFIER, _DENSE = 'classifier', 'dense detector'
 
 
 @dataclass(frozen=True)
@@ -127,14 +128,12 @@ def new_config(pair: Pair, method: str, out: Path) -> str:
         return _head(pair, out) + _alone(pair)
     student = _build(pair.cfg(pair.student), '--student')
     teacher = _build(pair.cfg(pair.teacher), '--teacher')
-    dense = [hasattr(network, 'bbox_head') for network in (student, teacher)]
-    if dense != [chosen.dense] * 2:
-        kinds = ['dense detector' if d else 'classifier' for d in dense]
-        wanted = 'dense detectors' if chosen.dense else 'classifiers'
+    kinds = _kind(student), _kind(teacher)
+    if set(kinds) != {_DENSE if chosen.dense else _CLASSIFIER}:
         raise ValueError(
-            f'--method {method} is for two {wanted}, but --student {pair.student!r} is a '
-            f'{type(student).__name__} ({kinds[0]}) and --teacher {pair.teacher!r} a '
-            f'{type(teacher).__name__} ({kinds[1]}).'
+            f'--method {method} is for two {"dense detectors" if chosen.dense else "classifiers"}, '
+            f'but --student {pair.student!r} is a {type(student).__name__} ({kinds[0]}) and '
+            f'--teacher {pair.teacher!r} a {type(teacher).__name__} ({kinds[1]}).'
         )
     if chosen.dense and pair.data is not None:
         raise ValueError('--data is for classifiers: give a student config that has your data.')
@@ -243,6 +242,12 @@ def classifier(network: nn.Module, name: str = 'the network') -> tuple[str, int]
             'start from configs/kd and name the module in the recorders.'
         )
     return linear[0]
+
+
+def _kind(network: nn.Module) -> str:
+    if hasattr(network, 'bbox_head'):
+        return _DENSE
+    return _CLASSIFIER if hasattr(network, 'head') else 'neither classifier nor dense detector'
 
 
 def _build(cfg: dict[str, Any], key: str) -> BaseModel:

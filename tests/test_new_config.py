@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import cv2
+import detection
 import numpy as np
 import pytest
 import torch
@@ -47,6 +48,24 @@ def test_what_is_written_trains(tmp_path, ckpt, method):
     expected = 'DOTSGD in DOTOptimWrapper' if method == 'dot' else 'SGD in OptimWrapper'
     assert report.optimizer == expected
     assert cfg.train_dataloader.dataset.type == 'kd_plugins.Digits'
+
+
+@pytest.mark.parametrize('method', [name for name, m in METHODS.items() if m.dense])
+def test_what_is_written_for_detectors_trains(tmp_path, method):
+    paths = [str(ROOT / f'configs/vanilla/gfl_scenes_{who}.py') for who in ('student', 'teacher')]
+    network, _ = resolve_network(dict(cfg_path=paths[1]), 'teacher')
+    ckpt = tmp_path / 'teacher.pth'
+    torch.save(dict(state_dict=build_network(network, 'teacher').state_dict()), ckpt)
+    cfg = written(Pair(*paths, str(ckpt)), method, tmp_path / 'my.py')
+    init_default_scope('mmdet')
+    model = MODELS.build(cfg.model).train()
+    data = model.data_preprocessor(detection.images(), True)
+    losses = model(**data, mode='loss')
+    mine = {name.removeprefix('distill.') for name in losses if name.startswith('distill.loss')}
+    assert mine == set(METHODS[method].terms)
+    total, _ = model.parse_losses(losses)
+    total.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
 def test_the_text_says_how_to_use_it_and_is_short(tmp_path, ckpt):
@@ -142,6 +161,9 @@ def test_pairs_that_do_not_fit_are_refused(tmp_path):
         new_config(Pair(STUDENT, TEACHER), 'bckd', out)
     with pytest.raises(ValueError, match=r'--method kd is for two classifiers.*GFL \(dense det'):
         new_config(Pair(STUDENT, DENSE), 'kd', out)
+    two_stage = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
+    with pytest.raises(ValueError, match=r'FasterRCNN \(neither classifier nor dense detector\)'):
+        new_config(Pair(two_stage, DENSE), 'bckd', out)
     with pytest.raises(ValueError, match='--method alone and --teacher'):
         new_config(Pair(STUDENT, TEACHER), 'alone', out)
     with pytest.raises(ValueError, match='--method kd and --teacher None'):

@@ -3,12 +3,14 @@
     python tools/inspect_pair.py CONFIG CHECKPOINT --view answers --images a.png b.png
     python tools/inspect_pair.py CONFIG CHECKPOINT --view correlation
     python tools/inspect_pair.py CONFIG CHECKPOINT --view tsne
+    python tools/inspect_pair.py CONFIG CHECKPOINT --view boxes
 
 ``answers``: both networks' first classes for some pictures, and the value of
 every distillation term for each alone. ``correlation``: how differently both
 relate the classes, the matrix that the DKD paper shows. ``tsne``: both networks'
-penultimate features, by class. Without ``--images``, pictures of the validation
-set. For classifiers.
+penultimate features, by class. ``boxes``, for dense detectors: what both find, and
+how much every place tells them apart, which is what BCKD weighs boxes with.
+Without ``--images``, pictures of the validation set.
 """
 
 import argparse
@@ -24,6 +26,7 @@ from torch import Tensor
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import pairs
 from kd_plugins.algorithms import SingleTeacherDistill
+from kd_plugins.detector_pairs import detect
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +35,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config of the distillation')
     parser.add_argument('checkpoint', help="the student's checkpoint")
     parser.add_argument('--view', choices=VIEWS, default='answers')
-    parser.add_argument('--images', nargs='+', metavar='FILE', help='pictures for --view answers')
+    parser.add_argument(
+        '--images', nargs='+', metavar='FILE', help='pictures for --view answers or boxes'
+    )
     parser.add_argument('--samples', type=int, help='of the validation set; by default 6 or 1000')
     parser.add_argument('--out', type=Path, help='picture to write, by default VIEW.png')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
@@ -40,20 +45,14 @@ def parse_args() -> argparse.Namespace:
     for path in (args.config, *(args.images or ())):
         if not Path(path).is_file():
             parser.error(f'{path!r} is not a file.')
-    args.samples = args.samples or (6 if args.view == 'answers' else 1000)
+    args.samples = args.samples or (6 if args.view in ('answers', 'boxes') else 1000)
     args.out = args.out or Path(f'{args.view}.png')
     return args
 
 
 def draw_answers(algorithm: SingleTeacherDistill, cfg: Config, args: argparse.Namespace) -> Any:
     """Draw pictures, both networks' five first classes, and what the terms say of each."""
-    if args.images:
-        batch = pairs.picture_batch(cfg, args.images)
-    else:
-        batches = list(pairs.validation_batches(cfg, args.samples))
-        batch = {
-            key: sum((list(b[key]) for b in batches), [])[: args.samples] for key in batches[0]
-        }
+    batch = _batch(cfg, args)
     answers = pairs.ask(algorithm, [batch])
     known = bool((answers.labels >= 0).all())
     terms = pairs.term_values(algorithm, cfg, batch) if known else {}
@@ -123,7 +122,51 @@ def draw_tsne(algorithm: SingleTeacherDistill, cfg: Config, args: argparse.Names
     return figure
 
 
-VIEWS = {'answers': draw_answers, 'correlation': draw_correlation, 'tsne': draw_tsne}
+def draw_boxes(algorithm: SingleTeacherDistill, cfg: Config, args: argparse.Namespace) -> Any:
+    """Draw what both detectors find in pictures, and where they differ."""
+    batch = _batch(cfg, args)
+    found = detect(algorithm, batch)
+    figure, grid = _pyplot().subplots(
+        len(found), 3, figsize=(9, 3 * len(found)), layout='constrained', squeeze=False
+    )
+    for i, (axes, each) in enumerate(zip(grid, found, strict=True)):
+        picture = _picture(batch['inputs'][i])
+        for panel, (boxes, labels, scores) in zip(axes, (each.teacher, each.student), strict=False):
+            panel.imshow(picture, cmap='gray')
+            for (x1, y1, x2, y2), label, score in zip(boxes, labels, scores, strict=True):
+                colour = matplotlib.colormaps['tab20'](int(label) % 20)
+                frame = matplotlib.patches.Rectangle(
+                    (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor=colour
+                )
+                panel.add_patch(frame)
+                panel.text(
+                    x1, y1, f'{int(label)}: {score:.2f}', fontsize=7, va='bottom',
+                    bbox=dict(facecolor=colour, edgecolor='none', pad=0.8),
+                )  # fmt: skip
+        axes[2].imshow(picture, cmap='gray')
+        weights = axes[2].imshow(each.weights, cmap='magma', alpha=0.7, vmin=0, vmax=1)
+        figure.colorbar(weights, ax=axes[2], fraction=0.046)
+        for panel in axes:
+            panel.axis('off')
+    for panel, title in zip(grid[0], ('teacher', 'student', 'weight of boxes'), strict=True):
+        panel.set_title(title, fontsize=10)
+    return figure
+
+
+def _batch(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Return one batch: the pictures that were named, or some of the validation set."""
+    if args.images:
+        return pairs.picture_batch(cfg, args.images)
+    batches = list(pairs.validation_batches(cfg, args.samples))
+    return {key: sum((list(b[key]) for b in batches), [])[: args.samples] for key in batches[0]}
+
+
+VIEWS = {
+    'answers': draw_answers,
+    'correlation': draw_correlation,
+    'tsne': draw_tsne,
+    'boxes': draw_boxes,
+}
 
 
 def _bars(axes: Any, probabilities: Tensor, names: list[str], label: int) -> None:

@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
         '--images', type=int, nargs='+', help='numbers of validation pictures; by default five'
     )
     parser.add_argument(
-        '--moments', type=float, nargs='+', default=[0.0, 0.5, 1.0],
+        '--moments', type=float, nargs='+', default=[0.25, 0.5, 1.0],
         help='parts of the training that are over, 0 to 1, to draw the target at',
     )  # fmt: skip
     parser.add_argument('--out', type=Path, default=Path('dense.png'))

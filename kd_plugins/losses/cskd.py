@@ -118,7 +118,7 @@ class CSKDLoss(AnswerLoss):
         """
         share = self.decay(self.progress)
         _check_dense(preds_S, preds_T)
-        preds_S, preds_T = at_least_float32(preds_S), at_least_float32(preds_T.detach())
+        preds_S, preds_T = at_least_float32(preds_S), at_least_float32(preds_T)
         global_T = preds_T.mean(dim=(2, 3))
         preds_S, preds_T = on_one_grid(preds_S, preds_T)
         target = fused_target(preds_T, global_T, share)

@@ -245,7 +245,8 @@ class _Curve(Hook):
                 return name
         raise KeyError(
             f'val_evaluator gives {self.names()} and none of {list(METRICS)}: add the evaluator '
-            'of top-1 or of COCO boxes, such as Accuracy or CocoMetric.'
+            'of top-1 or of COCO boxes, Accuracy or CocoMetric (which gives nothing where a '
+            'detector found nothing).'
         )
 
     def before_train(self, runner: Runner) -> None:

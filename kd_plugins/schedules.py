@@ -39,16 +39,7 @@ class LinearWarmup:
     @classmethod
     def from_cfg(cls, cfg: int | Mapping[str, Any] | LinearWarmup, name: str) -> LinearWarmup:
         """Build from a number of epochs or from ``dict(length=, by_epoch=)``."""
-        if isinstance(cfg, LinearWarmup):
-            return cfg
-        if isinstance(cfg, Mapping):
-            unknown = sorted(set(cfg) - {'length', 'by_epoch'})
-            if unknown or 'length' not in cfg:
-                raise ValueError(
-                    f'{name}={dict(cfg)!r} is not a warm-up: it takes the keys length and by_epoch.'
-                )
-            return cls(cfg['length'], cfg.get('by_epoch', True), name)
-        return cls(cfg, name=name)
+        return _from_cfg(cls, cfg, name, 'length', 'warm-up')
 
     def __call__(self, progress: Progress | None) -> float:
         """Return the factor, in (0, 1].
@@ -60,21 +51,9 @@ class LinearWarmup:
         """
         if self.length == 1:
             return 1.0
-        if progress is None:
-            raise RuntimeError(
-                f'{self.name}={self.length} needs to know how far the training is, and nobody '
-                'said: train kd_plugins.SingleTeacherDistill with a Runner, or call '
-                'set_progress(...) on the loss before every step.'
-            )
-        if not self.by_epoch:
-            return min((progress.iter + 1) / self.length, 1.0)
-        if not progress.has_epochs:
-            raise ValueError(
-                f'{self.name}={self.length} counts epochs, but this train loop has none (an '
-                'iteration-based loop, or a single epoch), so it would never move: give '
-                f'{self.name}=dict(length=<iterations>, by_epoch=False).'
-            )
-        return min((progress.epoch + 1) / self.length, 1.0)
+        said = f'{self.name}={self.length}'
+        done, _ = _position(progress, self.by_epoch, said, f'{self.name}=dict(length=<iterations>')
+        return min((done + 1) / self.length, 1.0)
 
 
 @dataclass(frozen=True)
@@ -213,16 +192,7 @@ class Decay:
     @classmethod
     def from_cfg(cls, cfg: str | Mapping[str, Any] | Decay, name: str) -> Decay:
         """Build from a form or from ``dict(form=, by_epoch=)``."""
-        if isinstance(cfg, Decay):
-            return cfg
-        if isinstance(cfg, Mapping):
-            unknown = sorted(set(cfg) - {'form', 'by_epoch'})
-            if unknown or 'form' not in cfg:
-                raise ValueError(
-                    f'{name}={dict(cfg)!r} is not a decay: it takes the keys form and by_epoch.'
-                )
-            return cls(cfg['form'], cfg.get('by_epoch', True), name)
-        return cls(cfg, name=name)
+        return _from_cfg(cls, cfg, name, 'form', 'decay')
 
     def __call__(self, progress: Progress | None) -> float:
         """Return the share for the running step, in [0, 1].
@@ -232,21 +202,9 @@ class Decay:
                 runs outside of an algorithm that hands it over.
             ValueError: If epochs are asked for in a loop that has none.
         """
-        if progress is None:
-            raise RuntimeError(
-                f'{self.name}={self.form!r} needs to know how far the training is, and nobody '
-                'said: train kd_plugins.SingleTeacherDistill with a Runner, or call '
-                'set_progress(...) on the loss before every step.'
-            )
-        if not self.by_epoch:
-            return self.at(progress.iter / progress.max_iters)
-        if not progress.has_epochs:
-            raise ValueError(
-                f'{self.name}={self.form!r} counts epochs, but this train loop has none (an '
-                'iteration-based loop, or a single epoch), so it would never move: give '
-                f'{self.name}=dict(form={self.form!r}, by_epoch=False).'
-            )
-        return self.at(progress.epoch / progress.max_epochs)
+        said = f'{self.name}={self.form!r}'
+        done, of = _position(progress, self.by_epoch, said, f'{self.name}=dict(form={self.form!r}')
+        return self.at(done / of)
 
     def at(self, part: float) -> float:
         """Return the share when ``part`` of the training, in [0, 1], is over."""
@@ -258,3 +216,43 @@ DECAY_FORMS: Mapping[str, Callable[[float], float]] = {
     'quadratic': lambda x: (1 - x) ** 2,
     'cosine': lambda x: math.cos(math.pi * x / 2),
 }
+
+
+def _from_cfg(cls: Any, cfg: Any, name: str, key: str, what: str) -> Any:
+    """Build a schedule from its one setting ``key``, or from that and ``by_epoch``."""
+    if isinstance(cfg, cls):
+        return cfg
+    if not isinstance(cfg, Mapping):
+        return cls(cfg, name=name)
+    if set(cfg) - {key, 'by_epoch'} or key not in cfg:
+        raise ValueError(
+            f'{name}={dict(cfg)!r} is not a {what}: it takes the keys {key} and by_epoch.'
+        )
+    return cls(cfg[key], cfg.get('by_epoch', True), name)
+
+
+def _position(
+    progress: Progress | None, by_epoch: bool, said: str, instead: str
+) -> tuple[int, int]:
+    """Return how many epochs, or iterations, are done, and of how many.
+
+    Args:
+        progress: The progress, if anybody told it.
+        by_epoch: Which of them.
+        said: The setting that asks, for error messages.
+        instead: The beginning of the setting for iterations.
+    """
+    if progress is None:
+        raise RuntimeError(
+            f'{said} needs to know how far the training is, and nobody said: train '
+            'kd_plugins.SingleTeacherDistill with a Runner, or call set_progress(...) on the loss '
+            'before every step.'
+        )
+    if not by_epoch:
+        return progress.iter, progress.max_iters
+    if not progress.has_epochs:
+        raise ValueError(
+            f'{said} counts epochs, but this train loop has none (an iteration-based loop, or a '
+            f'single epoch), so it would never move: give {instead}, by_epoch=False).'
+        )
+    return progress.epoch, progress.max_epochs

@@ -36,7 +36,7 @@ class DenseHeadAdapter:
     labels_at: ClassVar[int]
     weights_at: ClassVar[int | None]
 
-    def __init__(self, head: nn.Module) -> None:
+    def __init__(self, head: Any) -> None:
         name = type(head).__name__
         if not getattr(head, 'use_sigmoid_cls', True):
             raise ValueError(
@@ -45,7 +45,7 @@ class DenseHeadAdapter:
                 'give it a loss_cls with use_sigmoid=True.'
             )
         self.head = head
-        generator: Any = head.prior_generator
+        generator = head.prior_generator
         anchors = tuple(generator.num_base_priors)
         shapes = None
         if max(anchors) > 1:
@@ -55,7 +55,7 @@ class DenseHeadAdapter:
             )
         self.spec = DenseHeadSpec(
             head=name,
-            num_classes=int(head.num_classes),  # type: ignore[arg-type]
+            num_classes=int(head.num_classes),
             strides=tuple(_number(stride) for stride in generator.strides),
             anchors=anchors,
             shapes=shapes,
@@ -138,7 +138,7 @@ class RetinaAdapter(DenseHeadAdapter):
     labels_at, weights_at = 0, 1
 
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
-        return _plain(self.head.bbox_coder.decode(priors, preds)) / strides  # type: ignore[operator]
+        return _plain(self.head.bbox_coder.decode(priors, preds)) / strides
 
 
 class ATSSAdapter(RetinaAdapter):
@@ -151,10 +151,10 @@ class GFLAdapter(ATSSAdapter):
     """Distributions over the distances from the anchor's centre, in strides."""
 
     def num_bins(self) -> int:
-        return int(self.head.reg_max) + 1  # type: ignore[arg-type]
+        return int(self.head.reg_max) + 1
 
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
-        head: Any = self.head
+        head = self.head
         return _plain(
             head.bbox_coder.decode(head.anchor_center(priors) / strides, head.integral(preds))
         )
@@ -164,7 +164,7 @@ class RTMDetAdapter(ATSSAdapter):
     """Distances from points, in pixels."""
 
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
-        return _plain(self.head.bbox_coder.decode(priors[:, :2], preds)) / strides  # type: ignore[operator]
+        return _plain(self.head.bbox_coder.decode(priors[:, :2], preds)) / strides
 
 
 class FCOSAdapter(DenseHeadAdapter):
@@ -177,14 +177,14 @@ class FCOSAdapter(DenseHeadAdapter):
 
     def outputs(self, outs: Sequence[Any], targets: DenseTargets | None) -> DenseHeadOutputs:
         cls_scores, box_preds = outs[0], outs[1]
-        head: Any = self.head
+        head = self.head
         if not (head.norm_on_bbox and head.training):
             pairs = zip(box_preds, self.spec.strides, strict=True)
             box_preds = [at_least_float32(preds) / stride for preds, stride in pairs]
         return super().outputs((cls_scores, box_preds), targets)
 
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
-        return _plain(self.head.bbox_coder.decode(priors / strides, preds))  # type: ignore[operator]
+        return _plain(self.head.bbox_coder.decode(priors / strides, preds))
 
 
 #: Every head that can be read. A subclass of one reads alike as long as it keeps

@@ -115,11 +115,13 @@ def main() -> None:
         strict=False,
     )
     data = batch(args.size, args.batch_size)
-    models = [model.to(args.device).train() for model in (ours, theirs)]
+    for model in (ours, theirs):
+        model.to(args.device)
+        model.train()  # mmrazor's returns nothing
     steps = {
-        'floor': floor_step(models[0], data),
-        'bckd': trained_step(models[0], data),
-        'mmrazor': trained_step(models[1], data),
+        'floor': floor_step(ours, data),
+        'bckd': trained_step(ours, data),
+        'mmrazor': trained_step(theirs, data),
     }
     times: dict[str, list[float]] = {name: [] for name in steps}
     for i in range(args.steps + WARM_UP):

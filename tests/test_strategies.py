@@ -107,12 +107,19 @@ def test_an_average_beside_it_changes_nothing(tmp_path, method):
     assert hook.ema_model.module.teacher is runner.model.teacher
 
 
+# mmengine compiles the optimizer's step too, and torch 2.1 cannot compile any momentum.
+NO_MOMENTUM = torch.__version__ < '2.2'
+
+
 @pytest.mark.long
-@each_method
+@pytest.mark.parametrize('method', [m for m in METHODS if not (NO_MOMENTUM and 'DOT' in m)])
 def test_compiled_steps_are_the_same_steps(tmp_path, method):
     torch._dynamo.reset()
-    compiled = train(of(method, tmp_path / 'b', compile=dict(backend='aot_eager')))
-    plain = train(of(method, tmp_path / 'a'))
+    optimizer = {'optim_wrapper.optimizer.momentum': 0.0} if NO_MOMENTUM else {}
+    torch._dynamo.utils.counters.clear()
+    compiled = train(of(method, tmp_path / 'b', compile=dict(backend='aot_eager'), **optimizer))
+    assert torch._dynamo.utils.counters['frames']['ok'] > 5
+    plain = train(of(method, tmp_path / 'a', **optimizer))
     assert difference(plain, compiled) < 1e-5
 
 

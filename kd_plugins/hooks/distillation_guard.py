@@ -197,9 +197,10 @@ class TermWatch:
         }
         self.inputs = list(inputs)
         ranges = [edge for x in inputs.values() for edge in torch.aminmax(x)]
-        # Filled on the device: a copy from the host would wait for it.
-        iteration = torch.full((), self.runner.iter + 1, dtype=torch.float64, device=value.device)
-        new = torch.stack([iteration, *(x.double() for x in (value.mean(), *ranges))])
+        # Filled on the device: a copy from the host would wait for it. In float32, which
+        # every device has.
+        iteration = torch.full((), self.runner.iter + 1, dtype=torch.float32, device=value.device)
+        new = torch.stack([iteration, *(x.float() for x in (value.mean(), *ranges))])
         if self.record.shape != new.shape or self.record.device != new.device:
             self.record = torch.zeros_like(new)
             self.count = self.count.to(value.device)

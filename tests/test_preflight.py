@@ -137,6 +137,35 @@ def test_values_and_gradients_are_those_of_the_first_batch(ckpt):
     assert reads['gt_labels'][1].startswith('(8) int64, ')
 
 
+def test_what_a_term_learns_of_its_own_is_no_part_of_the_students_gradient(ckpt):
+    tau = dict(type='kd_plugins.GlobalTemperature')
+    learned = distiller(dict(type='kd_plugins.KDLoss', tau=tau))
+    cfg = config(model=model(teacher_ckpt=ckpt, distiller=learned), train_cfg=dict(
+        by_epoch=True, max_epochs=20))  # fmt: skip
+    (term,) = preflight(cfg, iterations=1, teacher_batches=0).terms
+    fixed = 1 + 20 * torch.tensor(1.0).sigmoid().item()
+    same = distiller(dict(type='kd_plugins.KDLoss', tau=fixed))
+    cfg = config(model=model(teacher_ckpt=ckpt, distiller=same))
+    (expected,) = preflight(cfg, iterations=1, teacher_batches=0).terms
+    assert term.value == pytest.approx(expected.value, rel=1e-5)
+    assert term.gradient == pytest.approx(expected.gradient, rel=1e-5)
+
+
+def test_the_teacher_is_measured_on_samples_drawn_at_random(ckpt):
+    # The first ten of the set, in its order, would be the first ten.
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        process = Top1.process
+        patch.setattr(
+            Top1, 'process', lambda self, batch, s: seen.append(batch) or process(self, batch, s)
+        )
+        preflight(config(model=model(teacher_ckpt=ckpt)), iterations=1, teacher_batches=1)
+    (batch,) = seen
+    data = FortyVectors()
+    places = [(data.inputs == row).all(1).nonzero().item() for row in batch['inputs']]
+    assert len(set(places)) == 10 and places != list(range(10))
+
+
 def test_a_teacher_of_the_classes_in_another_order_is_an_error(ckpt, tmp_path):
     teacher = MODELS.build(TEACHER)
     teacher.load_state_dict(torch.load(ckpt)['state_dict'])

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from detection import build, detector, images
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from mmengine.structures import InstanceData
 
 STEPS = 3
 
@@ -30,11 +31,16 @@ def model(kind):
 
 
 def data(step, empty, share=slice(None)):
-    """A batch of four pictures, each pair of which has the same boxes."""
+    """A batch of four pictures; the second rank has the boxes of the first, and them moved.
+
+    So the same levels hold positive anchors on both ranks, of different numbers.
+    """
     batch = images(step, sizes=[(64, 64)] * 4)
     samples = batch['data_samples']
     for i in (0, 1):
-        samples[i + 2].gt_instances = samples[i].gt_instances.clone()
+        boxes = samples[i].gt_instances
+        moved = InstanceData(bboxes=boxes.bboxes + 8, labels=boxes.labels)
+        samples[i + 2].gt_instances = InstanceData.cat([boxes, moved])
     for i in empty:
         samples[i].gt_instances = samples[i].gt_instances[:0]
     return {key: value[share] for key, value in batch.items()}

@@ -125,6 +125,27 @@ def test_the_teachers_boxes_of_all_anchors_are_those_it_would_predict(kind):
         torch.testing.assert_close(ours, theirs.bboxes[order], rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize('empty', [(1,), (0, 1)])
+def test_an_empty_picture_counts_as_one_positive_anchor(empty):
+    _, student, _ = step(pair('GFL'), images(empty=empty))
+    of_images = student.targets.positive.sum(dim=1).tolist()
+    assert [n == 0 for n in of_images] == [i in empty for i in range(2)]
+    assert student.targets.num_pos.item() == sum(of_images) + len(empty)
+
+
+@pytest.mark.parametrize('kind', HEADS)
+def test_boxes_are_decoded_in_full_precision_under_autocast(kind):
+    model = pair(kind)
+    data = model.data_preprocessor(images(), True)
+    with torch.no_grad():
+        outs = model.teacher(**data, mode='tensor')
+    adapter = model.distiller.teacher_recorders.get_recorder('head').adapter
+    with torch.autocast('cpu', torch.bfloat16):
+        half = adapter.outputs(outs, None).boxes
+    assert half.dtype == torch.float32
+    assert torch.equal(half, adapter.outputs(outs, None).boxes)
+
+
 def test_boxes_do_not_depend_on_the_mode_of_the_head():
     model = pair('FCOS, normed')
     data = model.data_preprocessor(images(), True)

@@ -37,8 +37,8 @@ TEACHER = Run(
 )
 ALONE = {'student alone': STUDENT}
 TAUGHT = {'LD': 'ld/ld_scenes.py', 'BCKD': 'bckd/bckd_scenes.py'}
-#: Scenes of the validation set that are drawn.
-SHOWN = (3, 11, 19)
+#: Scenes that are drawn: the first three of the validation set with five digits.
+SHOWN = (4, 7, 11)
 #: Boxes are drawn, and counted, from this score on.
 SCORE = 0.4
 

@@ -87,10 +87,13 @@ def _quiet(cfg: Config, folder: str) -> Config:
     cfg.resume = False
     cfg.experiment_name = f'preflight_{time.time_ns()}'
     # What these would stop at, the report says.
-    for name, hook in (cfg.get('default_hooks') or {}).items():
-        kind = (hook or {}).get('type')
-        if kind in ('kd_plugins.SafeCheckpointHook', 'kd_plugins.DistillationGuardHook'):
-            cfg.default_hooks[name] = None
+    hooks = cfg.get('default_hooks') or {}
+    for name in list(hooks):
+        kind = (hooks[name] or {}).get('type')
+        if kind == 'kd_plugins.SafeCheckpointHook':
+            hooks[name].type = 'CheckpointHook'
+        elif kind == 'kd_plugins.DistillationGuardHook':
+            hooks.pop(name)
     sampler = (cfg.get('val_dataloader') or {}).get('sampler') or {}
     if sampler.get('type') == 'DefaultSampler':
         # In the order of the files, the first batches hold one class.

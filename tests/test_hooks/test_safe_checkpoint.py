@@ -133,6 +133,19 @@ def test_where_nothing_can_be_read_it_says_so(tmp_path):
         train(config(tmp_path, resume=True))
 
 
+def test_a_file_is_the_old_one_or_the_new_one_at_every_step(tmp_path):
+    path, seen = tmp_path / 'file', []
+    for at in range(1, 9):
+        path.write_bytes(b'the old content')
+        with pytest.MonkeyPatch.context() as patch:
+            Moments(at, die, patch.setattr)
+            try:
+                storage.write_aside(b'the new content, longer', path)
+            except Killed:
+                seen.append(path.read_bytes())
+    assert len(seen) == 8 and set(seen) == {b'the old content', b'the new content, longer'}
+
+
 def test_the_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
     steps = []
     for name in ('fsync', 'replace'):

@@ -8,7 +8,7 @@ _base_ = [
 ]
 model = _base_.teacher
 
-# Three times as long as a student, at half its rate.
+# Three times as long as a student, at a lower rate.
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -253,7 +253,8 @@ def test_mim_launches_two_processes(tmp_path, slurm, launcher):
     command = [sys.executable, '-m', 'mim', 'train', 'kd_plugins', CONFIG, '--gpus', 2,
                '--launcher', launcher, '--work-dir', 'work']  # fmt: skip
     if launcher == 'slurm':
-        command += ['--gpus-per-node', 2, '--partition', 'part']
+        # openmim 0.3.9 with click 8.3 or later fails where --srun-args is left out.
+        command += ['--gpus-per-node', 2, '--partition', 'part', '--srun-args=--mem=1G']
     run(*command, '--cfg-options', *TINY, cwd=tmp_path, env=env)
     assert checkpoints.load(tmp_path / 'work/epoch_2.pth')['meta']['iter'] == 4
     if launcher == 'slurm':

@@ -139,6 +139,13 @@ def test_skip_is_the_step_of_the_student_alone(tmp_path, by, warnings_of):
     assert not torch.equal(steps[0]['fc.weight'], steps[1]['fc.weight'])
 
 
+def test_a_skipped_term_is_zero_in_the_total():
+    loss = Spoiled(at=[1])
+    TermWatch('distill.loss_kd', loss, SimpleNamespace(iter=0), skip=True)
+    first, second = (loss(torch.ones(2, 3), torch.zeros(2, 3)) for _ in range(2))
+    assert (float(first), float(second)) == (0.0, 1.0)
+
+
 def test_skip_also_stops_gradients_that_are_not_finite_behind_a_finite_zero(tmp_path):
     # sqrt has an infinite derivative at 0, and the term itself overflows.
     @MODELS.register_module(force=True)

@@ -68,7 +68,7 @@ class TeacherInput(nn.Module):
                 picture[:, :, shape[1] :] = self.pad_value
 
 
-def normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
+def normalisation(preprocessor: Any) -> tuple[Tensor, Tensor]:
     """Mean and deviation, (channels, 1, 1); 0 and 1 where there is neither."""
     if getattr(preprocessor, '_enable_normalize', False):
         buffers = dict(preprocessor.named_buffers(recurse=False))
@@ -76,7 +76,7 @@ def normalisation(preprocessor: nn.Module) -> tuple[Tensor, Tensor]:
     return torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
 
 
-def swaps_channels(preprocessor: nn.Module) -> bool:
+def swaps_channels(preprocessor: Any) -> bool:
     """Whether a preprocessor turns BGR into RGB."""
     # mmpretrain says to_rgb, mmengine and mmdet keep _channel_conversion.
     return bool(

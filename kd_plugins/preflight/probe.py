@@ -257,7 +257,8 @@ class _Probe(Hook):
                 if id(trained[key]) in students:
                     total += grad.float().pow(2).sum().item()
                     if name.startswith('student.'):
-                        sums[i] = grad if sums[i] is None else sums[i] + grad
+                        before = sums[i]
+                        sums[i] = grad if before is None else before + grad
             squares[name] = total
         if any(grad is not None for grad in sums):
             self.report.task_gradient = (
@@ -295,7 +296,7 @@ def _evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
             'give val_dataloader, val_evaluator and val_cfg.',
         )
         return
-    teacher = launch.teacher_of(runner.model)
+    teacher: Any = launch.teacher_of(runner.model)
     loop = runner.val_loop
     seen: list[Any] = []
     for number, batch in enumerate(loop.dataloader):

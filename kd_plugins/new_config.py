@@ -15,60 +15,10 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from kd_plugins.algorithms.networks import build_network, resolve_network
+from kd_plugins.methods import METHODS, Method
 
 _LABELS = 'head.loss_module'
 _CLASSIFIER, _DENSE = 'classifier', 'dense detector'
-
-
-@dataclass(frozen=True)
-class Method:
-    """What a method adds to two networks.
-
-    Args:
-        terms: The distillation terms: name -> config, as Python.
-        extra: Further lines of the config, as Python.
-        dense: Whether it is for dense detectors; else it is for classifiers.
-        labels: Whether its terms need the labels.
-    """
-
-    terms: Mapping[str, str]
-    extra: str = ''
-    dense: bool = False
-    labels: bool = False
-
-
-_KD = "dict(type='kd_plugins.KDLoss', tau={tau}, loss_weight=1.0)"
-METHODS = {
-    'alone': Method({}),
-    'kd': Method(dict(loss_kd=_KD.format(tau=4.0))),
-    'dkd': Method(
-        dict(loss_dkd="dict(type='kd_plugins.DKDLoss', tau=4.0, alpha=1.0, beta=2.0)"), labels=True
-    ),
-    'ctkd': Method(
-        dict(loss_kd=_KD.format(tau="dict(type='kd_plugins.GlobalTemperature')")),
-        "default_hooks = dict(\n    temperature=dict(type='kd_plugins.CurriculumTemperatureHook', "
-        'length=10))\n',
-    ),
-    'dot': Method(
-        dict(loss_kd=_KD.format(tau=4.0)),
-        "optim_wrapper = dict(type='kd_plugins.DOTOptimWrapper', delta=0.075)\n",
-    ),
-    'bckd': Method(
-        dict(
-            loss_bckd_cls="dict(type='kd_plugins.BinaryClassificationKDLoss', loss_weight=1.0)",
-            loss_bckd_loc="dict(\n                type='kd_plugins.IoULocalizationKDLoss',\n"
-            "                loss_iou=dict(type='mmdet.GIoULoss'), loss_weight=4.0)",
-        ),
-        dense=True,
-    ),
-    'ld': Method(
-        dict(
-            loss_ld="dict(type='kd_plugins.LocalizationDistillationLoss', tau=10.0, "
-            'loss_weight=0.25)'
-        ),
-        dense=True,
-    ),
-}
 
 
 @dataclass
@@ -112,7 +62,7 @@ def new_config(pair: Pair, method: str, out: Path) -> str:
 
     Args:
         pair: The networks, and the data.
-        method: A key of :data:`METHODS`.
+        method: A key of :data:`kd_plugins.methods.METHODS`.
         out: Where the config will be.
 
     Raises:
@@ -269,10 +219,13 @@ def _classes_in(data: Path) -> list[str]:
 
 
 def _hooks(method: Method) -> str:
-    log = "distillation_log=dict(type='kd_plugins.DistillationLogHook')"
-    if 'default_hooks = dict(' in method.extra:
-        return method.extra.replace('dict(\n', f'dict(\n    {log},\n', 1)
-    return f'default_hooks = dict({log})\n{method.extra}'
+    named = dict(
+        checkpoint='SafeCheckpointHook',
+        guard='DistillationGuardHook',
+        distillation_log='DistillationLogHook',
+    )
+    lines = [f"    {name}=dict(type='kd_plugins.{hook}'),\n" for name, hook in named.items()]
+    return f'default_hooks = dict(\n{"".join(lines)}{method.hook})\n{method.extra}'
 
 
 def _data(pair: Pair) -> str:

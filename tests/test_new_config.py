@@ -13,7 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from kd_plugins.algorithms.networks import build_network, resolve_network
-from kd_plugins.new_config import METHODS, Pair, classifier, new_config
+from kd_plugins.methods import METHODS
+from kd_plugins.new_config import Pair, classifier, new_config
 from kd_plugins.preflight import preflight
 
 R18 = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'

@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from kd_plugins.algorithms.teacher import normalisation, swaps_channels
 from kd_plugins.algorithms.weights import describe as name_of
-from kd_plugins.preflight.report import Network
+from kd_plugins.preflight.report import Data, Group, Network
 
 
 def describe_network(
@@ -107,3 +109,38 @@ def describe_value(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > 0:
         return f'{len(value)} of: {describe_value(value[0])}'
     return type(value).__name__
+
+
+def describe_data(runner: Runner, cfg: Config) -> Data:
+    """Describe what a training that has begun is fed."""
+    loader = runner.train_dataloader
+    loop = runner.train_loop
+    per_epoch = len(loader)
+    epochs = loop.max_epochs if cfg.train_cfg.get('by_epoch') else loop.max_iters / per_epoch
+    classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
+    scaling = cfg.get('auto_scale_lr') or {}
+    return Data(
+        dataset=type(loader.dataset).__name__,
+        samples=len(loader.dataset),
+        classes=len(classes) if classes else None,
+        batch_size=getattr(loader, 'batch_size', None) or cfg.train_dataloader.batch_size,
+        accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
+        base_batch_size=scaling.get('base_batch_size'),
+        scales_lr=bool(scaling.get('enable', False)),
+        iterations_per_epoch=per_epoch,
+        epochs=epochs,
+    )
+
+
+def describe_optimizer(runner: Runner) -> tuple[str, list[Group]]:
+    """Name the optimizer, and its parameter groups by learning rate and weight decay."""
+    wrapper = runner.optim_wrapper
+    groups: dict[tuple[float, float], list[Tensor]] = {}
+    for group in wrapper.param_groups:
+        # Schedulers with a warm-up have lowered lr already.
+        key = (group.get('initial_lr', group['lr']), group.get('weight_decay', 0.0))
+        groups.setdefault(key, []).extend(group['params'])
+    name = type(wrapper.optimizer).__name__
+    return f'{name} in {type(wrapper).__name__}', [
+        Group(len(params), sum(p.numel() for p in params), *key) for key, params in groups.items()
+    ]

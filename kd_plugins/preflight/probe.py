@@ -24,11 +24,14 @@ from kd_plugins import launch
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.preflight import findings
 from kd_plugins.preflight.describe import (
+    describe_data,
     describe_network,
+    describe_optimizer,
     describe_value,
     tensors_in,
 )
-from kd_plugins.preflight.report import Cost, Data, Group, Read, Report, Term
+from kd_plugins.preflight.report import Cost, Read, Report, Term
+from kd_plugins.preflight.teacher import evaluate_teacher
 
 
 class _Enough(Exception):
@@ -66,7 +69,7 @@ def preflight(
                 runner.train()
             steps = 'the teacher cannot be evaluated on the validation set'
             if isinstance(probe.model, SingleTeacherDistill) and teacher_batches:
-                _evaluate_teacher(report, runner, teacher_batches)
+                evaluate_teacher(report, runner, teacher_batches)
         except (Exception, SystemExit) as error:
             if debug:
                 raise
@@ -176,8 +179,8 @@ class _Probe(Hook):
 
     def _look(self, runner: Runner, batch: Any) -> None:
         report, model = self.report, runner.model
-        report.data = _describe_data(runner, self.cfg)
-        report.optimizer, report.groups = _describe_optimizer(runner)
+        report.data = describe_data(runner, self.cfg)
+        report.optimizer, report.groups = describe_optimizer(runner)
         distillation = isinstance(model, SingleTeacherDistill)
         with torch.no_grad():
             data = model.data_preprocessor(copy.deepcopy(batch), True)
@@ -286,66 +289,6 @@ def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:
     side = 'student' if record['from_student'] else 'teacher'
     recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
     return side, getattr(recorder, 'source', record['recorder'])
-
-
-def _evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
-    if runner._val_loop is None:
-        report.add(
-            'warning',
-            'there is no validation: neither the teacher nor the student will be measured.',
-            'give val_dataloader, val_evaluator and val_cfg.',
-        )
-        return
-    teacher: Any = launch.teacher_of(runner.model)
-    loop = runner.val_loop
-    seen: list[Any] = []
-    for number, batch in enumerate(loop.dataloader):
-        if number == batches:
-            break
-        with torch.no_grad():
-            outputs = teacher.val_step(batch)
-        loop.evaluator.process(data_samples=outputs, data_batch=batch)
-        seen.extend(outputs)
-    for metric in loop.evaluator.metrics:
-        if hasattr(metric, 'img_ids') and hasattr(seen[0], 'img_id'):
-            # CocoMetric counts what it was not shown as missed.
-            metric.img_ids = [sample.img_id for sample in seen]
-    metrics = loop.evaluator.evaluate(len(seen))
-    report.teacher_metrics = {key: float(value) for key, value in metrics.items() if value == value}
-    report.teacher_samples = len(seen)
-
-
-def _describe_data(runner: Runner, cfg: Config) -> Data:
-    loader = runner.train_dataloader
-    loop = runner.train_loop
-    per_epoch = len(loader)
-    epochs = loop.max_epochs if cfg.train_cfg.get('by_epoch') else loop.max_iters / per_epoch
-    classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
-    scaling = cfg.get('auto_scale_lr') or {}
-    return Data(
-        dataset=type(loader.dataset).__name__,
-        samples=len(loader.dataset),
-        classes=len(classes) if classes else None,
-        batch_size=getattr(loader, 'batch_size', None) or cfg.train_dataloader.batch_size,
-        accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
-        base_batch_size=scaling.get('base_batch_size'),
-        scales_lr=bool(scaling.get('enable', False)),
-        iterations_per_epoch=per_epoch,
-        epochs=epochs,
-    )
-
-
-def _describe_optimizer(runner: Runner) -> tuple[str, list[Group]]:
-    wrapper = runner.optim_wrapper
-    groups: dict[tuple[float, float], list[Tensor]] = {}
-    for group in wrapper.param_groups:
-        # Schedulers with a warm-up have lowered lr already.
-        key = (group.get('initial_lr', group['lr']), group.get('weight_decay', 0.0))
-        groups.setdefault(key, []).extend(group['params'])
-    name = type(wrapper.optimizer).__name__
-    return f'{name} in {type(wrapper).__name__}', [
-        Group(len(params), sum(p.numel() for p in params), *key) for key, params in groups.items()
-    ]
 
 
 def _scalar(value: Any) -> Tensor:

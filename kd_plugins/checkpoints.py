@@ -46,6 +46,7 @@ ALLOWED = frozenset(
         ('numpy._core.multiarray', '_reconstruct'),
         ('numpy._core.multiarray', 'scalar'),
         ('mmengine.logging.history_buffer', 'HistoryBuffer'),
+        ('argparse', 'Namespace'),  # authors keep their options beside the weights; a plain record
     }
 )
 

@@ -5,7 +5,6 @@ import statistics
 import pytest
 from helpers import ROOT
 
-from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.experiments import Run, run_all
 
 
@@ -38,13 +37,3 @@ def test_a_teacher_helps_where_labels_are_scarce(tmp_path, monkeypatch):
     alone, kd, dkd = train(tmp_path, students, seeds=(0, 1, 2)).values()
     assert taught > 98.5
     assert taught > max(kd, dkd) > min(kd, dkd) > alone + 1
-
-
-@pytest.mark.long
-def test_a_teacher_helps_a_small_detector(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    make_scenes('data/digit_scenes')
-    taught = train_teacher(tmp_path, 'gfl_scenes_teacher')
-    students = ('vanilla/gfl_scenes_student.py', 'bckd/bckd_scenes.py')
-    alone, bckd = train(tmp_path, students, seeds=(0, 1)).values()
-    assert taught > bckd > alone + 1

@@ -39,12 +39,11 @@ class Answers:
     labels: Tensor
 
 
-def load_pair(cfg: Config, checkpoint: str) -> SingleTeacherDistill:
-    """Build a distillation and load its student, in eval mode.
+def build_pair(cfg: Config) -> SingleTeacherDistill:
+    """Build a distillation, in eval mode.
 
     Raises:
-        ValueError: If the config is no distillation, or the checkpoint is not
-            this student's.
+        ValueError: If the config is no distillation.
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     model_cfg = copy.deepcopy(cfg.model)
@@ -56,8 +55,19 @@ def load_pair(cfg: Config, checkpoint: str) -> SingleTeacherDistill:
             f'{cfg.filename!r} trains a {type(algorithm).__name__}: give the config of a '
             'distillation (kd_plugins.SingleTeacherDistill).'
         )
-    load_weights(algorithm.architecture, checkpoint, 'checkpoint', 'student')
     return algorithm.eval()
+
+
+def load_pair(cfg: Config, checkpoint: str) -> SingleTeacherDistill:
+    """Build a distillation and load its student, in eval mode.
+
+    Raises:
+        ValueError: If the config is no distillation, or the checkpoint is not
+            this student's.
+    """
+    algorithm = build_pair(cfg)
+    load_weights(algorithm.architecture, checkpoint, 'checkpoint', 'student')
+    return algorithm
 
 
 def validation_batches(cfg: Config, samples: int) -> Iterable[dict[str, Any]]:

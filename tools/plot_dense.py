@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.dataset import pseudo_collate
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS
 from torch import Tensor
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.algorithms.weights import load_weights
 from kd_plugins.losses import CSKDLoss, fused_target
+from kd_plugins.pairs import build_pair
 
 #: A colour for each of the most frequent answers; the rest share a grey.
 MOST_COLOURS = 20
@@ -64,10 +65,9 @@ def look(args: argparse.Namespace) -> tuple[Pictures, tuple[str, ...]]:
     """Run both networks on the pictures; return what to draw, and the classes' names."""
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
-    init_default_scope(cfg.get('default_scope') or 'mmpretrain')
-    model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.get('data_preprocessor'))).eval()
-    terms = getattr(model, 'distiller', None) and model.distiller.distill_losses.items()
-    found = [(name, loss) for name, loss in terms or () if isinstance(loss, CSKDLoss)]
+    model = build_pair(cfg)
+    terms = model.distiller.distill_losses.items()
+    found = [(name, loss) for name, loss in terms if isinstance(loss, CSKDLoss)]
     if not found:
         raise ValueError(
             f'{args.config!r} has no kd_plugins.CSKDLoss among model.distiller.distill_losses: '

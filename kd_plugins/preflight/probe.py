@@ -18,7 +18,7 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
-from torch import Tensor, nn
+from torch import nn
 
 from kd_plugins import launch
 from kd_plugins.algorithms import SingleTeacherDistill
@@ -30,6 +30,7 @@ from kd_plugins.preflight.describe import (
     describe_value,
     tensors_in,
 )
+from kd_plugins.preflight.gradients import take_gradients
 from kd_plugins.preflight.report import Cost, Read, Report, Term
 from kd_plugins.preflight.teacher import evaluate_teacher
 
@@ -208,7 +209,7 @@ class _Probe(Hook):
         reading = self._reading_terms(model) if distillation else contextlib.nullcontext()
         with reading, runner.optim_wrapper.optim_context(model):
             losses = model._run_forward(data, mode='loss')
-        self._take_gradients(model, student, losses)
+        take_gradients(report, model, student, losses)
 
     @contextlib.contextmanager
     def _reading_terms(self, model: SingleTeacherDistill) -> Iterator[None]:
@@ -234,46 +235,6 @@ class _Probe(Hook):
             for handle in handles:
                 handle.remove()
 
-    def _take_gradients(self, model: nn.Module, student: nn.Module, losses: Any) -> None:
-        """Differentiate every loss by itself: what each does to the student."""
-        named = {k: _scalar(v) for k, v in losses.items() if 'loss' in k}
-        self.report.losses = {k: v.item() for k, v in named.items()}
-        trained = {k: p for k, p in model.named_parameters() if p.requires_grad}
-        students = {id(p) for p in student.parameters()}
-        reached: set[str] = set()
-        squares: dict[str, float] = {}
-        sums: list[Tensor | None] = [None] * len(trained)
-        for name, loss in named.items():
-            if not loss.requires_grad:
-                continue
-            try:
-                grads = torch.autograd.grad(
-                    loss, list(trained.values()), retain_graph=True, allow_unused=True
-                )
-            except RuntimeError:  # reentrant checkpointing differentiates by backward() only
-                return
-            total = 0.0
-            for i, (key, grad) in enumerate(zip(trained, grads, strict=True)):
-                if grad is None:
-                    continue
-                reached.add(key)
-                if id(trained[key]) in students:
-                    total += grad.float().pow(2).sum().item()
-                    if name.startswith('student.'):
-                        before = sums[i]
-                        sums[i] = grad if before is None else before + grad
-            squares[name] = total
-        if any(grad is not None for grad in sums):
-            self.report.task_gradient = (
-                sum(g.float().pow(2).sum().item() for g in sums if g is not None) ** 0.5
-            )
-        for term in self.report.terms:
-            key = f'distill.{term.name}'
-            term.value = self.report.losses.get(key)
-            if key in squares:
-                term.gradient = squares[key] ** 0.5
-        findings.examine_unused(self.report, sorted(set(trained) - reached))
-
     def _watch_teacher(self) -> None:
         teacher = vars(self.model).get('teacher')
         if teacher is None:
@@ -289,11 +250,6 @@ def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:
     side = 'student' if record['from_student'] else 'teacher'
     recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
     return side, getattr(recorder, 'source', record['recorder'])
-
-
-def _scalar(value: Any) -> Tensor:
-    """Reduce a loss as mmengine does."""
-    return value.mean() if isinstance(value, Tensor) else sum(item.mean() for item in value)  # type: ignore[return-value]
 
 
 def _is_number(value: Any) -> bool:

@@ -7,6 +7,8 @@ PYTEST_ARGS ?=
 
 VENV := $(if $(filter official,$(STACK)),.venv,.venv-$(STACK))
 RUN := $(VENV)/bin/python
+# Tests run side by side, a process for each core (four are enough), each on one thread.
+PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --durations=10
 SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
 
 .DEFAULT_GOAL := help
@@ -46,10 +48,10 @@ demo-detection: full
 	@$(RUN) tools/demo_detection.py
 
 test: lint
-	@$(RUN) -m pytest --durations=10 -m 'not long' $(PYTEST_ARGS)
+	@$(PYTEST) -n logical --maxprocesses 4 --dist worksteal -m 'not long' $(PYTEST_ARGS)
 
 test-long: full
-	@$(RUN) -m pytest --durations=10 -m long $(PYTEST_ARGS)
+	@$(PYTEST) -m long $(PYTEST_ARGS)
 
 test-faults: full
 	@$(RUN) tests/faults/kill.py

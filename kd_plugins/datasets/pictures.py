@@ -17,7 +17,8 @@ class LoadImageFromFile(UpstreamLoadImageFromFile):
 
     Upstream's error for an empty file does not name it, and of a JPEG or PNG
     that breaks off OpenCV returns what there is, the rest grey. The arguments
-    and results are upstream's.
+    and results are upstream's. A picture that is there already stays: mmpretrain's
+    inferencers load it themselves, and know only upstream's transform to leave out.
 
     Raises:
         ValueError: If the file is missing, empty, broken off or no picture;
@@ -26,6 +27,8 @@ class LoadImageFromFile(UpstreamLoadImageFromFile):
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Return the results with ``img``, ``img_shape`` and ``ori_shape``."""
+        if 'img' in results and 'img_path' not in results:
+            return results
         path = results['img_path']
         try:
             content = fileio.get(path, backend_args=self.backend_args)

@@ -93,6 +93,36 @@ def test_a_taught_student_is_exported_as_the_student_alone(scenes, tmp_path):
                 assert torch.equal(a, b)
 
 
+def test_upstreams_inference_reads_what_a_distillation_wrote(scenes, tmp_path):
+    from mmdet.apis import DetInferencer, inference_detector, init_detector
+
+    cfg = short('bckd/bckd_scenes.py', scenes, tmp_path)
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    checkpoint = str(tmp_path / 'epoch_2.pth')
+    short(STUDENT, scenes, tmp_path / 'student').dump(tmp_path / 'student.py')
+    picture = str(scenes / 'val/000001.png')
+    # What the trained student itself finds in it.
+    data = runner.val_dataloader.dataset[1]
+    assert data['data_samples'].img_path == picture
+    runner.model.eval()
+    with torch.no_grad():
+        batch = dict(inputs=[data['inputs']], data_samples=[data['data_samples']])
+        expected = runner.model.val_step(batch)[0].pred_instances
+    assert len(expected) == 50 and expected.scores.std() > 0
+
+    detector = init_detector(str(tmp_path / 'student.py'), checkpoint, device='cpu')
+    assert type(detector).__name__ == 'GFL'
+    assert detector.dataset_meta['classes'] == tuple('0123456789')
+    found = inference_detector(detector, picture).pred_instances
+    inferencer = DetInferencer(str(tmp_path / 'student.py'), checkpoint, 'cpu', show_progress=False)
+    reply = inferencer(picture, return_datasamples=True)['predictions'][0].pred_instances
+    for result in (found, reply):
+        assert torch.equal(result.labels, expected.labels)
+        assert torch.equal(result.scores, expected.scores)
+        assert torch.equal(result.bboxes, expected.bboxes)
+
+
 def test_a_repeated_detector_keeps_its_average_precision(scenes, tmp_path):
     short(STUDENT, scenes, tmp_path / 'work').dump(tmp_path / 'short.py')
     run = Run('alone', str(tmp_path / 'short.py'), 0, str(tmp_path / 'work'))

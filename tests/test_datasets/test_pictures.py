@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT
 from mmcv.transforms import LoadImageFromFile as Upstream
 from mmengine.config import Config
-from mmengine.registry import DATASETS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 
 from kd_plugins.registry import TRANSFORMS
@@ -86,3 +87,28 @@ def test_a_dataset_in_a_config_of_ours_names_it(tmp_path):
     (tmp_path / 'b' / '1.png').write_bytes(picture('PNG', 32)[:500])
     with pytest.raises(ValueError, match=r'b/1\.png. cannot be read \(it breaks off\)'):
         built[1]
+
+
+def test_mmpretrains_inference_takes_a_taught_students_config(tmp_path):
+    from mmpretrain.apis import ImageClassificationInferencer
+
+    cfg = Config.fromfile(ROOT / 'configs/dkd/dkd_resnet20_resnet8_1xb64_cifar10-small.py')
+    init_default_scope('mmpretrain')
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    taught = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor)).eval()
+    classes = tuple('abcdefghij')
+    meta = dict(dataset_meta=dict(classes=classes))
+    torch.save(dict(state_dict=taught.state_dict(), meta=meta), tmp_path / 'last.pth')
+    picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(picture).save(tmp_path / 'picture.png')
+
+    student = ROOT / 'configs/vanilla/resnet8_1xb64_cifar10-small.py'
+    infer = ImageClassificationInferencer(str(student), str(tmp_path / 'last.pth'), 'cpu')
+    (reply,) = infer(str(tmp_path / 'picture.png'))
+    assert reply['pred_class'] == classes[reply['pred_label']]
+    bgr = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)
+    batch = taught.data_preprocessor(dict(inputs=[bgr], data_samples=None))
+    with torch.no_grad():
+        expected = taught.architecture(batch['inputs']).softmax(dim=1)[0].numpy()
+    assert reply['pred_scores'] == pytest.approx(expected, abs=1e-6)
+    assert expected.std() > 1e-3

@@ -31,7 +31,8 @@ def read_training(work_dir: Path, name: str | None = None) -> Training:
     """Read every log that mmengine's ``LocalVisBackend`` has written for a training.
 
     Every start writes a ``<time>/vis_data/scalars.json``; where a resumed run
-    logged an iteration again, the later value counts.
+    logged an iteration again, the later value counts. Without a distillation
+    the whole loss is the ``task_loss`` too.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -51,6 +52,9 @@ def read_training(work_dir: Path, name: str | None = None) -> Training:
             for item, value in row.items():
                 if isinstance(value, (int, float)) and key in row:
                     curves.setdefault(item, {})[row[key]] = value
+    if 'loss' in training.train and not any('distill' in name for name in training.train):
+        # A student alone has only its task's loss, which is what others' is compared with.
+        training.train.setdefault('task_loss', training.train['loss'])
     return training
 
 

@@ -42,6 +42,15 @@ def test_later_logs_replace_what_they_repeat(tmp_path):
     assert 'note' not in read.train and 'other' not in read.train and 'other' not in read.val
 
 
+def test_a_student_alone_is_compared_by_its_whole_loss(tmp_path):
+    alone = write(tmp_path / 'alone', [dict(loss=2.0, iter=1), dict(loss=1.0, iter=2)])
+    theirs = write(tmp_path / 'razor', [{'loss': 5.0, 'distill.loss_kl': 3.0, 'iter': 1}])
+    ours = write(tmp_path / 'kd', [dict(loss=5.0, task_loss=2.0, distill_loss=3.0, iter=1)])
+    assert read_training(alone).train['task_loss'] == {1: 2.0, 2: 1.0}
+    assert 'task_loss' not in read_training(theirs).train
+    assert read_training(ours).train['task_loss'] == {1: 2.0}
+
+
 def test_a_directory_without_logs_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r'holds no \*/vis_data/scalars.json: give the'):
         read_training(tmp_path)

@@ -86,3 +86,42 @@ def test_a_dataset_in_a_config_of_ours_names_it(tmp_path):
     (tmp_path / 'b' / '1.png').write_bytes(picture('PNG', 32)[:500])
     with pytest.raises(ValueError, match=r'b/1\.png. cannot be read \(it breaks off\)'):
         built[1]
+
+
+OWN = ['cifar10-small', 'digit_scenes', 'tiny_imagenet_bs256']
+
+
+@pytest.mark.parametrize('name', OWN)
+def test_our_datasets_name_them_and_upstreams_inferencers_find_their_loader(name):
+    cfg = Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py')
+    train, val, test = (
+        cfg[f'{split}_dataloader'].dataset.pipeline for split in ('train', 'val', 'test')
+    )
+    assert train[0].type == val[0].type == 'kd_plugins.LoadImageFromFile'
+    assert test[0].type == 'LoadImageFromFile' and test[1:] == val[1:]
+
+
+def test_every_dataset_of_ours_that_reads_pictures_is_tested():
+    reading = {
+        path.stem
+        for path in (ROOT / 'configs/_base_/datasets').glob('*.py')
+        if 'LoadImageFromFile' in path.read_text()
+    }
+    assert reading == set(OWN)
+
+
+@pytest.mark.parametrize('package', ['mmpretrain', 'mmdet'])
+def test_upstreams_inferencers_take_our_configs(package):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    if package == 'mmpretrain':
+        from mmpretrain import ImageClassificationInferencer
+
+        path = ROOT / 'configs/vanilla/resnet8_1xb64_cifar10-small.py'
+        inferencer = ImageClassificationInferencer(str(path), pretrained=False, device='cpu')
+        assert 0 <= inferencer(pixels)[0]['pred_label'] < 10
+    else:
+        from mmdet.apis import DetInferencer
+
+        path = ROOT / 'configs/vanilla/gfl_scenes_student.py'
+        inferencer = DetInferencer(str(path), device='cpu', show_progress=False)
+        assert set(inferencer(pixels)['predictions'][0]['labels']) <= set(range(10))

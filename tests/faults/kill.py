@@ -91,6 +91,8 @@ def main() -> int:
             with log.open('a') as file:
                 file.write(json.dumps(cases[-1]) + '\n')
         number += 1
+        if 'error' in cases[-1]:
+            break  # it would go on for ever where no training lives long enough to be killed
     return report(cases)
 
 

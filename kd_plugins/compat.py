@@ -21,6 +21,9 @@ mmengine reads checkpoints by ``torch.load``, which runs what a pickle tells it
 to: always on torch 2.1, and after one warning in the maintained continuation.
 As soon as ``mmengine.runner.checkpoint`` is imported, its loaders go through
 the list of :mod:`kd_plugins.checkpoints` instead.
+
+Two settings of later torch releases are put back where they are needed:
+:func:`onnx_exporter`, :func:`allow_two_backward_passes`.
 """
 
 from __future__ import annotations
@@ -188,6 +191,18 @@ def install() -> None:
         return
     if not any(isinstance(finder, MMRazorFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, MMRazorFinder())
+
+
+def allow_two_backward_passes() -> None:
+    """Let compiled code be gone backward through twice, as DOT does.
+
+    Since torch 2.6 what ``torch.compile`` makes reuses memory of the forward pass
+    in the first backward pass, and refuses the second one.
+    """
+    from torch._functorch import config
+
+    if hasattr(config, 'donated_buffer'):
+        config.donated_buffer = False
 
 
 def onnx_exporter() -> dict[str, Any]:

@@ -1,8 +1,14 @@
-"""Two runs with one seed, for every method that has a config on the digits."""
+"""Two runs with one seed, for every method that has a config on the digits or the scenes."""
+
+import ast
+from collections.abc import Mapping
 
 import pytest
 import torch
+from detection import term
+from few_scenes import few_scenes
 from helpers import ROOT
+from mmengine.config import Config
 from test_training import load
 from tiny_training import train
 
@@ -10,6 +16,8 @@ CONFIGS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / 'configs').glob('*/*_digits.py')
 )  # fmt: skip
+KD = 'configs/kd/kd_digits.py'
+BCKD = 'configs/bckd/bckd_scenes.py'
 
 
 @pytest.fixture
@@ -19,27 +27,144 @@ def deterministic():
     torch.backends.cudnn.deterministic = False
 
 
-@pytest.mark.parametrize('path', CONFIGS)
-def test_two_runs_with_one_seed_end_in_the_same_weights(tmp_path, deterministic, path):
-    def run(name, seed):
-        cfg = load(path, tmp_path / name, epochs=2)
-        if 'curriculum_temperature' in cfg.default_hooks:
-            cfg.default_hooks.curriculum_temperature.length = 2
-        cfg.default_hooks.checkpoint = None  # each formats the whole config
-        cfg.train_dataloader.dataset.indices = 32
-        cfg.val_dataloader.dataset.indices = 32
-        cfg.randomness = dict(deterministic, seed=seed)
-        return train(cfg)
+def ends(cfg_of, randomness, seed):
+    """The weights after a training with a seed."""
+    cfg = cfg_of()
+    if 'curriculum_temperature' in cfg.default_hooks:
+        cfg.default_hooks.curriculum_temperature.length = 2
+    cfg.default_hooks.checkpoint = None  # each formats the whole config
+    cfg.randomness = dict(randomness, seed=seed)
+    return train(cfg)
 
+
+def assert_repeats(cfg_of, randomness):
+    """Train twice from other random states; return the weights."""
     torch.manual_seed(1)
-    first = run('first', 3)
+    first = ends(cfg_of, randomness, 3)
     torch.manual_seed(2)
-    second = run('second', 3)
+    second = ends(cfg_of, randomness, 3)
     assert torch.are_deterministic_algorithms_enabled()
     assert first.keys() == second.keys()
     assert [key for key in first if not torch.equal(first[key], second[key])] == []
+    return first
+
+
+def on_digits(path, tmp_path):
+    cfg = load(path, tmp_path, epochs=2)
+    cfg.train_dataloader.dataset.indices = 32
+    cfg.val_dataloader.dataset.indices = 32
+    return cfg
+
+
+@pytest.mark.parametrize('path', CONFIGS)
+def test_two_runs_with_one_seed_end_in_the_same_weights(tmp_path, deterministic, path):
+    first = assert_repeats(lambda: on_digits(path, tmp_path), deterministic)
     if path == CONFIGS[0]:
-        other = run('other', 4)
+        other = ends(lambda: on_digits(path, tmp_path), deterministic, 4)
         weights = [key for key in first if key.endswith('weight') and first[key].dim() == 2]
         assert weights
         assert not any(torch.equal(first[key], other[key]) for key in weights)
+
+
+def on_features():
+    """A distiller with the losses on features, and those around other losses."""
+    features = dict(type='ModuleInputs', source='head.fc')
+    both = {
+        name: {
+            f'preds_{side}': dict(recorder=name, from_student=side == 'S', data_idx=index)
+            for side in 'ST'
+        }
+        for name, index in dict(features=0, maps=None).items()
+    }
+    channels = dict(channels_S=16, channels_T=64)
+    weights = dict(
+        weight_T=dict(recorder='weight', from_student=False),
+        bias_T=dict(recorder='bias', from_student=False),
+    )
+    tau = dict(type='kd_plugins.GlobalTemperature')
+    learned = dict(
+        type='kd_plugins.WithTemperature', loss=dict(type='mmrazor.KLDivergence'), tau=tau
+    )
+    logits = Config.fromfile(ROOT / KD).model.distiller.loss_forward_mappings.loss_kd
+    return dict(
+        student_recorders=dict(
+            features=features, maps=dict(type='ModuleOutputs', source='backbone.layer2')
+        ),
+        teacher_recorders=dict(
+            features=features,
+            maps=dict(type='ModuleOutputs', source='backbone.layer3'),
+            weight=dict(type='Parameter', source='head.fc.weight'),
+            bias=dict(type='Parameter', source='head.fc.bias'),
+        ),
+        distill_losses=dict(
+            loss_pkt=dict(type='kd_plugins.PKTLoss', loss_weight=100.0),
+            loss_sp=dict(type='kd_plugins.SPLoss', loss_weight=100.0),
+            loss_srrl=dict(type='kd_plugins.SRRLLoss', **channels),
+            loss_vid=dict(type='kd_plugins.VIDLoss', **channels),
+            loss_kl=dict(type='kd_plugins.Weighted', loss=learned, loss_weight=0.5),
+        ),
+        loss_forward_mappings=dict(
+            loss_pkt=both['features'],
+            loss_sp=both['maps'],
+            loss_srrl=dict(both['features'], **weights),
+            loss_vid=both['maps'],
+            loss_kl={key: logits[key] for key in ('preds_S', 'preds_T')},
+        ),
+    )
+
+
+def test_feature_losses_and_what_they_learn_repeat(tmp_path, deterministic):
+    def cfg():
+        cfg = on_digits(KD, tmp_path)
+        cfg.merge_from_dict({'model.distiller': on_features()})
+        cfg.default_hooks.curriculum_temperature = dict(type='kd_plugins.CurriculumTemperatureHook')
+        return cfg
+
+    first = assert_repeats(cfg, deterministic)
+    assert any(key.startswith('distiller.') for key in first)
+
+
+def on_scenes(tmp_path):
+    """The scenes' config with mmdet's LD as a term beside BCKD's, two epochs of two steps."""
+    cfg = Config.fromfile(ROOT / BCKD)
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    cfg.work_dir = str(tmp_path)
+    cfg.merge_from_dict(few_scenes(tmp_path.parent))
+    cfg.merge_from_dict(
+        {
+            'model.distiller': term('loss_ld', type='kd_plugins.LocalizationDistillationLoss'),
+            'train_cfg.max_epochs': 2,
+            'train_cfg.val_interval': 1,
+            'log_level': 'ERROR',
+        }
+    )
+    return cfg
+
+
+def test_a_detectors_runs_with_one_seed_end_in_the_same_weights(tmp_path, deterministic):
+    first = assert_repeats(lambda: on_scenes(tmp_path), deterministic)
+    other = ends(lambda: on_scenes(tmp_path), deterministic, 4)
+    moved = [key for key in first if key.endswith('conv.weight')]
+    assert moved and not any(torch.equal(first[key], other[key]) for key in moved)
+
+
+def types(value):
+    """Every ``type`` in a config."""
+    if isinstance(value, Mapping):
+        yield value.get('type')
+        value = value.values()
+    if not isinstance(value, str):
+        for inner in value if hasattr(value, '__iter__') else ():
+            yield from types(inner)
+
+
+def test_no_loss_is_left_out(tmp_path):
+    here = [Config.fromfile(ROOT / path).model.to_dict() for path in CONFIGS]
+    used = {*types(here), *types(on_features()), *types(on_scenes(tmp_path).model.to_dict())}
+    registered = {
+        f'kd_plugins.{node.name}'
+        for path in (ROOT / 'kd_plugins/losses').glob('*.py')
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and node.decorator_list
+    }
+    assert len(registered) > 10 and registered - used == set()

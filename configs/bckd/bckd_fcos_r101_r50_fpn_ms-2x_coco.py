@@ -2,8 +2,9 @@
 _base_ = [
     'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_ms-640-800-2x_coco.py',
     '../_base_/distill/bckd.py',
+    '../_base_/detection_runtime.py',
 ]
-custom_imports = dict(imports=['kd_plugins'], allow_failed_imports=False)
+default_hooks = _base_.safe_hooks
 
 model = dict(
     _delete_=True,

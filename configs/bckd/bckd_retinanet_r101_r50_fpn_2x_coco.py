@@ -1,6 +1,10 @@
 # bash tools/dist_train.sh configs/bckd/bckd_retinanet_r101_r50_fpn_2x_coco.py 8
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_2x_coco.py', '../_base_/distill/bckd.py']
-custom_imports = dict(imports=['kd_plugins'], allow_failed_imports=False)
+_base_ = [
+    'mmdet::retinanet/retinanet_r50_fpn_2x_coco.py',
+    '../_base_/distill/bckd.py',
+    '../_base_/detection_runtime.py',
+]
+default_hooks = _base_.safe_hooks
 
 model = dict(
     _delete_=True,

@@ -1,5 +1,10 @@
 # bash tools/dist_train.sh configs/vanilla/gfl_swin-t_fpn_ms-2x_coco.py 8
-_base_ = ['mmdet::gfl/gfl_r50_fpn_ms-2x_coco.py', '../_base_/models/gfl_swin-t_coco.py']
+_base_ = [
+    'mmdet::gfl/gfl_r50_fpn_ms-2x_coco.py',
+    '../_base_/models/gfl_swin-t_coco.py',
+    '../_base_/detection_runtime.py',
+]
+default_hooks = _base_.safe_hooks
 
 model = dict(backbone=_base_.swin_t.backbone, neck=_base_.swin_t.neck)
 

@@ -111,6 +111,30 @@ def forbid_inplace(network: nn.Module) -> None:
             module.inplace = False  # type: ignore[assignment]
 
 
+def check_whole(network: nn.Module) -> None:
+    """Refuse a network whose parameters something has cut into pieces.
+
+    Torch's FSDP marks the parameters that it has flattened, its newer form makes
+    them DTensors, and DeepSpeed's ZeRO-3 numbers those it has taken apart.
+
+    Raises:
+        RuntimeError: Naming what has done it, and what to use instead.
+    """
+    for parameter in network.parameters():
+        if getattr(parameter, '_fsdp_flattened', False) or type(parameter).__name__ == 'DTensor':
+            cutter = "torch's FSDP"
+        elif hasattr(parameter, 'ds_id'):
+            cutter = 'DeepSpeed'
+        else:
+            continue
+        raise RuntimeError(
+            f'the student is sharded by {cutter}, which is not supported for a distillation: '
+            'recorders and terms read whole tensors of the student, and its checkpoints have its '
+            "own keys; train with strategy=dict(type='DDPStrategy'), gradient checkpointing and "
+            'accumulation, or without runner_type.'
+        )
+
+
 @contextmanager
 def forked_random_states() -> Iterator[None]:
     """Run a block on random states of its own.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from kd_plugins.algorithms.networks import (
     NetworkCfg,
     build_network,
+    check_whole,
     fit_preprocessor,
     forbid_inplace,
     forked_random_states,
@@ -112,6 +113,7 @@ class SingleTeacherDistill(BaseModel):
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False
+        self._is_whole = False
         self._register_state_dict_hook(_to_student_keys)
         self._register_load_state_dict_pre_hook(_from_student_keys)
 
@@ -177,8 +179,15 @@ class SingleTeacherDistill(BaseModel):
         return self.architecture(inputs, data_samples, mode=mode, **kwargs)
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Any]:
-        """Return ``student.*`` and ``distill.*`` losses and diagnostics."""
+        """Return ``student.*`` and ``distill.*`` losses and diagnostics.
+
+        Raises:
+            RuntimeError: In the first step, if the student's parameters are in pieces.
+        """
         distiller = self.distiller
+        if not self._is_whole:
+            check_whole(self)
+            self._is_whole = True
         if self.distillation_stopped:
             return _prefixed('student', self.architecture(inputs, data_samples, mode='loss'))
         self._publish_progress()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
+from mmengine.runner import EpochBasedTrainLoop
 
 from kd_plugins.registry import FUNCTIONS, HOOKS
 
@@ -47,7 +48,8 @@ class SeedByProgressHook(Hook):
 
     @staticmethod
     def _by_iteration(runner: Any) -> bool:
-        return runner.max_epochs == 1
+        # A loop without epochs reports one, and so does a training of one epoch.
+        return runner.max_epochs == 1 and not isinstance(runner.train_loop, EpochBasedTrainLoop)
 
     @staticmethod
     def _seed(runner: Any, step: int) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import SGD, Optimizer
 
+from kd_plugins.compat import allow_two_backward_passes
 from kd_plugins.optim import two_gradients
 from kd_plugins.optim.dot_sgd import DOTSGD
 from kd_plugins.optim.loss_parts import LossParts, SplitLosses, parts_of
@@ -113,6 +114,7 @@ class DOTOptimWrapper(OptimWrapper):
                 f'{type(model).__name__}, which keeps or reduces gradients in its own way: use '
                 "model_wrapper_cfg=dict(type='MMDistributedDataParallel', broadcast_buffers=False)."
             )
+        allow_two_backward_passes()
         model.parse_losses = SplitLosses(model, self.distill_keys)  # type: ignore[assignment]
 
     def should_sync(self) -> bool:

@@ -1,6 +1,7 @@
-"""Gradients of a distillation step on this rank's half of a batch, after DDP.
+"""Gradients of distillation steps on this rank's half of a batch, after DDP.
 
 Started by torchrun; rank 0 writes what its parameters would be updated with.
+Everything is in float64 and without batch statistics.
 """
 
 import sys
@@ -11,21 +12,44 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller
+from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+from mmengine.registry import MODELS
+from tiny_pictures import Pictures, patches
 
-#: KD and DKD at once, in float64, without batch statistics.
+#: KD and DKD at once.
 TERMS = dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=2.0),
              loss_dkd=dict(type='kd_plugins.DKDLoss', tau=3.0, beta=2.0))  # fmt: skip
 
 
-def algorithm():
-    """The same network on every rank and in the test."""
-    torch.manual_seed(0)
+def of_vectors():
+    """An algorithm and its batch."""
     cfg = distiller()
     mapping = cfg['loss_forward_mappings']['loss_kd']
     cfg.update(distill_losses=TERMS, loss_forward_mappings=dict(loss_kd=mapping, loss_dkd=mapping))
-    return build(distiller=cfg).double()
+    return build(distiller=cfg), *batch(size=8)
+
+
+def of_patches():
+    """CSKD, with a target between the teacher's dense and its global answers."""
+    progress = dict(iter=4, max_iters=10, epoch=4, max_epochs=10)
+    MessageHub.get_current_instance().update_info_dict(progress)
+    model = MODELS.build(patches(data_preprocessor=dict(type='BaseDataPreprocessor')))
+    model.init_weights()
+    samples = [Pictures(8)[i] for i in range(8)]
+    pictures = torch.stack([sample['inputs'] for sample in samples])
+    return model, pictures, [sample['data_samples'] for sample in samples]
+
+
+CASES = {'KD, DKD': of_vectors, 'CSKD': of_patches}
+
+
+def case(name):
+    """The same network and batch on every rank and in the test."""
+    torch.manual_seed(0)
+    model, inputs, labels = CASES[name]()
+    return model.double(), inputs, labels
 
 
 def step(model, inputs, labels):
@@ -39,15 +63,19 @@ def step(model, inputs, labels):
 if __name__ == '__main__':
     dist.init_process_group('gloo')
     rank, size = dist.get_rank(), dist.get_world_size()
-    inputs, labels = batch(size=8)
-    model = MMDistributedDataParallel(algorithm(), device_ids=None)
-    weights = step(model, inputs.chunk(size)[rank], labels.chunk(size)[rank])
+    result = {}
+    for name in CASES:
+        network, inputs, labels = case(name)
+        model = MMDistributedDataParallel(network, device_ids=None)
+        half = slice(rank * len(inputs) // size, (rank + 1) * len(inputs) // size)
+        result[name] = step(model, inputs[half], labels[half])
     everyone = [None] * size
-    dist.all_gather_object(everyone, weights)
+    dist.all_gather_object(everyone, result)
     for other in everyone:
-        assert all(torch.equal(other[name], weights[name]) for name in weights)
+        for name, weights in result.items():
+            assert all(torch.equal(other[name][key], weights[key]) for key in weights)
     if rank == 0:
-        torch.save(weights, sys.argv[1])
+        torch.save(result, sys.argv[1])
     # Without it gloo on torch 2.1 hangs now and then where one rank leaves first.
     dist.barrier()
     dist.destroy_process_group()

@@ -299,3 +299,32 @@ def test_pretrained_init_cfg_of_the_teacher_counts_and_is_strict(tmp_path):
 def test_what_is_not_supported_says_so(key, value):
     with pytest.raises(ValueError, match=rf'model\.{key}={value} is not supported'):
         build(**{key: value})
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / 'store'), 1)
+    torch.distributed.init_process_group('gloo', store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('original', [False, True])
+def test_a_student_that_fsdp_has_cut_is_refused_in_the_first_step(process_group, original):
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    model = build()
+    FullyShardedDataParallel(model, use_orig_params=original, device_id=torch.device('cpu'))
+    # What the wrapper's forward calls; torch 2.1's needs an accelerator's streams before.
+    with pytest.raises(RuntimeError, match=r"sharded by torch's FSDP.*strategy=dict\(") as error:
+        model(*batch(), mode='loss')
+    assert len(str(error.value).splitlines()) == 1
+
+
+def test_a_student_that_deepspeed_has_cut_is_refused_in_the_first_step():
+    model = build()
+    model(*batch(), mode='loss')
+    other = build()
+    other.student.fc.weight.ds_id = 1
+    with pytest.raises(RuntimeError, match='sharded by DeepSpeed'):
+        other(*batch(), mode='loss')

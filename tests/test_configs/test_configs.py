@@ -30,10 +30,20 @@ def load(path):
     return cfg
 
 
+def assert_loses_nothing(cfg):
+    """Our checkpoints, guard, record and seeds are on, whatever the config inherits."""
+    ours = ('SafeCheckpointHook', 'DistillationGuardHook', 'EnvironmentHook')
+    types = {hook.type for hook in cfg.default_hooks.values()}
+    assert types > {f'kd_plugins.{name}' for name in ours} and 'LoggerHook' in types
+    assert 'kd_plugins.SeedByProgressHook' in {hook.type for hook in cfg.custom_hooks}
+    assert cfg.randomness.seed is not None and 'kd_plugins' in cfg.custom_imports.imports
+
+
 @pytest.mark.parametrize('path', CLASSIFIERS)
 def test_builds_and_gives_finite_losses(path, monkeypatch):
     install_timm(monkeypatch)
     cfg = load(path)
+    assert_loses_nothing(cfg)
     init_default_scope(cfg.get('default_scope'))
     preprocessor = cfg.get('data_preprocessor')
     model = MODELS.build(dict(cfg.model, data_preprocessor=preprocessor))
@@ -58,7 +68,9 @@ def test_builds_and_gives_finite_losses(path, monkeypatch):
 
 @pytest.mark.parametrize('path', DETECTORS)
 def test_detector_builds_and_gives_finite_losses(path):
-    model = MODELS.build(untrained(Config.fromfile(ROOT / path)))
+    cfg = Config.fromfile(ROOT / path)
+    assert_loses_nothing(cfg)
+    model = MODELS.build(untrained(cfg))
     data = model.data_preprocessor(images(), training=True)
     total, log = model.parse_losses(model(**data, mode='loss'))
     assert torch.isfinite(total) and total.requires_grad

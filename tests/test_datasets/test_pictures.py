@@ -89,7 +89,8 @@ def test_a_dataset_in_a_config_of_ours_names_it(tmp_path):
         built[1]
 
 
-def test_mmpretrains_inference_takes_a_taught_students_config(tmp_path):
+@pytest.mark.parametrize('ours', [False, True])
+def test_mmpretrains_inference_takes_a_taught_students_config(tmp_path, ours):
     from mmpretrain.apis import ImageClassificationInferencer
 
     cfg = Config.fromfile(ROOT / 'configs/dkd/dkd_resnet20_resnet8_1xb64_cifar10-small.py')
@@ -102,8 +103,12 @@ def test_mmpretrains_inference_takes_a_taught_students_config(tmp_path):
     picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(picture).save(tmp_path / 'picture.png')
 
-    student = ROOT / 'configs/vanilla/resnet8_1xb64_cifar10-small.py'
-    infer = ImageClassificationInferencer(str(student), str(tmp_path / 'last.pth'), 'cpu')
+    student = Config.fromfile(ROOT / 'configs/vanilla/resnet8_1xb64_cifar10-small.py')
+    if ours:
+        student.test_dataloader = student.val_dataloader
+    loader = student.test_dataloader.dataset.pipeline[0].type
+    assert loader == ('kd_plugins.LoadImageFromFile' if ours else 'LoadImageFromFile')
+    infer = ImageClassificationInferencer(student, str(tmp_path / 'last.pth'), 'cpu')
     (reply,) = infer(str(tmp_path / 'picture.png'))
     assert reply['pred_class'] == classes[reply['pred_label']]
     bgr = torch.from_numpy(picture[..., ::-1].copy()).permute(2, 0, 1)
@@ -112,3 +117,25 @@ def test_mmpretrains_inference_takes_a_taught_students_config(tmp_path):
         expected = taught.architecture(batch['inputs']).softmax(dim=1)[0].numpy()
     assert reply['pred_scores'] == pytest.approx(expected, abs=1e-6)
     assert expected.std() > 1e-3
+
+
+OWN = ['cifar10-small', 'digit_scenes', 'tiny_imagenet_bs256']
+
+
+@pytest.mark.parametrize('name', OWN)
+def test_our_datasets_name_them_and_upstreams_inferencers_find_their_loader(name):
+    cfg = Config.fromfile(ROOT / f'configs/_base_/datasets/{name}.py')
+    train, val, test = (
+        cfg[f'{split}_dataloader'].dataset.pipeline for split in ('train', 'val', 'test')
+    )
+    assert train[0].type == val[0].type == 'kd_plugins.LoadImageFromFile'
+    assert test[0].type == 'LoadImageFromFile' and test[1:] == val[1:]
+
+
+def test_every_dataset_of_ours_that_reads_pictures_is_tested():
+    reading = {
+        path.stem
+        for path in (ROOT / 'configs/_base_/datasets').glob('*.py')
+        if 'LoadImageFromFile' in path.read_text()
+    }
+    assert reading == set(OWN)

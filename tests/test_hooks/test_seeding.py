@@ -3,6 +3,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from helpers import STUDENT, algorithm_cfg
+from mmengine.runner import EpochBasedTrainLoop
+from tiny_training import config, train
 from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins.hooks import SeedByProgressHook, seed_worker
@@ -12,8 +15,10 @@ def draws():
     return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
-def after(seed=0, epoch=0, iter=0, max_epochs=3):
-    runner = SimpleNamespace(seed=seed, epoch=epoch, iter=iter, max_epochs=max_epochs)
+def after(seed=0, epoch=0, iter=0, max_epochs=3, loop=None):
+    runner = SimpleNamespace(
+        seed=seed, epoch=epoch, iter=iter, max_epochs=max_epochs, train_loop=loop
+    )
     hook = SeedByProgressHook()
     hook.before_train_epoch(runner)
     hook.before_train_iter(runner, 0)
@@ -33,6 +38,25 @@ def test_loops_without_epochs_are_seeded_by_iteration():
     draws()
     assert after(iter=5, max_epochs=1) == first
     assert after(iter=6, max_epochs=1) != first
+
+
+def test_a_training_of_one_epoch_has_an_epoch():
+    loop = object.__new__(EpochBasedTrainLoop)
+    first = after(iter=0, max_epochs=1, loop=loop)
+    assert after(iter=6, max_epochs=1, loop=loop) == first == after(iter=6)
+
+
+def test_the_only_epoch_is_the_first_of_several(tmp_path):
+    def epochs(number, name):
+        model = algorithm_cfg(architecture=dict(STUDENT, dropout=0.5))
+        cfg = config(tmp_path / name, number, model=model, param_scheduler=None)
+        cfg.default_hooks.checkpoint.max_keep_ckpts = -1
+        return cfg
+
+    only = train(epochs(1, 'one'))
+    train(epochs(2, 'two'))
+    first = torch.load(tmp_path / 'two/epoch_1.pth', weights_only=False)['state_dict']
+    assert all(torch.equal(only[key], first[key]) for key in only)
 
 
 def test_ranks_draw_different_numbers(monkeypatch):

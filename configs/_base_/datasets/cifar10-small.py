@@ -35,6 +35,8 @@ val_dataloader = dict(
     ),
     sampler=dict(type='DefaultSampler', shuffle=False),
 )
-test_dataloader = val_dataloader
+# Upstream's inferencers look for upstream's loader by its name.
+_read = [dict(type='LoadImageFromFile'), *val_dataloader['dataset']['pipeline'][1:]]
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader['dataset'], pipeline=_read))
 val_evaluator = dict(type='Accuracy', topk=(1,))
 test_evaluator = val_evaluator

@@ -15,7 +15,7 @@ train_dataloader = dict(
         ann_file='annotations/train.json',
         data_prefix=dict(img='train/'),
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='kd_plugins.LoadImageFromFile'),
             dict(type='Resize', scale=(128, 128), keep_ratio=True),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(type='PackDetInputs'),
@@ -35,7 +35,7 @@ val_dataloader = dict(
         data_prefix=dict(img='val/'),
         test_mode=True,
         pipeline=[
-            dict(type='LoadImageFromFile'),
+            dict(type='kd_plugins.LoadImageFromFile'),
             dict(type='Resize', scale=(128, 128), keep_ratio=True),
             dict(type='LoadAnnotations', with_bbox=True),
             dict(
@@ -45,6 +45,8 @@ val_dataloader = dict(
         ],
     ),
 )
-test_dataloader = val_dataloader
+# Upstream's inferencers look for upstream's loader by its name.
+_read = [dict(type='LoadImageFromFile'), *val_dataloader['dataset']['pipeline'][1:]]
+test_dataloader = dict(val_dataloader, dataset=dict(val_dataloader['dataset'], pipeline=_read))
 val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
 test_evaluator = val_evaluator

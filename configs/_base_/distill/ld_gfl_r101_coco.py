@@ -5,7 +5,6 @@ _base_ = []
 # After _base_, or mmengine takes the file for one of its other kind of config.
 from importlib.util import find_spec  # noqa: E402
 
-custom_imports = dict(imports=['kd_plugins'], allow_failed_imports=False)
 teacher_config = (
     find_spec('mmdet').submodule_search_locations[0]
     + '/.mim/configs/gfl/gfl_r101_fpn_ms-2x_coco.py'

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]
 
 # Imported once: every training is a fork of this process, which takes no time to start.
-import mmdet.evaluation  # noqa: E402, F401
+import mmdet.evaluation  # noqa: E402
 import mmdet.models  # noqa: E402, F401
 import mmpretrain.models  # noqa: E402, F401
 import torch  # noqa: E402

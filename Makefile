@@ -13,7 +13,7 @@ SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup classification full demo demo-detection test test-long test-faults
-.PHONY: test-memory lint format docs clean
+.PHONY: test-memory lint format docs docs-links clean
 
 help:
 	@echo 'make demo       set up for classification (no compiling) and run the demo'
@@ -26,6 +26,7 @@ help:
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     let ruff rewrite the code'
 	@echo 'make docs       build the documentation in docs/_build, warnings being errors'
+	@echo 'make docs-links  ask the web whether the addresses in it still exist'
 	@echo 'make clean      remove results and caches, keep the environments'
 	@echo
 	@echo 'STACK=official|modern    which OpenMMLab stack (now $(STACK), in $(VENV))'
@@ -71,6 +72,9 @@ format: full
 docs: full
 	@$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo 'open docs/_build/index.html'
+
+docs-links: full
+	@$(RUN) -m sphinx -q -b linkcheck docs docs/_build/links
 
 clean:
 	rm -rf docs/_build docs/_generated work_dirs build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -222,10 +222,16 @@ def _hooks(method: Method) -> str:
     named = dict(
         checkpoint='SafeCheckpointHook',
         guard='DistillationGuardHook',
+        environment='EnvironmentHook',
         distillation_log='DistillationLogHook',
+        # Not in custom_hooks, a list, which would replace the student's own.
+        seed_by_progress='SeedByProgressHook',
     )
     lines = [f"    {name}=dict(type='kd_plugins.{hook}'),\n" for name, hook in named.items()]
-    return f'default_hooks = dict(\n{"".join(lines)}{method.hook})\n{method.extra}'
+    return (
+        f'default_hooks = dict(\n{"".join(lines)}{method.hook})\n'
+        f'randomness = dict(seed=0)\n{method.extra}'
+    )
 
 
 def _data(pair: Pair) -> str:

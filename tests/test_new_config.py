@@ -69,6 +69,23 @@ def test_what_is_written_for_detectors_trains(tmp_path, method):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+def test_a_training_keeps_what_happened_and_the_hooks_of_the_student(tmp_path):
+    student = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
+    cfg = written(Pair(student, student), 'bckd', tmp_path / 'my.py')
+    hooks = {name: hook['type'] for name, hook in cfg.default_hooks.items()}
+    ours = {name for name in hooks.values() if name.startswith('kd_plugins.')}
+    assert ours == {
+        f'kd_plugins.{name}Hook'
+        for name in (
+            'SafeCheckpoint', 'DistillationGuard', 'DistillationLog', 'Environment',
+            'SeedByProgress',
+        )
+    }  # fmt: skip
+    assert hooks['visualization'] == 'DetVisualizationHook'
+    assert [hook.type for hook in cfg.custom_hooks] == ['EMAHook', 'PipelineSwitchHook']
+    assert cfg.randomness.seed == 0
+
+
 def test_the_text_says_how_to_use_it_and_is_short(tmp_path, ckpt):
     path = tmp_path / 'sub' / 'my.py'
     text = new_config(Pair(STUDENT, TEACHER, ckpt), 'dkd', path)

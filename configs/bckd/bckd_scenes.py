@@ -7,6 +7,6 @@ model = dict(
     type='kd_plugins.SingleTeacherDistill',
     architecture=_base_.student,
     teacher=_base_.teacher,
-    teacher_ckpt='work_dirs/gfl_scenes_teacher/epoch_24.pth',
+    teacher_ckpt='work_dirs/gfl_scenes_teacher/epoch_12.pth',
     distiller=_base_.distiller,
 )

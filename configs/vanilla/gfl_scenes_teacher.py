@@ -8,10 +8,10 @@ _base_ = [
 ]
 model = _base_.teacher
 
-# Three times as long as a student, at a lower rate.
-optim_wrapper = dict(optimizer=dict(lr=2e-3))
+# Half as long again as a student, at a lower rate.
+optim_wrapper = dict(optimizer=dict(lr=4e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', T_max=24, by_epoch=True, convert_to_iter_based=True),
+    dict(type='CosineAnnealingLR', T_max=12, by_epoch=True, convert_to_iter_based=True),
 ]
-train_cfg = dict(max_epochs=24, val_interval=24)
+train_cfg = dict(max_epochs=12, val_interval=12)

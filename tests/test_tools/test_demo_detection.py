@@ -104,6 +104,7 @@ def test_runs_reuse_one_teacher_and_keep_seeds_apart(tool, tmp_path, monkeypatch
     assert drawn == ['teacher', 'student alone', 'LD', 'BCKD']
     assert 'COCO box AP' in capsys.readouterr().out
     # Students look for the teacher where its own run leaves it.
+    last = Config.fromfile(tool.TEACHER.config).train_cfg.max_epochs
     for name in tool.TAUGHT.values():
         cfg = Config.fromfile(tool.CONFIGS / name)
-        assert cfg.model.teacher_ckpt.startswith(first[0][2] + '/epoch_')
+        assert cfg.model.teacher_ckpt == f'{first[0][2]}/epoch_{last}.pth'

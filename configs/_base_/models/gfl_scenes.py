@@ -1,4 +1,6 @@
-# A large and a small GFL for 128 x 128 pixels, both with random weights.
+# A large and a small GFL for 128 x 128 pixels, both with random weights. Digits of 16
+# to 48 pixels are found at stride 8: the second stage keeps stride 4, so that three
+# stages lie before it instead of ResNet's two; a level of stride 32 would find none.
 data_preprocessor = dict(
     type='DetDataPreprocessor',
     mean=[127.0, 127.0, 127.0],
@@ -9,7 +11,8 @@ data_preprocessor = dict(
 _backbone = dict(
     type='ResNet',
     depth=18,
-    out_indices=(1, 2, 3),
+    strides=(1, 1, 2, 2),
+    out_indices=(2, 3),
     frozen_stages=-1,
     norm_cfg=dict(type='BN', requires_grad=True),
     norm_eval=False,
@@ -23,7 +26,7 @@ _head = dict(
         ratios=[1.0],
         octave_base_scale=4,
         scales_per_octave=1,
-        strides=[8, 16, 32],
+        strides=[8, 16],
     ),
     loss_cls=dict(type='QualityFocalLoss', use_sigmoid=True, beta=2.0, loss_weight=1.0),
     loss_dfl=dict(type='DistributionFocalLoss', loss_weight=0.25),
@@ -45,15 +48,15 @@ student = dict(
     type='GFL',
     data_preprocessor=data_preprocessor,
     backbone=dict(base_channels=8, stem_channels=8, **_backbone),
-    neck=dict(type='FPN', in_channels=[16, 32, 64], out_channels=32, num_outs=3),
+    neck=dict(type='FPN', in_channels=[32, 64], out_channels=32, num_outs=2),
     bbox_head=dict(in_channels=32, feat_channels=32, stacked_convs=1, **_head),
     **_settings,
 )
 teacher = dict(
     type='GFL',
     data_preprocessor=data_preprocessor,
-    backbone=dict(base_channels=24, stem_channels=24, **_backbone),
-    neck=dict(type='FPN', in_channels=[48, 96, 192], out_channels=64, num_outs=3),
+    backbone=dict(base_channels=16, stem_channels=16, **_backbone),
+    neck=dict(type='FPN', in_channels=[64, 128], out_channels=64, num_outs=2),
     bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=2, **_head),
     **_settings,
 )

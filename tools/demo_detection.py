@@ -1,4 +1,4 @@
-"""A large detector teaches a small one to find handwritten digits, in ten minutes.
+"""A large detector teaches a small one to find handwritten digits, in eleven minutes.
 
     python tools/demo_detection.py
 
@@ -9,10 +9,13 @@ COCO metric. Prints a table and draws what each of them finds.
 """
 
 import argparse
+import contextlib
+import io
 import os
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -170,7 +173,10 @@ def main() -> None:
     results = {name: [done[run] for run in runs if run.name == name] for name in names}
     figure = args.work_dir / 'scenes.png'
     firsts = {name: next(run for run in runs if run.name == name) for name in names}
-    draw({'teacher': TEACHER, **firsts}, figure)
+    # mmdet and pycocotools report every file that they read, and warn of mmdet itself.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        draw({'teacher': TEACHER, **firsts}, figure)
     console.print(summarise(results, done[TEACHER]))
     console.print(
         'gain: in AP over the student alone; "?" where it is within two standard errors of zero.\n'

@@ -13,7 +13,7 @@ SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
 
 .DEFAULT_GOAL := help
 .PHONY: help setup classification full demo demo-detection test test-long test-faults
-.PHONY: test-memory lint format docs docs-links clean
+.PHONY: test-memory test-gpu lint format docs docs-links clean
 
 help:
 	@echo 'make demo       set up for classification (no compiling) and run the demo'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-long  the tests marked long'
 	@echo 'make test-faults  kill trainings 120 times and compare where they end'
 	@echo 'make test-memory  2,000 iterations of every method, whose memory must not grow'
+	@echo 'make test-gpu   one step of every method on the accelerator, beside the CPU'
 	@echo 'make lint       ruff and mypy'
 	@echo 'make format     let ruff rewrite the code'
 	@echo 'make docs       build the documentation in docs/_build, warnings being errors'
@@ -59,6 +60,9 @@ test-faults: full
 
 test-memory: full
 	@$(RUN) tests/faults/memory.py
+
+test-gpu: full
+	@$(RUN) tests/gpu/every_method.py
 
 lint: full
 	@$(RUN) -m ruff check .

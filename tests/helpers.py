@@ -10,6 +10,9 @@ from mmengine.runner import save_checkpoint
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / 'configs'
+#: The smallest config of every method.
+SMALLEST = [*sorted(CONFIGS.glob('*/*_digits.py')), CONFIGS / 'bckd/bckd_scenes.py']
 
 
 @MODELS.register_module(force=True)

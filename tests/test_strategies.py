@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from detection import images
-from helpers import ROOT, algorithm_cfg, distiller
+from helpers import ROOT, SMALLEST, algorithm_cfg, distiller
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import convert_sync_batchnorm
@@ -174,8 +174,6 @@ def test_compiled_steps_are_the_same_steps(tmp_path, method):
     assert difference(plain, compiled) < 1e-5
 
 
-CONFIGS = ROOT / 'configs'
-SMALLEST = [*sorted(CONFIGS.glob('*/*_digits.py')), CONFIGS / 'bckd/bckd_scenes.py']
 each_config = pytest.mark.parametrize('path', SMALLEST, ids=lambda path: path.stem)
 
 

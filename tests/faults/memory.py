@@ -16,8 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / 'tests'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers import SMALLEST
+
 ITERATIONS, WARM_UP = 2000, 500
 MOST = 8.0  # MiB
 
@@ -28,8 +30,7 @@ def main() -> int:
     parser.add_argument('configs', nargs='*', type=Path, help='by default the smallest ones')
     parser.add_argument('--one', action='store_true', help=argparse.SUPPRESS)
     args = parser.parse_args()
-    smallest = [*(ROOT / 'configs').glob('*/*_digits.py'), ROOT / 'configs/bckd/bckd_scenes.py']
-    configs = args.configs or sorted(smallest)
+    configs = args.configs or SMALLEST
     if args.one:
         print(json.dumps(measure(configs[0])))
         return 0

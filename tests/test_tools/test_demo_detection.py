@@ -2,6 +2,8 @@
 
 import sys
 
+import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
@@ -54,6 +56,24 @@ def test_overlap_of_boxes(tool):
     assert tool.iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
     assert tool.iou((0, 0, 2, 2), (2, 2, 3, 3)) == 0
     assert tool.iou((0, 0, 1, 1), (5, 5, 6, 6)) == 0
+
+
+def test_wrong_boxes_are_drawn_apart(tool):
+    truth = [dict(bbox=[0, 0, 10, 10], bbox_label=3), dict(bbox=[20, 20, 30, 30], bbox_label=5)]
+    found = [
+        ([0, 0, 10, 10], 3, True),
+        ([0, 0, 10, 5.2], 3, True),  # an overlap of 0.52
+        ([0, 0, 10, 4.8], 3, False),
+        ([0, 0, 10, 10], 5, False),  # the place of one digit, the label of the other
+        ([21, 20, 31, 30], 5, True),
+    ]
+    boxes, labels = np.array([box for box, *_ in found]), np.array([n for _, n, _ in found])
+    axis = plt.figure().subplots()
+    tool.show(axis, np.zeros((40, 40, 3)), boxes, labels, truth)
+    assert [p.get_linestyle() == '-' for p in axis.patches] == [right for *_, right in found]
+    assert [p.get_edgecolor() == (1, 1, 1, 1) for p in axis.patches] == [r for *_, r in found]
+    assert [p.get_bbox().extents.tolist() for p in axis.patches] == boxes.tolist()
+    assert [text.get_text() for text in axis.texts] == ['3', '3', '3', '5', '5']
 
 
 def test_the_figure_shows_every_detector_from_its_checkpoint(tool, tmp_path, monkeypatch):

@@ -1,0 +1,71 @@
+"""The check that runs on accelerators, where there is none."""
+
+import sys
+
+import pytest
+import torch
+from helpers import CONFIGS, ROOT
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tests/gpu'))
+    import every_method
+
+    return every_method
+
+
+def printed_rows(tool, monkeypatch, capsys, *paths):
+    monkeypatch.setattr(sys, 'argv', ['every_method.py', '--steps', '1', *map(str, paths)])
+    wrong = tool.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if ' float32 ' in line]
+    return wrong, {row[0]: row[2:] for row in rows if row[0] != 'config'}
+
+
+def test_a_step_repeats_itself(tool, monkeypatch, capsys):
+    paths = [CONFIGS / 'dot/dot_ctkd_kd_digits.py', CONFIGS / 'bckd/bckd_scenes.py']
+    wrong, rows = printed_rows(tool, monkeypatch, capsys, *paths)
+    assert wrong == 0 and list(rows) == [path.stem for path in paths]
+    assert all(
+        row[:3] == ['0.0e+00', '0.0e+00', '0'] and float(row[3]) > 0 for row in rows.values()
+    )
+
+
+@pytest.mark.parametrize('size', [0.01, float('nan'), float('inf')])
+def test_a_step_that_went_elsewhere_is_wrong(tool, monkeypatch, capsys, size):
+    step = tool.step
+
+    def disturbed(cfg, batch, device, precision, steps):
+        found = step(cfg, batch, device, precision, steps)
+        if steps:  # not the one to compare with
+            name = next(iter(found.losses))
+            found.losses[name] += size * max(found.losses.values())
+        return found
+
+    monkeypatch.setattr(tool, 'step', disturbed)
+    wrong, rows = printed_rows(tool, monkeypatch, capsys, CONFIGS / 'dkd/dkd_digits.py')
+    assert wrong == 1 and rows['dkd_digits'][-1] == 'WRONG'
+
+
+def test_distances_are_shares_of_the_expected(tool):
+    def made(first, second, change):
+        return tool.Step(dict(a=first, b=second), torch.tensor(change), 0, 0.0, 0.0)
+
+    expected = made(1.0, 4.0, [0.0, 4.0])
+    assert tool.distances(made(2.0, 4.0, [3.0, 4.0]), expected) == (1.0, 0.75)
+    # Next to a large loss a tiny one may be off by more of itself.
+    losses, change = tool.distances(made(0.001, 4.0, [0.0, 4.0]), made(0.002, 4.0, [0.0, 4.0]))
+    assert losses == pytest.approx(0.001 / 0.04) and change == 0
+
+
+def test_mixed_precision_is_written_as_users_write_it(tool, tmp_path):
+    kd, dot = (
+        tool.config(CONFIGS / path, str(tmp_path))
+        for path in ('kd/kd_digits.py', 'dot/dot_kd_digits.py')
+    )
+    assert tool.wrapper_of(kd, 'float32') == kd.optim_wrapper.to_dict()
+    assert tool.wrapper_of(kd, 'float16') == dict(
+        type='AmpOptimWrapper', dtype='float16', loss_scale='dynamic',
+        optimizer=kd.optim_wrapper.optimizer,
+    )  # fmt: skip
+    assert tool.wrapper_of(dot, 'bfloat16')['type'] == 'kd_plugins.DOTOptimWrapper'

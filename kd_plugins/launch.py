@@ -7,12 +7,15 @@ import json
 import os
 import os.path as osp
 import subprocess
+from typing import Any
 
 import torch.distributed
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
+from mmengine.dist import init_dist
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch.distributed.rendezvous import rendezvous
 
 #: mmengine's strategies that cut a model into pieces.
 SHARDING = ('FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy')
@@ -67,25 +70,31 @@ def build_runner(cfg: Config) -> Runner:
             "strategy=dict(type='DDPStrategy'), gradient checkpointing and accumulation, or "
             'without runner_type.'
         )
-    start_on_cpus(cfg)
+    start_processes(cfg)
     if 'runner_type' in cfg:
         return RUNNERS.build(cfg)
     return Runner.from_cfg(cfg)
 
 
-def start_on_cpus(cfg: Config) -> None:
-    """Start torch's gloo processes where there is no accelerator.
+def start_processes(cfg: Config) -> None:
+    """Start torch's processes where mmengine's own start would fail.
 
-    mmengine's own start selects a CUDA device whatever there is, and its DDP
-    wrapper names one. With the process group started before it, the Runner
-    skips the first, and ``device_ids=None`` spares the second.
+    Without an accelerator it selects a CUDA device all the same, and its DDP
+    wrapper names one; ``device_ids=None`` spares the second. After a restart by
+    torchrun the processes need names of their own. The Runner leaves processes
+    alone that have been started before it.
     """
-    if cfg.launcher not in ('pytorch', 'slurm') or get_device() != 'cpu':
+    if cfg.launcher not in ('pytorch', 'slurm'):
+        return
+    again = after_a_restart()
+    if get_device() == 'cuda' and again:
+        init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}), **again)
+    if get_device() != 'cpu':
         return
     if cfg.launcher == 'slurm':
         os.environ.update(slurm_environment())
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group('gloo')
+        torch.distributed.init_process_group('gloo', **again)
     wrapper = cfg.get('model_wrapper_cfg') or ConfigDict(
         type='MMDistributedDataParallel',
         broadcast_buffers=False,
@@ -93,6 +102,22 @@ def start_on_cpus(cfg: Config) -> None:
     )
     wrapper['device_ids'] = None
     cfg.model_wrapper_cfg = wrapper
+
+
+def after_a_restart() -> dict[str, Any]:
+    """Return what ``init_process_group`` needs after torchrun has restarted this process.
+
+    The store of torchrun's agent outlives its processes. Those of torch 2.1 put the
+    number of the restart before their names in it; since pytorch's pull request
+    135957, made for its dynamic rendezvous, they do not, and look for each other
+    where the dead ones were: gloo fails or hangs.
+    """
+    count = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    if count == '0' or os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        return {}
+    store, rank, world_size = next(rendezvous('env://'))
+    store = torch.distributed.PrefixStore(f'restart_{count}', store)
+    return dict(store=store, rank=rank, world_size=world_size)
 
 
 def slurm_environment() -> dict[str, str]:

@@ -13,6 +13,7 @@ import psutil
 import pytest
 import torch
 from helpers import ROOT
+from mmengine.config import Config
 
 from kd_plugins import checkpoints, launch
 
@@ -168,6 +169,41 @@ def test_a_restart_resumes_what_this_start_has_written(
     if pointer:
         (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
     assert launch.restarted_with_a_checkpoint(str(tmp_path)) is expected
+
+
+@pytest.mark.parametrize(
+    ('count', 'agents', 'renamed'),
+    [('0', 'True', False), ('1', 'False', False), ('1', 'True', True), ('12', 'True', True)],
+)
+def test_restarted_processes_do_not_find_the_dead_ones(monkeypatch, count, agents, renamed):
+    # The store of torchrun's agent, in which processes look for each other.
+    store = torch.distributed.TCPStore('127.0.0.1', 0, is_master=True, wait_for_workers=False)
+    names = dict(RANK='1', WORLD_SIZE='3', MASTER_ADDR='127.0.0.1', MASTER_PORT=str(store.port))
+    names.update(TORCHELASTIC_RESTART_COUNT=count, TORCHELASTIC_USE_AGENT_STORE=agents)
+    for name, value in names.items():
+        monkeypatch.setenv(name, value)
+    store.set('0', 'the address of a process that has died')
+    again = launch.after_a_restart()
+    if not renamed:
+        assert again == {}
+        return
+    assert (again['rank'], again['world_size']) == (1, 3)
+    again['store'].set('0', 'that of a living one')
+    assert store.get('0') == b'the address of a process that has died'
+    assert again['store'].get('0') == b'that of a living one'
+
+
+def test_mmengine_starts_restarted_processes_on_gpus(monkeypatch):
+    started = []
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(launch, 'init_dist', lambda *args, **kw: started.append((args, kw)))
+    cfg = Config(dict(launcher='pytorch', env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=9))))
+    for again in ({}, dict(store='store', rank=0, world_size=2)):
+        monkeypatch.setattr(launch, 'after_a_restart', lambda again=again: again)
+        launch.start_processes(cfg)
+    # The first is left to the runner.
+    assert started == [(('pytorch',), dict(backend='nccl', timeout=9, **again))]
+    assert 'model_wrapper_cfg' not in cfg
 
 
 def workers(agent):

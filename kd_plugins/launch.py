@@ -1,4 +1,4 @@
-"""What the command-line tools share: arguments, configs, processes on CPUs."""
+"""What the command-line tools share: arguments, configs, processes."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def start_processes(cfg: Config) -> None:
     """
     if cfg.launcher not in ('pytorch', 'slurm'):
         return
-    again = after_a_restart()
+    again = {} if torch.distributed.is_initialized() else after_a_restart()
     if get_device() == 'cuda' and again:
         init_dist(cfg.launcher, **cfg.get('env_cfg', {}).get('dist_cfg', {}), **again)
     if get_device() != 'cpu':

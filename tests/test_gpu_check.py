@@ -54,6 +54,15 @@ def test_a_step_that_went_elsewhere_is_wrong(tool, monkeypatch, capsys, size, wh
     assert float(rows['dkd_digits'][what == 'weights']) != 0
 
 
+def test_a_step_that_is_never_taken_is_wrong(tool, monkeypatch, capsys):
+    # What a scaler does whose gradients are infinite at every scale.
+    monkeypatch.setattr('mmengine.optim.OptimWrapper.step', lambda self, **kwargs: None)
+    monkeypatch.setattr(tool, 'distances', lambda found, expected: (0.0, 1.0))
+    wrong, rows = printed_rows(tool, monkeypatch, capsys, CONFIGS / 'kd/kd_digits.py')
+    assert wrong == 1 and rows['kd_digits'][-1] == 'WRONG'
+    assert int(rows['kd_digits'][2]) == tool.ATTEMPTS - 1
+
+
 def test_distances_are_shares_of_the_expected(tool):
     def made(first, second, change):
         return tool.Step(dict(a=first, b=second), torch.tensor(change), 0, 0.0, 0.0)

@@ -190,6 +190,8 @@ def test_restarted_processes_do_not_find_the_dead_ones(monkeypatch, count, agent
     assert (again['rank'], again['world_size']) == (1, 3)
     again['store'].set('0', 'that of a living one')
     assert store.get('0') == b'the address of a process that has died'
+    monkeypatch.setenv('TORCHELASTIC_RESTART_COUNT', '2')
+    launch.after_a_restart()['store'].set('0', 'that of one restarted once more')
     assert again['store'].get('0') == b'that of a living one'
 
 

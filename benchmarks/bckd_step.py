@@ -29,7 +29,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.algorithms.networks import resolve_network
+from kd_plugins.networks import resolve_network
 
 CONFIG = Path(__file__).resolve().parent.parent / 'configs/bckd/bckd_gfl_r101_r18_fpn_1x_coco.py'
 WARM_UP = 2

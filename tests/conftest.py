@@ -6,7 +6,7 @@ import torch
 
 import kd_plugins  # noqa: F401  (first, so that mmrazor can be imported)
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[1]
 # Helpers are imported as `from helpers import ...`, wherever a test lies.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 

@@ -71,18 +71,18 @@ def test_the_shown_mmcv_version_lasts_only_as_long_as_the_assertion():
 
 def test_where_mmrazor_needs_no_help_nothing_is_replaced():
     code = (
-        'import sys\nfrom unittest import mock\nfrom kd_plugins import compat\n'
-        'sys.meta_path = [f for f in sys.meta_path if not isinstance(f, compat.MMRazorFinder)]\n'
-        'with mock.patch.object(compat, "version", lambda name: "1.13.1"): compat.install()\n'
-        'print(any(isinstance(f, compat.MMRazorFinder) for f in sys.meta_path))'
+        'import sys\nfrom unittest import mock\nfrom kd_plugins.compat import mmrazor\n'
+        'sys.meta_path = [f for f in sys.meta_path if not isinstance(f, mmrazor.MMRazorFinder)]\n'
+        'with mock.patch.object(mmrazor, "version", lambda name: "1.13.1"): mmrazor.install()\n'
+        'print(any(isinstance(f, mmrazor.MMRazorFinder) for f in sys.meta_path))'
     )
     assert python(code)[0].strip() == 'False'
 
 
 def test_installing_twice_adds_one_finder():
     code = (
-        'import sys\nfrom kd_plugins import compat\ncompat.install()\n'
-        'print(sum(isinstance(f, compat.MMRazorFinder) for f in sys.meta_path))'
+        'import sys\nfrom kd_plugins.compat import mmrazor\nmmrazor.install()\n'
+        'print(sum(isinstance(f, mmrazor.MMRazorFinder) for f in sys.meta_path))'
     )
     assert python(code)[0].strip() == '1'
 

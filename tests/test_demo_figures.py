@@ -5,7 +5,7 @@ import statistics
 import pytest
 from helpers import ROOT
 
-from kd_plugins.experiments import Run, run_all
+from kd_plugins.experiments.repeat import Run, run_all
 
 
 def train(folder, names, seeds):

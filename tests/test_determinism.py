@@ -5,12 +5,12 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from detection import term
-from few_scenes import few_scenes
 from helpers import ROOT
+from helpers.detection import term
+from helpers.few_scenes import few_scenes
+from helpers.tiny_training import train
 from mmengine.config import Config
 from test_training import load
-from tiny_training import train
 
 CONFIGS = sorted(
     str(path.relative_to(ROOT))

@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from detection import images
 from helpers import ROOT, SMALLEST, algorithm_cfg, distiller
+from helpers.detection import images
+from helpers.tiny_pictures import boxes, patches
+from helpers.tiny_training import config, train
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPERS, init_default_scope
 from mmengine.runner import Runner
-from tiny_pictures import boxes, patches
-from tiny_training import config, train
 
 from kd_plugins import launch
 

@@ -15,8 +15,8 @@ from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
-from kd_plugins.preflight import preflight
-from kd_plugins.preflight.show import show
+from kd_plugins.inspect.check import preflight
+from kd_plugins.inspect.check.show import show
 
 
 def parse_args() -> argparse.Namespace:

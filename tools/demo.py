@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.experiments import Result, Run
+from kd_plugins.experiments.repeat import Result, Run
 
 TEACHER = Run('teacher', str(CONFIGS / 'vanilla/digits_teacher.py'), 0, 'work_dirs/digits_teacher')
 STUDENTS = {

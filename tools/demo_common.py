@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.experiments import Result, Run, epochs_done, load_config, run_all
+from kd_plugins.experiments.repeat import Result, Run, epochs_done, load_config, run_all
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 

@@ -32,7 +32,7 @@ from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.datasets.digit_scenes import make_scenes
-from kd_plugins.experiments import Result, Run, load_config
+from kd_plugins.experiments.repeat import Result, Run, load_config
 
 STUDENT = 'vanilla/gfl_scenes_student.py'
 TEACHER = Run(

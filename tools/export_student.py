@@ -16,7 +16,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.export import build_student, export_onnx, export_student, save
+from kd_plugins.files.export_student import build_student, export_onnx, export_student, save
 
 
 def parse_args() -> argparse.Namespace:

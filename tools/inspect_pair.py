@@ -24,9 +24,9 @@ from mmengine.config import Config, DictAction
 from torch import Tensor
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import pairs
 from kd_plugins.algorithms import SingleTeacherDistill
-from kd_plugins.detector_pairs import detect
+from kd_plugins.inspect import classifiers
+from kd_plugins.inspect.detectors import detect
 
 
 def parse_args() -> argparse.Namespace:
@@ -53,10 +53,10 @@ def parse_args() -> argparse.Namespace:
 def draw_answers(algorithm: SingleTeacherDistill, cfg: Config, args: argparse.Namespace) -> Any:
     """Draw pictures, both networks' five first classes, and what the terms say of each."""
     batch = _batch(cfg, args)
-    answers = pairs.ask(algorithm, [batch])
+    answers = classifiers.ask(algorithm, [batch])
     known = bool((answers.labels >= 0).all())
-    terms = pairs.term_values(algorithm, cfg, batch) if known else {}
-    names = pairs.class_names(cfg, answers.preds_S.shape[1])
+    terms = classifiers.term_values(algorithm, cfg, batch) if known else {}
+    names = classifiers.class_names(cfg, answers.preds_S.shape[1])
     rows = len(answers.labels)
     figure, grid = _pyplot().subplots(
         rows, 3, figsize=(9, 1.7 * rows + 0.4), layout='constrained', squeeze=False,
@@ -78,12 +78,12 @@ def draw_answers(algorithm: SingleTeacherDistill, cfg: Config, args: argparse.Na
 
 def draw_correlation(algorithm: SingleTeacherDistill, cfg: Config, args: argparse.Namespace) -> Any:
     """Draw the difference of both networks' correlations between the classes."""
-    answers = pairs.ask(algorithm, pairs.validation_batches(cfg, args.samples))
-    difference = pairs.correlation_difference(answers)
+    answers = classifiers.ask(algorithm, classifiers.validation_batches(cfg, args.samples))
+    difference = classifiers.correlation_difference(answers)
     mean = difference.abs().mean().item()
     figure, axes = _pyplot().subplots(figsize=(6, 5), layout='constrained')
     image = axes.imshow(difference, cmap='RdBu', vmin=-1, vmax=1)
-    names = pairs.class_names(cfg, len(difference))
+    names = classifiers.class_names(cfg, len(difference))
     if len(names) <= 20:
         axes.set_xticks(range(len(names)), names, rotation=45, ha='right')
         axes.set_yticks(range(len(names)), names)
@@ -101,10 +101,10 @@ def draw_tsne(algorithm: SingleTeacherDistill, cfg: Config, args: argparse.Names
     """Draw both networks' penultimate features in two dimensions, coloured by class."""
     from sklearn.manifold import TSNE
 
-    answers = pairs.ask(algorithm, pairs.validation_batches(cfg, args.samples))
+    answers = classifiers.ask(algorithm, classifiers.validation_batches(cfg, args.samples))
     if len(answers.labels) < 10:
         sys.exit(f'--view tsne needs 10 samples or more, and there are {len(answers.labels)}.')
-    names = pairs.class_names(cfg, answers.preds_S.shape[1])
+    names = classifiers.class_names(cfg, answers.preds_S.shape[1])
     figure, panels = _pyplot().subplots(1, 2, figsize=(10, 4.6), layout='constrained')
     sides = {'teacher': answers.features_T, 'student': answers.features_S}
     perplexity = min(30, len(answers.labels) // 4)
@@ -156,8 +156,8 @@ def draw_boxes(algorithm: SingleTeacherDistill, cfg: Config, args: argparse.Name
 def _batch(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
     """Return one batch: the pictures that were named, or some of the validation set."""
     if args.images:
-        return pairs.picture_batch(cfg, args.images)
-    batches = list(pairs.validation_batches(cfg, args.samples))
+        return classifiers.picture_batch(cfg, args.images)
+    batches = list(classifiers.validation_batches(cfg, args.samples))
     return {key: sum((list(b[key]) for b in batches), [])[: args.samples] for key in batches[0]}
 
 
@@ -200,7 +200,7 @@ def main() -> None:
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     try:
-        algorithm = pairs.load_pair(cfg, args.checkpoint)
+        algorithm = classifiers.load_pair(cfg, args.checkpoint)
         with torch.no_grad():
             figure = VIEWS[args.view](algorithm, cfg, args)
     except (FileNotFoundError, ValueError) as error:

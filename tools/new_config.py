@@ -15,8 +15,8 @@ import sys
 from pathlib import Path
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.methods import METHODS
-from kd_plugins.new_config import Pair, new_config
+from kd_plugins.new_config.methods import METHODS
+from kd_plugins.new_config.writing import Pair, new_config
 
 
 def parse_args() -> argparse.Namespace:

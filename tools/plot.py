@@ -13,8 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from kd_plugins import plots
-from kd_plugins.scalars import read_training, short_names
+from kd_plugins.experiments import plot
+from kd_plugins.experiments.logs import read_training, short_names
 
 
 def parse_args() -> argparse.Namespace:
@@ -35,15 +35,15 @@ def main() -> None:
         trainings = [read_training(work_dir, names[work_dir]) for work_dir in args.work_dirs]
     except FileNotFoundError as error:
         sys.exit(str(error))
-    if not plots.panels_of(trainings):
+    if not plot.panels_of(trainings):
         sys.exit(
             f'{", ".join(map(str, args.work_dirs))}: nothing was logged that could be drawn: give '
             'trainings that have logged an iteration or a validation.'
         )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     picture, page = (args.out.with_name(args.out.name + end) for end in ('.png', '.html'))
-    plots.draw(trainings).savefig(picture, dpi=150)
-    page.write_text(plots.page(trainings), encoding='utf-8')
+    plot.draw(trainings).savefig(picture, dpi=150)
+    page.write_text(plot.page(trainings), encoding='utf-8')
     print(f'wrote {picture} and {page}')
 
 

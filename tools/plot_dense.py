@@ -22,9 +22,9 @@ from mmengine.registry import DATASETS
 from torch import Tensor
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.algorithms.weights import load_weights
+from kd_plugins.files.weights import load_weights
+from kd_plugins.inspect.classifiers import build_pair
 from kd_plugins.losses import CSKDLoss, fused_target
-from kd_plugins.pairs import build_pair
 
 #: A colour for each of the most frequent answers; the rest share a grey.
 MOST_COLOURS = 20

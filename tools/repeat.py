@@ -22,8 +22,15 @@ from rich.console import Console
 from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.environment import hardware, versions
-from kd_plugins.experiments import Result, Run, config_hash, epochs_done, load_config, run_all
+from kd_plugins.experiments.environment import hardware, versions
+from kd_plugins.experiments.repeat import (
+    Result,
+    Run,
+    config_hash,
+    epochs_done,
+    load_config,
+    run_all,
+)
 from kd_plugins.launch import write_json
 
 #: How tables name the metrics, and the metafile.

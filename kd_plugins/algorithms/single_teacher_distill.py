@@ -11,7 +11,9 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from kd_plugins.algorithms.networks import (
+from kd_plugins.distillers import build_distiller, check_records, reset_records
+from kd_plugins.files.weights import load_weights
+from kd_plugins.networks import (
     NetworkCfg,
     build_network,
     check_whole,
@@ -20,11 +22,9 @@ from kd_plugins.algorithms.networks import (
     forked_random_states,
     resolve_network,
 )
-from kd_plugins.algorithms.teacher import TeacherInput
-from kd_plugins.algorithms.weights import load_weights
-from kd_plugins.distillers import build_distiller, check_records, reset_records
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
+from kd_plugins.teachers.input import TeacherInput
 
 _STUDENT = 'architecture.'
 

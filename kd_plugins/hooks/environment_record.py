@@ -9,9 +9,9 @@ from typing import Any
 from mmengine.dist import get_world_size, master_only
 from mmengine.hooks import Hook
 
-from kd_plugins.environment import environment
+from kd_plugins.experiments.environment import environment
+from kd_plugins.files.writing import write_aside
 from kd_plugins.registry import HOOKS
-from kd_plugins.storage import write_aside
 
 
 @HOOKS.register_module()

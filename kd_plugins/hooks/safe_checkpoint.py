@@ -13,9 +13,9 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
-from kd_plugins import checkpoints
+from kd_plugins.files import reading
+from kd_plugins.files.writing import ATOMIC, write_aside
 from kd_plugins.registry import HOOKS
-from kd_plugins.storage import ATOMIC, write_aside
 
 _POINTER = 'last_checkpoint'
 #: What a checkpoint must hold to go on from, beside the weights.
@@ -41,7 +41,7 @@ class SafeCheckpointHook(CheckpointHook):
     written by its own backend.
 
     Raises:
-        kd_plugins.storage.CheckpointNotWrittenError: If the disk is full; the
+        kd_plugins.files.writing.CheckpointNotWrittenError: If the disk is full; the
             checkpoint before is intact.
         ValueError: If the file to resume or to load from is another model's,
             or not one to resume from.
@@ -187,8 +187,8 @@ def repair_pointer(pointer: Path, folder: Path, template: str) -> None:
     complaints = []
     for path in newest_first:
         try:
-            _check_content(checkpoints.load(path, map_location='cpu'), None, resume=True)
-        except checkpoints.UntrustedCheckpointError:
+            _check_content(reading.load(path, map_location='cpu'), None, resume=True)
+        except reading.UntrustedCheckpointError:
             raise  # older ones are no answer to that
         except (ValueError, OSError) as error:
             complaints.append(f'{path.name}: {error}')

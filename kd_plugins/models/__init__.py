@@ -2,7 +2,7 @@
 
 Their parameters carry the names of the published networks wherever those are
 good names, so that published checkpoints load (see
-:mod:`kd_plugins.algorithms.published`). ResNet-18 and ResNet-50 for 32 x 32
+:mod:`kd_plugins.files.published`). ResNet-18 and ResNet-50 for 32 x 32
 pixels are mmpretrain's own ``ResNet_CIFAR`` with ``zero_init_residual=False``.
 """
 

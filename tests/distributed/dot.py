@@ -10,10 +10,10 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from helpers.scaler import cpu_scaler
+from helpers.two_losses import data, network, weights
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
-from scaler import cpu_scaler
-from two_losses import data, network, weights
 
 STEPS = 20
 KINDS = {

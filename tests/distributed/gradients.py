@@ -12,11 +12,11 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller
+from helpers.tiny_pictures import Pictures, patches
 from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
-from tiny_pictures import Pictures, patches
 
 #: KD and DKD at once.
 TERMS = dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=2.0),

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from dot import KINDS, STEPS, part, wrapper
+from helpers.two_losses import data, network, weights
 from mmengine.model import MMDistributedDataParallel
-from two_losses import data, network, weights
 
 
 @pytest.fixture(scope='module')

@@ -32,14 +32,14 @@ import mmdet.models  # noqa: E402, F401
 import mmpretrain.models  # noqa: E402, F401
 import torch  # noqa: E402
 from faults.moments import Moments  # noqa: E402
-from few_scenes import few_scenes  # noqa: E402
+from helpers.few_scenes import few_scenes  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import EpochBasedTrainLoop  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
 import kd_plugins  # noqa: E402, F401
-from kd_plugins import checkpoints  # noqa: E402
+from kd_plugins.files import reading  # noqa: E402
 
 #: What few epochs on little data take, of either kind.
 DIGITS = ('train_dataloader.dataset.indices=96', 'val_dataloader.dataset.indices=64')
@@ -233,10 +233,10 @@ def epoch(work_dir: Path) -> int:
 def same(reference: str, work_dir: Path) -> bool:
     """Whether a training ended as the undisturbed one, in weights and in files."""
     name = f'epoch_{EPOCHS}.pth'
-    expected, found = (checkpoints.load(Path(d) / name) for d in (reference, work_dir))
+    expected, found = (reading.load(Path(d) / name) for d in (reference, work_dir))
     one = [path.name for path in work_dir.glob('epoch_*.pth')] == [name]
     best = list(work_dir.glob('best_*.pth'))
-    whole = all('state_dict' in checkpoints.load(path) for path in best)
+    whole = all('state_dict' in reading.load(path) for path in best)
     weights = expected['state_dict'].keys() == found['state_dict'].keys() and all(
         torch.equal(value, found['state_dict'][key])
         for key, value in expected['state_dict'].items()

@@ -82,7 +82,7 @@ def measure(config: Path) -> list[dict]:
         cfg.work_dir, cfg.log_level = folder, 'ERROR'
         cfg.default_hooks.checkpoint = None
         if 'scenes' in config.stem:
-            from few_scenes import few_scenes
+            from helpers.few_scenes import few_scenes
 
             cfg.merge_from_dict(few_scenes(folder, train=14, batch_size=2))
             # Its cosine would come back after the eight epochs that it is made for.

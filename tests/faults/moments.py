@@ -5,7 +5,7 @@ import os
 
 from mmengine.fileio import LocalBackend
 
-from kd_plugins import storage
+from kd_plugins.files import writing
 
 
 class Moments:
@@ -21,8 +21,8 @@ class Moments:
         self.count, self.at, self.die = 0, at, die
         for owner, name in ((os, 'fsync'), (os, 'replace'), (LocalBackend, 'remove')):
             patch(owner, name, self.around(getattr(owner, name)))
-        storage.open = builtins.open  # a name of its own, which can be put back
-        patch(storage, 'open', self.open)
+        writing.open = builtins.open  # a name of its own, which can be put back
+        patch(writing, 'open', self.open)
 
     def tick(self):
         self.count += 1

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 import torch
-from detection import HEADS, build, detector, distillation, images, losses, term
 from helpers import ROOT
+from helpers.detection import HEADS, build, detector, distillation, images, losses, term
 from mmengine.config import ConfigDict
 from mmengine.dataset import pseudo_collate
 from mmengine.optim import OptimWrapper, build_optim_wrapper
@@ -281,7 +281,7 @@ from kd_plugins.registry import TASK_UTILS
 assert TASK_UTILS.get('DenseHeadRecorder')
 Missing.names.remove('mmdet')
 sys.path.insert(0, 'tests')
-from detection import build, images, losses
+from helpers.detection import build, images, losses
 assert losses(build().train(), images())['distill.loss_bckd_cls'] > 0
 """
     reply = subprocess.run(

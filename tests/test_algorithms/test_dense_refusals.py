@@ -1,7 +1,7 @@
 """Pairs of detectors that cannot be compared anchor by anchor, and what is said about them."""
 
 import pytest
-from detection import build, detector, distillation, images, losses, term
+from helpers.detection import build, detector, distillation, images, losses, term
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS
 from mmengine.runner import save_checkpoint

@@ -6,14 +6,14 @@ import time
 import pytest
 import torch
 from helpers import ROOT
+from helpers.networks import build, cnn, distilled, install_timm, remove_timm, resnet, vit
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
-from networks import build, cnn, distilled, install_timm, remove_timm, resnet, vit
 from torch import nn
 
-from kd_plugins.algorithms.weights import load_weights
-from kd_plugins.export import export_student
+from kd_plugins.files.export_student import export_student
+from kd_plugins.files.weights import load_weights
 
 
 def config(tmp_path, epochs=2, **changes):

@@ -5,13 +5,13 @@ import weakref
 import pytest
 import torch
 from helpers import STUDENT, TEACHER, algorithm_cfg, batch, build, distiller, save_teacher
+from helpers.oracles import kd
 from mmengine.hooks import EMAHook  # noqa: F401  (registers it)
 from mmengine.logging import MessageHub
 from mmengine.model import ExponentialMovingAverage
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
-from oracles import kd
 from torch import nn
 
 from kd_plugins.losses import KDLoss

@@ -6,7 +6,7 @@ from helpers import ROOT
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from kd_plugins.algorithms.networks import resolve_network
+from kd_plugins.networks import resolve_network
 
 # Config, stock student, stock teacher, epochs, milestones, alone, taught: box AP on
 # val2017 by arXiv 2308.14286 and github.com/TinyTigerPan/BCKD (121c9aa), README.md.

@@ -133,7 +133,7 @@ def test_networks_alone_have_the_published_settings(name):
     ],
 )
 def test_imagenet_pairs_have_the_published_settings(pair, beta, parameters_S, parameters_T):
-    from kd_plugins.algorithms.networks import resolve_network
+    from kd_plugins.networks import resolve_network
 
     cfg = load(f'kd/kd_{pair}_8xb64_in1k.py')
     assert terms(cfg) == (dict(type='kd_plugins.KDLoss', tau=1.0, loss_weight=0.5), 0.5)

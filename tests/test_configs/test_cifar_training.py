@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
+from helpers.published_networks import published_key, weight
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.datasets import CIFAR100
-from published_networks import published_key, weight
 
 
 def write_pictures(folder):

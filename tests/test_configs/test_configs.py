@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from detection import images, untrained
 from helpers import ROOT
+from helpers.detection import images, untrained
+from helpers.networks import install_timm
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
-from networks import install_timm
 
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix()

@@ -3,11 +3,11 @@
 import pytest
 import yaml
 from helpers import ROOT
+from helpers.networks import install_timm
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from networks import install_timm
 
-from kd_plugins.algorithms.networks import resolve_network
+from kd_plugins.networks import resolve_network
 
 # Pictures a step, learning rate, parameters, and top-1 of DeiT and CSKD. Zzzzz1/CSKD at
 # fa0d8b8d922f4914d7d82feaded69845d21e47b4, configs/cskd_*.py and README.md; parameters

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from detection import untrained
 from helpers import ROOT
+from helpers.detection import untrained
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.datasets.scene_drawing import SceneSettings
-from kd_plugins.experiments import Run, finished, run_once
-from kd_plugins.export import export_student
+from kd_plugins.experiments.repeat import Run, finished, run_once
+from kd_plugins.files.export_student import export_student
 
 STUDENT = 'vanilla/gfl_scenes_student.py'
 PATHS = [STUDENT, 'vanilla/gfl_scenes_teacher.py', 'ld/ld_scenes.py', 'bckd/bckd_scenes.py']

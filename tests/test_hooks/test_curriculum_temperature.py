@@ -1,7 +1,7 @@
 import pytest
 import torch
+from helpers.vector_training import GLOBAL, kd, logged, runner_of
 from mmengine.registry import MODELS
-from vector_training import GLOBAL, kd, logged, runner_of
 
 from kd_plugins.hooks import CurriculumTemperatureHook
 from kd_plugins.hooks.curriculum_temperature import named_temperatures

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import algorithm_cfg, distiller, save_teacher
+from helpers.tiny_training import config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner
-from tiny_training import config
 from torch import nn
 
 from kd_plugins.hooks.distillation_guard import (

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from oracles import batch_of, tckd_nckd
-from vector_training import kd, logged, runner_of
+from helpers.oracles import batch_of, tckd_nckd
+from helpers.vector_training import kd, logged, runner_of
 
 from kd_plugins.losses import CSKDLoss, DKDLoss, KDLoss
 

@@ -4,10 +4,10 @@ import sys
 
 import torch
 from helpers import ROOT
-from tiny_training import config, train
+from helpers.tiny_training import config, train
 
 import kd_plugins
-from kd_plugins import environment
+from kd_plugins.experiments.repeat import environment
 
 
 def starts(work_dir):

@@ -8,10 +8,10 @@ import pytest
 import torch
 from faults.moments import Moments
 from helpers import build
-from tiny_training import config, train
+from helpers.tiny_training import config, train
 
-from kd_plugins import storage
-from kd_plugins.checkpoints import UnreadableCheckpointError
+from kd_plugins.files import writing
+from kd_plugins.files.reading import UnreadableCheckpointError
 from kd_plugins.hooks.safe_checkpoint import repair_pointer
 
 load = torch.load
@@ -140,7 +140,7 @@ def test_a_file_is_the_old_one_or_the_new_one_at_every_step(tmp_path):
         with pytest.MonkeyPatch.context() as patch:
             Moments(at, die, patch.setattr)
             try:
-                storage.write_aside(b'the new content, longer', path)
+                writing.write_aside(b'the new content, longer', path)
             except Killed:
                 seen.append(path.read_bytes())
     assert len(seen) == 8 and set(seen) == {b'the old content', b'the new content, longer'}
@@ -153,8 +153,8 @@ def test_the_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
         monkeypatch.setattr(
             os, name, lambda *a, name=name, original=original: (steps.append(name), original(*a))
         )
-    storage.AtomicLocalBackend().put(b'content', tmp_path / 'new' / 'file')
-    storage.AtomicLocalBackend().put_text('tëxt', tmp_path / 'new' / 'text')
+    writing.AtomicLocalBackend().put(b'content', tmp_path / 'new' / 'file')
+    writing.AtomicLocalBackend().put_text('tëxt', tmp_path / 'new' / 'text')
     assert steps == ['fsync', 'replace', 'fsync'] * 2
     assert (tmp_path / 'new' / 'file').read_bytes() == b'content'
     assert (tmp_path / 'new' / 'text').read_text(encoding='utf-8') == 'tëxt'
@@ -168,7 +168,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
     # A real refusal of the system, in the middle of the file.
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
     try:
-        with pytest.raises(storage.CheckpointNotWrittenError) as failure:
+        with pytest.raises(writing.CheckpointNotWrittenError) as failure:
             train(config(tmp_path, epochs=2, resume=True))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

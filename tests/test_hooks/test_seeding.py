@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from helpers import STUDENT, algorithm_cfg
+from helpers.tiny_training import config, train
 from mmengine.runner import EpochBasedTrainLoop
-from tiny_training import config, train
 from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins.hooks import SeedByProgressHook, seed_worker

@@ -1,9 +1,9 @@
 import math
 
-import published_bckd as published
 import pytest
 import torch
-from published_bckd import BINS, CASES, IMAGES, LEVELS, wave
+from helpers import published_bckd as published
+from helpers.published_bckd import BINS, CASES, IMAGES, LEVELS, wave
 
 from kd_plugins.losses import (
     BinaryClassificationKDLoss,

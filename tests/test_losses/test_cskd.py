@@ -1,9 +1,9 @@
 import math
 
-import oracles
 import pytest
 import torch
-from waves import wave
+from helpers import oracles
+from helpers.waves import wave
 
 from kd_plugins.losses import CSKDLoss, DeiTLoss, fused_target
 from kd_plugins.registry import MODELS

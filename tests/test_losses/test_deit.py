@@ -1,9 +1,9 @@
 import math
 
-import oracles
 import pytest
 import torch
-from waves import wave
+from helpers import oracles
+from helpers.waves import wave
 
 from kd_plugins.losses import DeiTLoss, KDLoss
 from kd_plugins.registry import MODELS

@@ -1,8 +1,8 @@
 import warnings
 
-import oracles
 import pytest
 import torch
+from helpers import oracles
 from test_kd import Learned, wave_logits
 
 from kd_plugins.losses import DKDLoss, dkd_loss, kd_loss

@@ -1,8 +1,8 @@
 import math
 
-import oracles
 import pytest
 import torch
+from helpers import oracles
 from torch import nn
 
 from kd_plugins.losses import KDLoss, kd_loss

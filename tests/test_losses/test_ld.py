@@ -1,6 +1,6 @@
 import pytest
 import torch
-from detection import build, detector, images, losses, term
+from helpers.detection import build, detector, images, losses, term
 from mmdet.registry import MODELS as MMDET
 from test_bckd import records
 

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
+from helpers.published_networks import NETWORKS
 from mmengine.registry import MODELS, init_default_scope
-from published_networks import NETWORKS
 from torch import nn
 
 

@@ -3,8 +3,8 @@ import warnings
 
 import pytest
 import torch
+from helpers.networks import build, distilled, vit
 from mmpretrain.structures import DataSample
-from networks import build, distilled, vit
 
 LABELS = [0, 3, 4]
 

@@ -5,10 +5,10 @@ import argparse
 import numpy as np
 import pytest
 import torch
+from helpers.published_networks import NETWORKS, classifier, digest, pictures, published_key, weight
 from mmengine.registry import MODELS, init_default_scope
-from published_networks import NETWORKS, classifier, digest, pictures, published_key, weight
 
-from kd_plugins.algorithms.weights import load_weights
+from kd_plugins.files.weights import load_weights
 
 
 @pytest.fixture(autouse=True)

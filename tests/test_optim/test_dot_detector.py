@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from detection import images
 from helpers import ROOT
+from helpers.detection import images
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.optim import build_optim_wrapper

@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from scripted_gradients import REACHED, SETTINGS, gradients, rate, start
+from helpers.scripted_gradients import REACHED, SETTINGS, gradients, rate, start
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten

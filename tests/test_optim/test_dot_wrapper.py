@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from helpers.scaler import cpu_scaler
+from helpers.two_losses import TwoLosses, by_hand, data, network, train, weights
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODEL_WRAPPERS
-from scaler import cpu_scaler
 from torch import nn
-from two_losses import TwoLosses, by_hand, data, network, train, weights
 
 from kd_plugins import launch
 from kd_plugins.optim import DOTSGD, DOTOptimWrapper, two_gradients

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from detection import HEADS, build, detector, images, losses
+from helpers.detection import HEADS, build, detector, images, losses
 from mmengine.config import ConfigDict
 
 #: RetinaNet's own loss compares deltas, unless it is told to decode them.

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from networks import ARCH, build, cnn, distilled, install_timm, resnet, vit
+from helpers.networks import ARCH, build, cnn, distilled, install_timm, resnet, vit
 from torch import nn
 
 from kd_plugins.recorders import DenseLogitsRecorder

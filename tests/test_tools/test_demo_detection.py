@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.datasets.scene_drawing import SceneSettings
-from kd_plugins.experiments import Result, Run
+from kd_plugins.experiments.repeat import Result, Run
 
 
 @pytest.fixture

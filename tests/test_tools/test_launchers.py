@@ -15,7 +15,8 @@ import torch
 from helpers import ROOT
 from mmengine.config import Config
 
-from kd_plugins import checkpoints, launch
+from kd_plugins import launch
+from kd_plugins.files import reading
 
 CONFIG = str(ROOT / 'configs/dkd/dkd_digits.py')
 TINY = [
@@ -87,7 +88,7 @@ def slurm(tmp_path):
 
 
 def weights(path):
-    return checkpoints.load(path)['state_dict']
+    return reading.load(path)['state_dict']
 
 
 def test_slurm_asks_for_what_upstreams_script_asks_for(tmp_path, slurm):
@@ -264,7 +265,7 @@ def test_two_nodes_are_two_agents(tmp_path):
     printed = [node.communicate(timeout=280)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0, 0], printed
     # One training: 96 scans in batches of 32 on two processes, twice.
-    saved = checkpoints.load(tmp_path / 'work/epoch_2.pth')
+    saved = reading.load(tmp_path / 'work/epoch_2.pth')
     assert saved['meta']['iter'] == 4
     run('bash', ROOT / 'tools/dist_train.sh', CONFIG, 2, '--work-dir', 'one', '--cfg-options',
         *TINY, cwd=tmp_path, env=environment())  # fmt: skip
@@ -278,7 +279,7 @@ def test_slurm_trains_and_tests_on_two_tasks(tmp_path, slurm):
     env.update(GPUS='2', GPUS_PER_NODE='0')
     run(ROOT / 'tools/slurm_train.sh', 'part', 'job', CONFIG, 'work', '--cfg-options', *TINY,
         cwd=tmp_path, env=env)  # fmt: skip
-    assert checkpoints.load(tmp_path / 'work/epoch_2.pth')['meta']['iter'] == 4
+    assert reading.load(tmp_path / 'work/epoch_2.pth')['meta']['iter'] == 4
     printed = run(ROOT / 'tools/slurm_test.sh', 'part', 'job', CONFIG, 'work/epoch_2.pth',
                   '--cfg-options', *TINY, cwd=tmp_path, env=env)  # fmt: skip
     assert 'accuracy/top1' in printed
@@ -297,7 +298,7 @@ def test_mim_launches_two_processes(tmp_path, slurm, launcher):
         # openmim 0.3.9 with click 8.3 or later fails where --srun-args is left out.
         command += ['--gpus-per-node', 2, '--partition', 'part', '--srun-args=--mem=1G']
     run(*command, '--cfg-options', *TINY, cwd=tmp_path, env=env)
-    assert checkpoints.load(tmp_path / 'work/epoch_2.pth')['meta']['iter'] == 4
+    assert reading.load(tmp_path / 'work/epoch_2.pth')['meta']['iter'] == 4
     if launcher == 'slurm':
         assert asked()[0]['options']['--gres'] == 'gpu:2'
     shutil.rmtree(tmp_path / 'work')

@@ -1,0 +1,22 @@
+"""What upstream versions need, in one place: a file for each upstream package.
+
+Nothing else in kd_plugins knows the versions of upstream packages or their faults.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from kd_plugins.compat import mmengine, mmrazor
+from kd_plugins.compat.torch import allow_two_backward_passes, onnx_exporter
+
+__all__ = ['allow_two_backward_passes', 'install', 'onnx_exporter']
+
+
+def install() -> None:
+    """Do what has to be done before upstream is imported; calling it twice is fine."""
+    # mmcv without compiled operators, which is enough for classification, warns at
+    # every import of what classification does not use.
+    warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
+    mmengine.install()
+    mmrazor.install()

@@ -1,0 +1,1 @@
+"""Runs over seeds, and what trainings have logged."""

@@ -1,0 +1,1 @@
+"""Looking at a distillation: before it is trained, and at what it has learnt."""

@@ -1,0 +1,184 @@
+"""What is worth telling about what a preflight has seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from kd_plugins.inspect.check.report import Report
+
+#: Beyond this ratio of gradients, one part drowns the other.
+DROWNS = 1000.0
+
+
+def examine(report: Report) -> None:
+    """Add what follows from the report as a whole."""
+    for part in (_classes, _losses, _batch, _teacher):
+        part(report)
+
+
+def examine_values(
+    report: Report, term: str, side: str, source: str, values: Sequence[Tensor]
+) -> None:
+    """Look at the tensors of one argument of a term."""
+    for value in values:
+        if not value.is_floating_point() or value.numel() == 0:
+            continue
+        value = value.detach().float()
+        if not torch.isfinite(value).all():
+            report.add(
+                'error',
+                f'{term} reads values from {side}.{source} that are not finite.',
+                'check the checkpoint and the normalisation of that network.',
+            )
+        elif side == 'teacher' and len(value) > 1 and value.ndim > 1 and (value == value[0]).all():
+            report.add(
+                'error',
+                f'{term} reads the same values from {side}.{source} for every sample of the batch: '
+                'that teacher tells nothing apart.',
+                'check that model.teacher_ckpt belongs to this teacher and that its input is '
+                'normalised as in its training.',
+            )
+
+
+def examine_unused(report: Report, unused: Sequence[str]) -> None:
+    """Tell which parameters no loss reaches."""
+    if unused:
+        report.add(
+            'warning',
+            f'{len(unused)} trainable parameters get no gradient (first: {unused[0]}); on several '
+            'GPUs DistributedDataParallel would stop.',
+            'freeze them, or set find_unused_parameters=True for training on several GPUs.',
+        )
+
+
+def compare_start(
+    report: Report, path: str, read: Mapping[str, Tensor], kept: Mapping[str, Tensor]
+) -> None:
+    """Compare the checkpoint of ``load_from`` with the model, after loading it."""
+    names = {k.removeprefix('module.').removeprefix('architecture.') for k in read}
+    missing = [k for k in kept if k not in names and not k.startswith('distiller.')]
+    if len(missing) == len(kept):
+        level, change = 'error', 'give a checkpoint of this student.'
+    else:
+        level, change = 'warning', 'make sure that these are meant to start anew.'
+    if missing:
+        report.add(
+            level,
+            f'load_from={path!r} holds {len(kept) - len(missing)} of the {len(kept)} tensors of '
+            f'the student (first missing: {missing[0]}); upstream says so only in its log.',
+            change,
+        )
+
+
+def _classes(report: Report) -> None:
+    known = {
+        'the student': report.student and report.student.classes,
+        'the teacher': report.teacher and report.teacher.classes,
+        'the training set': report.data and report.data.classes,
+    }
+    known = {name: count for name, count in known.items() if count}
+    if len(set(known.values())) > 1:
+        said = ', '.join(f'{name} has {count}' for name, count in known.items())
+        report.add(
+            'error',
+            f'the numbers of classes differ: {said}.',
+            'set num_classes of the heads to that of the training set, and give a teacher that '
+            'was trained on the same classes.',
+        )
+
+
+def _losses(report: Report) -> None:
+    for name, value in report.losses.items():
+        if not math.isfinite(value):
+            report.add('error', f'{name} is {value} on the first batch.', 'look at what it reads.')
+    for term in report.terms:
+        if term.value is not None and term.gradient is None and report.task_gradient is not None:
+            report.add(
+                'error',
+                f'{term.name} has no gradient: it would be computed, logged, and teach nothing.',
+                'map one of its arguments to a record of the student (from_student=True).',
+            )
+        elif term.gradient == 0 and term.weight != 0:
+            report.add(
+                'warning',
+                f'{term.name} has a gradient of 0 on the first batch.',
+                'look at what it reads; a warm-up or a curriculum may begin at 0.',
+            )
+        elif term.gradient and report.task_gradient:
+            ratio = term.gradient / report.task_gradient
+            if ratio > DROWNS or ratio < 1 / DROWNS:
+                weak = 'task' if ratio > 1 else 'term'
+                report.add(
+                    'warning',
+                    f'the gradient of {term.name} is {ratio:.2g} times that of the task: the '
+                    f'{weak} hardly takes part.',
+                    f'change model.distiller.distill_losses.{term.name}.loss_weight.',
+                )
+
+
+def _batch(report: Report) -> None:
+    data = report.data
+    if data is None or not data.base_batch_size or data.scales_lr:
+        return
+    batch = data.batch_size * data.accumulation
+    if batch != data.base_batch_size:
+        lr = report.groups[0].lr if report.groups else math.nan
+        scaled = lr * batch / data.base_batch_size
+        processes = data.base_batch_size / batch
+        fits = f'train on {processes:.0f} GPUs, ' if processes > 1 and processes % 1 == 0 else ''
+        report.add(
+            'warning',
+            f'the learning rate {lr:g} is meant for batches of {data.base_batch_size} '
+            f'(auto_scale_lr.base_batch_size), and one process has batches of {batch}.',
+            f'{fits}pass --auto-scale-lr, or set it to {scaled:g}.',
+        )
+
+
+def _teacher(report: Report) -> None:
+    if report.teacher is None or report.student is None:
+        if report.student is not None:
+            report.add(
+                'note',
+                'the model is no distillation of kd_plugins: there is no teacher to check.',
+            )
+        return
+    if report.teacher.parameters < report.student.parameters:
+        report.add(
+            'note',
+            f'the teacher is smaller than the student ({report.teacher.parameters:,} and '
+            f'{report.student.parameters:,} parameters).',
+            'check that model.teacher and model.architecture are not swapped.',
+        )
+    if report.teacher_samples:
+        classes = report.teacher.classes or (report.data and report.data.classes) or 0
+        _skill(report, report.teacher_samples, classes)
+
+
+def _skill(report: Report, samples: int, classes: int) -> None:
+    name, value, chance = _headline(report.teacher_metrics, samples, classes)
+    if name and value <= chance:
+        report.add(
+            'error',
+            f'the teacher guesses: {name} is {value:g} on {samples} samples of the validation set.',
+            'check that model.teacher_ckpt was trained on these classes in this order, and that '
+            "the teacher's config declares its own normalisation if it differs.",
+        )
+
+
+def _headline(
+    metrics: Mapping[str, float], samples: int, classes: int
+) -> tuple[str | None, float, float]:
+    """Return the first metric that is known, and what pure guessing could reach."""
+    top1 = metrics.get('accuracy/top1')
+    if top1 is not None and classes > 1:
+        p = 1 / classes
+        # Three deviations of a binomial above the mean.
+        return 'accuracy/top1', top1, 100 * (p + 3 * math.sqrt(p * (1 - p) / samples))
+    for name, value in metrics.items():
+        if name.endswith('bbox_mAP'):
+            return name, value, 0.005
+    return None, math.nan, math.nan

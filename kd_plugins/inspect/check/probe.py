@@ -1,0 +1,275 @@
+"""Doing the first steps of a training, on the upstream runner, and looking."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader, Runner
+from torch import nn
+
+from kd_plugins import launch
+from kd_plugins.algorithms import SingleTeacherDistill
+from kd_plugins.inspect.check import findings
+from kd_plugins.inspect.check.describe import (
+    describe_data,
+    describe_network,
+    describe_optimizer,
+    describe_value,
+    tensors_in,
+)
+from kd_plugins.inspect.check.gradients import take_gradients
+from kd_plugins.inspect.check.report import Cost, Read, Report, Term
+from kd_plugins.inspect.check.teacher import evaluate_teacher
+
+
+class _Enough(Exception):
+    """Raised to leave the training."""
+
+
+def preflight(
+    cfg: Config, iterations: int = 3, teacher_batches: int = 4, debug: bool = False
+) -> Report:
+    """Train a few iterations in a temporary directory and report.
+
+    Everything is built and started by the Runner as in the training itself, so
+    whatever would stop that one stops this one; nothing is left behind.
+
+    Args:
+        cfg: The config of the training; it is not changed.
+        iterations: How many iterations to run, at least 1. Time is the median
+            of all but the first.
+        teacher_batches: On how many batches of the validation set, drawn at
+            random, to evaluate the teacher; 0 for none.
+        debug: Let errors through instead of reporting them.
+
+    Returns:
+        The report, worst findings first.
+    """
+    report = Report(config=str(cfg.filename or 'the config'))
+    steps = 'the config cannot be built'
+    with tempfile.TemporaryDirectory() as folder, _silence():
+        try:
+            runner = launch.build_runner(_quiet(cfg, folder))
+            steps = 'the training stops in its first iterations'
+            probe = _Probe(report, cfg, iterations)
+            runner.register_hook(probe)
+            with contextlib.suppress(_Enough):
+                runner.train()
+            steps = 'the teacher cannot be evaluated on the validation set'
+            if isinstance(probe.model, SingleTeacherDistill) and teacher_batches:
+                evaluate_teacher(report, runner, teacher_batches)
+        except (Exception, SystemExit) as error:
+            if debug:
+                raise
+            said = ' '.join(str(error).split()) or 'no message'
+            ours = isinstance(error, (ValueError, FileNotFoundError, SystemExit))
+            report.add('error', f'{steps}: {said if ours else f"{type(error).__name__}: {said}"}')
+    findings.examine(report)
+    return report
+
+
+def _quiet(cfg: Config, folder: str) -> Config:
+    """Return the config with what it writes going to a folder, silently."""
+    cfg = copy.deepcopy(cfg)
+    cfg.work_dir = folder
+    cfg.launcher = 'none'
+    cfg.log_level = 'ERROR'
+    cfg.visualizer = None
+    cfg.resume = False
+    cfg.experiment_name = f'preflight_{time.time_ns()}'
+    # What these would stop at, the report says.
+    hooks = cfg.get('default_hooks') or {}
+    for name in list(hooks):
+        kind = (hooks[name] or {}).get('type')
+        if kind == 'kd_plugins.SafeCheckpointHook':
+            hooks[name].type = 'CheckpointHook'
+        elif kind == 'kd_plugins.DistillationGuardHook':
+            hooks.pop(name)
+    sampler = (cfg.get('val_dataloader') or {}).get('sampler') or {}
+    if sampler.get('type') == 'DefaultSampler':
+        # In the order of the files, the first batches hold one class.
+        sampler['shuffle'] = True
+    return cfg
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what upstream prints and warns out of the report."""
+    before = logging.root.manager.disable
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(before)
+
+
+class _Probe(Hook):
+    """Looks at the first batch, measures the iterations, and leaves."""
+
+    priority = 'LOWEST'
+
+    def __init__(self, report: Report, cfg: Config, iterations: int) -> None:
+        self.report = report
+        self.cfg = cfg
+        self.iterations = iterations
+        self.model: nn.Module | None = None
+        self.times: list[float] = []
+        self.teacher_times: list[float] = []
+
+    def before_train(self, runner: Runner) -> None:
+        """Compare a checkpoint to start from with the model, which upstream does not do."""
+        self.model = runner.model
+        path = self.cfg.get('load_from')
+        if path and not self.cfg.get('resume'):
+            kept = runner.model.state_dict()
+            read = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+            findings.compare_start(self.report, path, read.get('state_dict', read), kept)
+
+    def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Look at everything once, then let the iterations run."""
+        if not self.times:
+            self._look(runner, data_batch)
+            self._watch_teacher()
+            self.started = _now()
+            self.times.append(0.0)
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Take the time; leave after the last iteration."""
+        now = _now()
+        self.times.append(now - self.started)
+        self.started = now
+        if len(self.times) > self.iterations:
+            self._leave(runner)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Leave a training that is shorter than that."""
+        self._leave(runner)
+
+    def _leave(self, runner: Runner) -> None:
+        # The first iteration pays for workers, caches and compiling.
+        seconds = sorted(self.times[2:] or self.times[1:])
+        middle = seconds[len(seconds) // 2]
+        teacher = sorted(self.teacher_times[1:] or self.teacher_times or [0.0])
+        data = self.report.data
+        assert data is not None
+        self.report.cost = Cost(
+            device=_device_name(),
+            seconds_per_iteration=middle,
+            teacher_share=teacher[len(teacher) // 2] / middle,
+            seconds_in_all=middle * data.iterations_per_epoch * data.epochs,
+            peak_memory_mib=_peak_memory(),
+        )
+        raise _Enough
+
+    def _look(self, runner: Runner, batch: Any) -> None:
+        report, model = self.report, runner.model
+        report.data = describe_data(runner, self.cfg)
+        report.optimizer, report.groups = describe_optimizer(runner)
+        distillation = isinstance(model, SingleTeacherDistill)
+        with torch.no_grad():
+            data = model.data_preprocessor(copy.deepcopy(batch), True)
+        inputs = data['inputs'] if isinstance(data, Mapping) else data[0]
+        student = model.architecture if distillation else model
+        model_cfg = self.cfg.model
+        start = f'load_from {self.cfg.load_from}' if self.cfg.get('load_from') else 'as initialised'
+        report.student = describe_network(
+            student, model_cfg.get('architecture', model_cfg), start, inputs, 'the config'
+        )
+        if distillation:
+            samples = data.get('data_samples') if isinstance(data, Mapping) else None
+            report.teacher = describe_network(
+                model.teacher,
+                model_cfg.teacher,
+                f'{len(model.teacher.state_dict())} tensors of {model.teacher_ckpt}'
+                if model.teacher_ckpt
+                else 'none were loaded',
+                model.teacher_input(inputs, samples),
+                'the config',
+            )
+            if not model.teacher_has_own_input:
+                report.teacher.mean, report.teacher.std = report.student.mean, report.student.std
+                report.teacher.swaps_channels = report.student.swaps_channels
+        reading = self._reading_terms(model) if distillation else contextlib.nullcontext()
+        with reading, runner.optim_wrapper.optim_context(model):
+            losses = model._run_forward(data, mode='loss')
+        take_gradients(report, model, student, losses)
+
+    @contextlib.contextmanager
+    def _reading_terms(self, model: SingleTeacherDistill) -> Iterator[None]:
+        """Note what every term is called with."""
+        distiller = model.distiller
+        handles = []
+        for name, module in distiller.distill_losses.items():
+            weight = getattr(module, 'loss_weight', None)
+            term = Term(name, type(module).__name__, weight if _is_number(weight) else None)
+            self.report.terms.append(term)
+
+            def note(module: nn.Module, args: Any, kwargs: Any, term: Term = term) -> None:
+                for argument, value in kwargs.items():
+                    side, source = _source(distiller, term.name, argument)
+                    term.reads.append(Read(argument, f'{side}.{source}', describe_value(value)))
+                    values = [*tensors_in(value)]
+                    findings.examine_values(self.report, term.name, side, source, values)
+
+            handles.append(module.register_forward_pre_hook(note, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _watch_teacher(self) -> None:
+        teacher = vars(self.model).get('teacher')
+        if teacher is None:
+            return
+        begun: list[float] = []
+        teacher.register_forward_pre_hook(lambda *_: begun.append(_now()))
+        teacher.register_forward_hook(lambda *_: self.teacher_times.append(_now() - begun.pop()))
+
+
+def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:
+    """Return the network that an argument of a term is recorded in, and where in it."""
+    record = distiller.loss_forward_mappings[term][argument]
+    side = 'student' if record['from_student'] else 'teacher'
+    recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
+    return side, getattr(recorder, 'source', record['recorder'])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _device_name() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f'CPU, {torch.get_num_threads()} threads'
+
+
+def _peak_memory() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated() / 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return int(peak / (2**20 if sys.platform == 'darwin' else 2**10))

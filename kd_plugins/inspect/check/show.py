@@ -1,0 +1,129 @@
+"""Printing a report for people."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from kd_plugins.inspect.check.report import Network, Report
+
+_STYLE = {'error': 'bold red', 'warning': 'yellow', 'note': 'dim'}
+
+
+def show(report: Report, console: Console) -> None:
+    """Print one page: findings first, then what was seen."""
+    console.print(f'[bold]{escape(report.config)}[/]')
+    for finding in report.findings:
+        style = _STYLE[finding.level]
+        change = f' [dim]→[/] {escape(finding.change)}' if finding.change else ''
+        console.print(f'[{style}]{finding.level}[/]: {escape(finding.what)}{change}')
+    if not report.findings:
+        console.print('no findings')
+    if report.student is not None:
+        console.print(_networks(report))
+    if report.terms:
+        console.print(_terms(report))
+    for line in _lines(report):
+        console.print(escape(line))
+    verdict = '[bold green]ready to train[/]' if report.ok else '[bold red]not ready to train[/]'
+    console.print(verdict)
+
+
+def _networks(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    sides = {'student': report.student, 'teacher': report.teacher}
+    present = {name: network for name, network in sides.items() if network is not None}
+    table.add_column('')
+    for name in present:
+        table.add_column(name, overflow='fold')
+    rows = {
+        'type': lambda n: n.type,
+        'from': lambda n: n.source,
+        'weights': lambda n: n.weights,
+        'parameters': lambda n: (
+            f'{n.parameters:,}'
+            + (f' ({n.trainable:,} trainable)' if 0 < n.trainable < n.parameters else '')
+        ),
+        'multiply-adds': lambda n: '?' if n.multiply_adds is None else f'{n.multiply_adds:,}',
+        'input': lambda n: f'({", ".join(map(str, n.input_shape))})',
+        'classes': lambda n: '?' if n.classes is None else str(n.classes),
+        'normalisation': _normalisation,
+    }
+    for name, cell in rows.items():
+        table.add_row(f'[dim]{name}[/]', *(escape(cell(n)) for n in present.values()))
+    if report.teacher_metrics:
+        best = ', '.join(f'{k} {v:.4g}' for k, v in [*report.teacher_metrics.items()][:3])
+        said = f'{best} on {report.teacher_samples} samples'
+        table.add_row('[dim]measured[/]', *[''] * (len(present) - 1), escape(said))
+    return table
+
+
+def _normalisation(network: Network) -> str:
+    if network.mean is None or network.std is None:
+        return 'none'
+    order = ', BGR to RGB' if network.swaps_channels else ''
+    return f'mean {_short(network.mean)}, std {_short(network.std)}{order}'
+
+
+def _short(values: list[float]) -> str:
+    return '/'.join(f'{value:g}' for value in values)
+
+
+def _terms(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ('term', 'weight', 'reads', 'value', 'gradient'):
+        table.add_column(column, overflow='fold')
+    task = [value for name, value in report.losses.items() if name.startswith('student.')]
+    table.add_row('task', '', '', f'{sum(task):.4g}', _number(report.task_gradient))
+    for term in report.terms:
+        reads = '\n'.join(f'{read.argument} = {read.source}: {read.what}' for read in term.reads)
+        table.add_row(
+            f'{term.name}\n[dim]{escape(term.type)}[/]',
+            _number(term.weight),
+            escape(reads),
+            _number(term.value),
+            _number(term.gradient),
+        )
+    return table
+
+
+def _number(value: float | None) -> str:
+    return '' if value is None else f'{value:.4g}'
+
+
+def _lines(report: Report) -> list[str]:
+    lines = []
+    data, cost = report.data, report.cost
+    if data is not None:
+        parts = [f'{data.batch_size} samples']
+        if data.accumulation > 1:
+            parts.append(f'{data.accumulation} accumulated')
+        meant = f', meant for {data.base_batch_size}' if data.base_batch_size else ''
+        lines.append(
+            f'data: {data.samples:,} samples of {data.dataset}; a batch of {" x ".join(parts)} a '
+            f'process{meant}; {data.iterations_per_epoch:,} iterations an epoch, '
+            f'{data.epochs:g} epochs'
+        )
+    for group in report.groups:
+        lines.append(
+            f'{report.optimizer}: {group.parameters:,} parameters in {group.tensors} tensors, '
+            f'lr {group.lr:g}, weight decay {group.weight_decay:g}'
+        )
+    if cost is not None and data is not None:
+        epoch = cost.seconds_per_iteration * data.iterations_per_epoch
+        share = f' (the teacher {100 * cost.teacher_share:.0f} %)' if report.teacher else ''
+        lines.append(
+            f'cost on {cost.device}: {1000 * cost.seconds_per_iteration:.0f} ms an iteration'
+            f'{share}, {_duration(epoch)} an epoch, '
+            f'{_duration(cost.seconds_in_all)} in all without validation, peak memory '
+            f'{cost.peak_memory_mib:,} MiB'
+        )
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f'{seconds:.1f} s'
+    minutes = seconds / 60
+    return f'{minutes:.0f} min' if minutes < 120 else f'{minutes / 60:.1f} h'

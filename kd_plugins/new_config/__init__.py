@@ -1,0 +1,1 @@
+"""Writing the config of a distillation from two upstream configs."""

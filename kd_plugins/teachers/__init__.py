@@ -1,0 +1,1 @@
+"""Teachers: who is asked."""

@@ -1,0 +1,99 @@
+"""Small networks and configs that tests share."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS
+from mmengine.runner import save_checkpoint
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / 'configs'
+#: The smallest config of every method.
+SMALLEST = [*sorted(CONFIGS.glob('*/*_digits.py')), CONFIGS / 'bckd/bckd_scenes.py']
+
+
+@MODELS.register_module(force=True)
+class TinyClassifier(BaseModel):
+    """A classifier of vectors without batch statistics."""
+
+    def __init__(self, width=8, classes=4, features=6, dropout=0.0, data_preprocessor=None):
+        super().__init__(data_preprocessor)
+        self.body = nn.Sequential(
+            nn.Linear(features, width), nn.ReLU(inplace=True), nn.Dropout(dropout)
+        )
+        self.fc = nn.Linear(width, classes)
+        self.loss_module = PairLoss()
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        logits = self.fc(self.body(inputs))
+        if mode == 'loss':
+            return dict(loss=self.loss_module(logits, data_samples), accuracy=torch.zeros(()))
+        return logits
+
+
+class PairLoss(nn.Module):
+    """Cross-entropy as a module, so that its inputs can be recorded."""
+
+    def forward(self, logits, labels):
+        return nn.functional.cross_entropy(logits, labels)
+
+
+STUDENT = dict(type='TinyClassifier', width=4)
+TEACHER = dict(type='TinyClassifier', width=16)
+
+
+def distiller(loss=None, **changes):
+    """A distiller that reads both classifiers."""
+    cfg = dict(
+        student_recorders=dict(
+            logits=dict(type='ModuleOutputs', source='fc'),
+            labels=dict(type='ModuleInputs', source='loss_module'),
+        ),
+        teacher_recorders=dict(logits=dict(type='ModuleOutputs', source='fc')),
+        distill_losses=dict(loss_kd=loss or dict(type='kd_plugins.KDLoss', tau=2.0)),
+        loss_forward_mappings=dict(
+            loss_kd=dict(
+                preds_S=dict(recorder='logits', from_student=True),
+                preds_T=dict(recorder='logits', from_student=False),
+                gt_labels=dict(recorder='labels', from_student=True, data_idx=1),
+            )
+        ),
+    )
+    for key, value in changes.items():
+        cfg[key] = value
+    return cfg
+
+
+def algorithm_cfg(**changes):
+    """Config of an algorithm with an untrained teacher."""
+    cfg = dict(
+        type='kd_plugins.SingleTeacherDistill',
+        architecture=deepcopy(STUDENT),
+        teacher=deepcopy(TEACHER),
+        distiller=distiller(),
+        allow_random_teacher=True,
+    )
+    cfg.update(changes)
+    return cfg
+
+
+def build(**changes):
+    """Build that algorithm, as a Runner would."""
+    return MODELS.build(algorithm_cfg(**changes))
+
+
+def save_teacher(path, **changes):
+    """Write the checkpoint of a teacher as mmengine would."""
+    teacher = MODELS.build(dict(TEACHER, **changes))
+    save_checkpoint(dict(state_dict=teacher.state_dict(), meta=dict()), str(path))
+    return teacher
+
+
+def batch(seed=0, size=5, features=6, classes=4):
+    """Vectors and labels."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(size, features, generator=generator)
+    return inputs, torch.randint(classes, (size,), generator=generator)

@@ -1,0 +1,189 @@
+import copy
+import hashlib
+import subprocess
+import sys
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import save_checkpoint
+from mmpretrain import get_model
+
+from kd_plugins.files.export_student import build_student, export_onnx, export_student, save
+
+STUDENT = ROOT / 'configs/vanilla/digits_student.py'
+DISTILLATION = ROOT / 'configs/ctkd/ctkd_kd_digits.py'
+
+
+def distillation():
+    """A distillation that learns something of its own, as the Runner builds it."""
+    cfg = Config.fromfile(DISTILLATION)
+    init_default_scope('mmpretrain')
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    return MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))
+
+
+def write(path, model, **meta):
+    """A checkpoint as the Runner writes it."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    sum(p.sum() for p in model.parameters()).backward()
+    optimizer.step()
+    content = dict(state_dict=model.state_dict(), optimizer=optimizer.state_dict(), meta=meta)
+    save_checkpoint(content, str(path))
+
+
+@pytest.mark.parametrize('config', [STUDENT, DISTILLATION], ids=['student', 'distillation'])
+def test_leaves_nothing_but_the_student(tmp_path, config):
+    model = distillation()
+    write(tmp_path / 'last.pth', model, epoch=3, cfg='secret', dataset_meta=dict(classes=('a',)))
+    result = export_student(Config.fromfile(config), str(tmp_path / 'last.pth'))
+    path = save(result, tmp_path / 'out' / 'student.pth')
+    assert set(result) == {'state_dict', 'meta'}
+    assert result['meta'] == dict(epoch=3, dataset_meta=dict(classes=('a',)))
+    assert not any(key.startswith(('distiller', 'teacher')) for key in result['state_dict'])
+    # The stock way of loading it, and the same answers.
+    stock = get_model(str(STUDENT), pretrained=str(path)).eval()
+    inputs = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    expected = model.architecture.eval()(inputs)
+    assert torch.equal(stock(inputs), expected) and expected.any()
+    assert stock._dataset_meta == dict(classes=('a',))
+
+
+def test_takes_the_student_out_of_mmrazors_checkpoint(tmp_path):
+    cfg = Config.fromfile(STUDENT)
+    init_default_scope('mmpretrain')
+    network = dict(cfg.model, data_preprocessor=dict(cfg.data_preprocessor))
+    recorders = dict(student_recorders={}, teacher_recorders={}, distill_losses={})
+    theirs = MODELS.build(
+        dict(
+            type='mmrazor.SingleTeacherDistill',
+            architecture=copy.deepcopy(network),
+            teacher=copy.deepcopy(network),
+            distiller=dict(
+                type='mmrazor.ConfigurableDistiller', **recorders, loss_forward_mappings={}
+            ),
+        )
+    )
+    state = theirs.state_dict()
+    assert {'architecture', 'teacher'} == {key.split('.')[0] for key in state}
+    save_checkpoint(dict(state_dict=state), str(tmp_path / 'razor.pth'))
+    weights = export_student(cfg, str(tmp_path / 'razor.pth'))['state_dict']
+    student = theirs.architecture.state_dict()
+    assert set(weights) == set(student)
+    assert all(torch.equal(weights[key], student[key]) for key in student)
+    assert not torch.equal(weights['head.fc.weight'], theirs.teacher.state_dict()['head.fc.weight'])
+
+
+def test_published_names_carry_the_digest(tmp_path):
+    path = save(dict(state_dict=dict(w=torch.ones(2)), meta={}), tmp_path / 'student.pth', True)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.name == f'student-{digest[:8]}.pth'
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / 'student.pth'
+    path.write_bytes(b'old')
+
+    def interrupted(content, file):
+        file.write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, 'save', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save(dict(state_dict={}, meta={}), path)
+    assert path.read_bytes() == b'old'
+
+
+def test_other_networks_and_configs_are_refused(tmp_path):
+    write(tmp_path / 'last.pth', distillation())
+    teacher = Config.fromfile(ROOT / 'configs/vanilla/digits_teacher.py')
+    with pytest.raises(ValueError, match=r'checkpoint=.*last\.pth.* does not fit the student'):
+        export_student(teacher, str(tmp_path / 'last.pth'))
+    with pytest.raises(FileNotFoundError, match=r"checkpoint='gone\.pth' is not a file"):
+        export_student(teacher, 'gone.pth')
+    with pytest.raises(ValueError, match='has no model'):
+        export_student(Config.fromfile(ROOT / 'configs/_base_/default_runtime.py'), 'gone.pth')
+
+
+def command(*arguments):
+    line = [sys.executable, str(ROOT / 'tools/export_student.py'), *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_from_the_command_line(tmp_path):
+    write(tmp_path / 'epoch_3.pth', distillation())
+    reply = command(DISTILLATION, tmp_path / 'epoch_3.pth', '--publish', '--onnx', 8, 8)
+    assert reply.returncode == 0, reply.stderr
+    (path,) = tmp_path.glob('epoch_3_student-????????.pth')
+    assert f'wrote {path}' in reply.stdout and 'mim test mmpretrain' in reply.stdout
+    written = path.with_suffix('.onnx')
+    assert f'wrote {written}' in reply.stdout and 'any number of normalised' in reply.stdout
+    images = torch.randn(4, 1, 8, 8)
+    student = get_model(str(STUDENT), pretrained=str(path)).eval()
+    expected = student(images).detach().numpy()
+    assert onnx_outputs(written, images) == pytest.approx(expected, abs=1e-4)
+    reply = command(DISTILLATION, tmp_path / 'gone.pth')
+    assert reply.returncode == 1 and len(reply.stderr.strip().splitlines()) == 1
+    reply = command(DISTILLATION, path, '--out', path)
+    assert reply.returncode == 2 and 'would overwrite the checkpoint' in reply.stderr
+
+
+def onnx_outputs(path, images):
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    return session.run(None, dict(images=images.numpy()))[0]
+
+
+def test_onnx_computes_the_logits_of_any_batch(tmp_path):
+    torch.manual_seed(5)
+    student = build_student(Config.fromfile(STUDENT)).train()
+    for norm in (m for m in student.modules() if isinstance(m, torch.nn.BatchNorm2d)):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+    error, free = export_onnx(student, tmp_path / 'new' / 's.onnx', (8, 8))
+    assert free and error < 1e-5
+    images = torch.randn(3, 1, 8, 8)
+    with torch.no_grad():
+        expected = student.eval()(images, mode='tensor')
+    computed = onnx_outputs(tmp_path / 'new' / 's.onnx', images)
+    assert torch.allclose(torch.from_numpy(computed), expected, rtol=1e-4, atol=1e-5)
+    said = {p.key: p.value for p in onnx.load(tmp_path / 'new' / 's.onnx').metadata_props}
+    assert said == dict(mean='77.85', std='95.89')
+    assert [file.name for file in (tmp_path / 'new').iterdir()] == ['s.onnx']
+
+
+class Pooled(torch.nn.Module):
+    """A network of one convolution, and what a test makes of its features."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 1)
+        self.data_preprocessor = torch.nn.Identity()
+        self.function = function
+
+    def forward(self, images, mode):
+        return self.function(self.conv(images))
+
+
+def test_networks_that_use_the_batch_size_are_written_for_one_picture(tmp_path):
+    # A batch size that is a number when traced, as in windowed attention.
+    network = Pooled(lambda x: x.reshape(int(x.shape[0]), 4, -1).mean(2))
+    error, free = export_onnx(network, tmp_path / 's.onnx', (4, 4))
+    assert not free and error < 1e-5
+    images = torch.randn(1, 3, 4, 4)
+    with torch.no_grad():
+        expected = network(images, mode='tensor')
+    assert onnx_outputs(tmp_path / 's.onnx', images) == pytest.approx(expected.numpy(), abs=1e-5)
+
+
+def test_what_onnx_would_get_wrong_is_refused(tmp_path):
+    draws = Pooled(lambda x: x.mean((2, 3)) + float(torch.rand(())))
+    with pytest.raises(ValueError, match='differs from torch by'):
+        export_onnx(draws, tmp_path / 's.onnx', (4, 4))
+    with pytest.raises(ValueError, match='Pooled returns no logits'):
+        export_onnx(Pooled(lambda x: x), tmp_path / 's.onnx', (4, 4))
+    assert list(tmp_path.iterdir()) == []

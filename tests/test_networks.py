@@ -1,0 +1,80 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from mmengine.registry import MODELS, init_default_scope
+
+from kd_plugins.networks import (
+    build_network,
+    fit_preprocessor,
+    forked_random_states,
+    resolve_network,
+)
+
+
+def draws():
+    return [random.random(), float(np.random.rand()), float(torch.rand(()))]
+
+
+def test_a_fork_neither_changes_nor_repeats_the_numbers_after_it():
+    def seeded():
+        random.seed(0)
+        np.random.seed(0)
+        torch.manual_seed(0)
+
+    seeded()
+    expected = draws()
+    seeded()
+    with forked_random_states():
+        inside = draws()
+    assert draws() == expected
+    assert all(a != b for a, b in zip(inside, expected, strict=True))
+    seeded()
+    with forked_random_states():
+        assert draws() == inside
+
+
+def test_an_upstream_config_by_its_path_with_changes():
+    cfg, weights = resolve_network(
+        dict(cfg_path='mmpretrain::resnet/resnet18_8xb32_in1k.py', head=dict(num_classes=7)), 'x'
+    )
+    assert weights is None
+    assert (cfg._scope_, cfg.head.num_classes, cfg.head.in_channels) == ('mmpretrain', 7, 512)
+    assert cfg.data_preprocessor.mean == [123.675, 116.28, 103.53]
+    assert build_network(cfg, 'x').head.fc.weight.shape == (7, 512)
+
+
+def test_pretrained_gives_the_address_of_the_index():
+    path = 'mmpretrain::resnet/resnet34_8xb32_in1k.py'
+    _, weights = resolve_network(dict(cfg_path=path, pretrained=True), 'x')
+    assert weights.startswith('https://') and 'resnet34_8xb32_in1k' in weights
+
+
+def test_a_config_file_by_its_path():
+    path = str(ROOT / 'configs/vanilla/digits_student.py')
+    cfg, _ = resolve_network(dict(cfg_path=path), 'x')
+    assert cfg.data_preprocessor.mean == [77.85] and cfg._scope_ == 'mmpretrain'
+    assert sum(p.numel() for p in build_network(cfg, 'x').parameters()) == 10978
+
+
+MIXUP = dict(augments=dict(type='Mixup', alpha=1.0))
+
+
+def test_a_preprocessor_without_mixup_is_built_beforehand():
+    init_default_scope('mmpretrain')
+    cfg = dict(type='ImgDataPreprocessor', mean=[1.0], std=[2.0])
+    assert isinstance(fit_preprocessor(cfg, {}), torch.nn.Module)
+    with pytest.raises(ValueError, match=r"data_preprocessor\.type='ImgDataPreprocessor' cannot"):
+        fit_preprocessor(cfg, dict(train_cfg=MIXUP))
+
+
+def test_mmpretrains_own_gets_the_students_mixup():
+    init_default_scope('mmpretrain')
+    student, _ = resolve_network(
+        dict(cfg_path=str(ROOT / 'configs/vanilla/digits_student.py'), train_cfg=MIXUP), 'x'
+    )
+    for cfg in (dict(num_classes=10), dict(type='ClsDataPreprocessor', num_classes=10)):
+        network = MODELS.build(dict(student, data_preprocessor=fit_preprocessor(cfg, student)))
+        assert network.data_preprocessor.batch_augments is not None

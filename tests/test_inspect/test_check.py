@@ -1,4 +1,4 @@
-"""Preflights of tiny trainings on vectors, and of the digits from the command line."""
+"""Checks of tiny trainings on vectors, and of the digits from the command line."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS, MODELS
 from mmengine.runner import set_random_seed
 
-from kd_plugins.inspect.check import preflight
+from kd_plugins.inspect.check import check
 from kd_plugins.inspect.check.describe import describe_value, multiply_adds
 from kd_plugins.inspect.check.findings import examine
 from kd_plugins.inspect.check.report import Network, Report
@@ -92,7 +92,7 @@ def test_a_sound_training_has_no_findings_and_leaves_nothing_behind(ckpt, tmp_pa
     monkeypatch.chdir(tmp_path)
     cfg = config(model=model(teacher_ckpt=ckpt, allow_random_teacher=False))
     before = copy.deepcopy(cfg.to_dict())
-    report = preflight(cfg)
+    report = check(cfg)
     assert report.ok and report.findings == []
     assert cfg.to_dict() == before
     assert list(tmp_path.iterdir()) == []
@@ -111,7 +111,7 @@ def test_a_sound_training_has_no_findings_and_leaves_nothing_behind(ckpt, tmp_pa
 def test_values_and_gradients_are_those_of_the_first_batch(ckpt):
     cfg = config(model=model(teacher_ckpt=ckpt, distiller=distiller(dict(
         type='kd_plugins.KDLoss', tau=2.0, loss_weight=3.0))))  # fmt: skip
-    report = preflight(cfg, iterations=1)
+    report = check(cfg, iterations=1)
     (term,) = report.terms
     # The Runner seeds, then builds; the same here, and the first eight vectors.
     set_random_seed(0)
@@ -142,11 +142,11 @@ def test_what_a_term_learns_of_its_own_is_no_part_of_the_students_gradient(ckpt)
     learned = distiller(dict(type='kd_plugins.KDLoss', tau=tau))
     cfg = config(model=model(teacher_ckpt=ckpt, distiller=learned), train_cfg=dict(
         by_epoch=True, max_epochs=20))  # fmt: skip
-    (term,) = preflight(cfg, iterations=1, teacher_batches=0).terms
+    (term,) = check(cfg, iterations=1, teacher_batches=0).terms
     fixed = 1 + 20 * torch.tensor(1.0).sigmoid().item()
     same = distiller(dict(type='kd_plugins.KDLoss', tau=fixed))
     cfg = config(model=model(teacher_ckpt=ckpt, distiller=same))
-    (expected,) = preflight(cfg, iterations=1, teacher_batches=0).terms
+    (expected,) = check(cfg, iterations=1, teacher_batches=0).terms
     assert term.value == pytest.approx(expected.value, rel=1e-5)
     assert term.gradient == pytest.approx(expected.gradient, rel=1e-5)
 
@@ -159,7 +159,7 @@ def test_the_teacher_is_measured_on_samples_drawn_at_random(ckpt):
         patch.setattr(
             Top1, 'process', lambda self, batch, s: seen.append(batch) or process(self, batch, s)
         )
-        preflight(config(model=model(teacher_ckpt=ckpt)), iterations=1, teacher_batches=1)
+        check(config(model=model(teacher_ckpt=ckpt)), iterations=1, teacher_batches=1)
     (batch,) = seen
     data = FortyVectors()
     places = [(data.inputs == row).all(1).nonzero().item() for row in batch['inputs']]
@@ -172,7 +172,7 @@ def test_a_teacher_of_the_classes_in_another_order_is_an_error(ckpt, tmp_path):
     for parameter in teacher.fc.parameters():
         parameter.data = parameter.data.roll(1, 0)
     rolled = save(teacher, tmp_path / 'rolled.pth')
-    report = preflight(config(model=model(teacher_ckpt=rolled)))
+    report = check(config(model=model(teacher_ckpt=rolled)))
     assert not report.ok
     assert found(report, 'error') == [
         'the teacher guesses: accuracy/top1 is 0 on 40 samples of the validation set.'
@@ -191,7 +191,7 @@ def test_guessing_is_told_from_knowing_by_three_deviations(accuracy, guesses):
 def test_a_teacher_that_tells_nothing_apart_is_an_error(tmp_path):
     teacher = MODELS.build(TEACHER)
     torch.nn.init.zeros_(teacher.fc.weight)
-    report = preflight(config(model=model(teacher_ckpt=save(teacher, tmp_path / 't.pth'))))
+    report = check(config(model=model(teacher_ckpt=save(teacher, tmp_path / 't.pth'))))
     assert any(
         'the same values from teacher.fc for every sample' in w for w in found(report, 'error')
     )
@@ -200,7 +200,7 @@ def test_a_teacher_that_tells_nothing_apart_is_an_error(tmp_path):
 def test_a_teacher_that_is_not_finite_is_an_error(tmp_path):
     teacher = MODELS.build(TEACHER)
     teacher.fc.bias.data[1] = float('nan')
-    report = preflight(config(model=model(teacher_ckpt=save(teacher, tmp_path / 't.pth'))))
+    report = check(config(model=model(teacher_ckpt=save(teacher, tmp_path / 't.pth'))))
     errors = found(report, 'error')
     assert 'loss_kd reads values from teacher.fc that are not finite.' in errors
     assert 'distill.loss_kd is nan on the first batch.' in errors
@@ -210,26 +210,26 @@ def test_a_term_that_reads_the_teacher_only_is_an_error(ckpt):
     cfg = distiller()
     cfg['teacher_recorders']['again'] = dict(type='ModuleOutputs', source='fc')
     cfg['loss_forward_mappings']['loss_kd']['preds_S'] = dict(recorder='again', from_student=False)
-    report = preflight(config(model=model(teacher_ckpt=ckpt, distiller=cfg)))
+    report = check(config(model=model(teacher_ckpt=ckpt, distiller=cfg)))
     assert any('loss_kd has no gradient' in what for what in found(report, 'error'))
 
 
 @pytest.mark.parametrize('weight, weak', [(1e-5, 'term'), (1e6, 'task')])
 def test_a_part_that_drowns_the_other_is_a_warning(ckpt, weight, weak):
     cfg = distiller(dict(type='kd_plugins.KDLoss', tau=2.0, loss_weight=weight))
-    report = preflight(config(model=model(teacher_ckpt=ckpt, distiller=cfg)))
+    report = check(config(model=model(teacher_ckpt=ckpt, distiller=cfg)))
     (what,) = found(report, 'warning')
     assert report.ok and f'the {weak} hardly takes part' in what
 
 
 def test_a_learning_rate_for_other_batches_is_a_warning(ckpt):
     cfg = config(model=model(teacher_ckpt=ckpt), auto_scale_lr=dict(base_batch_size=32))
-    (finding,) = preflight(cfg).findings
+    (finding,) = check(cfg).findings
     assert finding.level == 'warning'
     assert 'meant for batches of 32' in finding.what and 'has batches of 8' in finding.what
     assert finding.change == 'train on 4 GPUs, pass --auto-scale-lr, or set it to 0.025.'
     cfg.optim_wrapper.accumulative_counts = 4
-    assert preflight(cfg).findings == []
+    assert check(cfg).findings == []
 
 
 def test_what_upstream_would_load_in_part_is_told(ckpt, tmp_path):
@@ -237,12 +237,12 @@ def test_what_upstream_would_load_in_part_is_told(ckpt, tmp_path):
     kept = {k: v for k, v in student.state_dict().items() if not k.startswith('fc')}
     torch.save(dict(state_dict=kept), tmp_path / 'part.pth')
     cfg = config(model=model(teacher_ckpt=ckpt), load_from=str(tmp_path / 'part.pth'))
-    report = preflight(cfg)
+    report = check(cfg)
     (what,) = found(report, 'warning')
     assert report.ok and 'holds 2 of the 4 tensors' in what and 'fc.weight' in what
     torch.save(dict(state_dict={'other': torch.ones(1)}), tmp_path / 'other.pth')
     cfg.load_from = str(tmp_path / 'other.pth')
-    assert 'holds 0 of the 4 tensors' in found(preflight(cfg), 'error')[0]
+    assert 'holds 0 of the 4 tensors' in found(check(cfg), 'error')[0]
 
 
 def test_parameters_without_a_gradient_are_told(ckpt):
@@ -254,7 +254,7 @@ def test_parameters_without_a_gradient_are_told(ckpt):
             super().__init__(**kwargs)
             self.spare = torch.nn.Linear(2, 2)
 
-    report = preflight(config(model=model(teacher_ckpt=ckpt, architecture=changed)))
+    report = check(config(model=model(teacher_ckpt=ckpt, architecture=changed)))
     (what,) = found(report, 'warning')
     assert what.startswith('2 trainable parameters get no gradient')
 
@@ -273,23 +273,23 @@ def test_differing_classes_are_an_error():
 
 def test_swapped_networks_are_noted(ckpt):
     swapped = model(architecture=dict(TEACHER), teacher=dict(STUDENT), allow_random_teacher=True)
-    report = preflight(config(model=swapped), teacher_batches=0)
+    report = check(config(model=swapped), teacher_batches=0)
     assert report.ok and 'smaller than the student (48 and 180' in found(report, 'note')[0]
 
 
 def test_what_cannot_be_built_is_one_sentence():
-    report = preflight(config(model=model(teacher_ckpt='gone.pth')))
+    report = check(config(model=model(teacher_ckpt='gone.pth')))
     (what,) = found(report, 'error')
     assert what.startswith(
         "the config cannot be built: model.teacher_ckpt='gone.pth' is not a file"
     )
     with pytest.raises(FileNotFoundError):
-        preflight(config(model=model(teacher_ckpt='gone.pth')), debug=True)
+        check(config(model=model(teacher_ckpt='gone.pth')), debug=True)
 
 
 def test_what_stops_the_first_step_is_reported(ckpt):
     hooks = [dict(type='kd_plugins.CurriculumTemperatureHook', length=2)]
-    report = preflight(config(model=model(teacher_ckpt=ckpt), custom_hooks=hooks))
+    report = check(config(model=model(teacher_ckpt=ckpt), custom_hooks=hooks))
     (what,) = found(report, 'error')
     assert what.startswith('the training stops in its first iterations: ')
     assert 'no learned temperature' in what
@@ -299,14 +299,14 @@ def test_trainings_without_validation_or_teacher_are_told(ckpt):
     silent = config(model=model(teacher_ckpt=ckpt))
     for key in ('val_dataloader', 'val_evaluator', 'val_cfg'):
         silent.pop(key)
-    assert 'there is no validation' in found(preflight(silent), 'warning')[0]
-    alone = preflight(config(model=dict(STUDENT)))
+    assert 'there is no validation' in found(check(silent), 'warning')[0]
+    alone = check(config(model=dict(STUDENT)))
     assert alone.ok and alone.teacher is None and 'no distillation' in found(alone, 'note')[0]
 
 
 def test_epochs_shorter_than_the_iterations_asked_for(ckpt):
     cfg = config(model=model(teacher_ckpt=ckpt), train_dataloader=loader(20))
-    assert preflight(cfg, iterations=10).cost.seconds_per_iteration > 0
+    assert check(cfg, iterations=10).cost.seconds_per_iteration > 0
 
 
 def test_values_are_described():

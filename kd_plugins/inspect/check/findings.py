@@ -1,4 +1,4 @@
-"""What is worth telling about what a preflight has seen."""
+"""What is worth telling about what a check has seen."""
 
 from __future__ import annotations
 

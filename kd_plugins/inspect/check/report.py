@@ -1,4 +1,4 @@
-"""The records that a preflight fills in; all plain, for JSON."""
+"""The records that a check fills in; all plain, for JSON."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class Cost:
 
 @dataclass
 class Report:
-    """Everything that a preflight found out; what it did not get to is None."""
+    """Everything that a check found out; what it did not get to is None."""
 
     config: str
     student: Network | None = None

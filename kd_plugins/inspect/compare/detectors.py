@@ -50,13 +50,21 @@ def detect(
     """
     data = algorithm.data_preprocessor(batch, False)
     inputs, samples = data['inputs'], data['data_samples']
+    # In pixels of the input: mode='predict' brings boxes to the picture's own size.
+    plain = copy.deepcopy(samples)
+    for sample in plain:
+        sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
     found, records = [], []
-    for network, manager, seen in (
-        (algorithm.architecture, algorithm.distiller.student_recorders, inputs),
+    for manager, look, predict in (
         (
-            algorithm.teacher,
+            algorithm.distiller.student_recorders,
+            lambda: algorithm.student(inputs, samples, mode='tensor'),
+            lambda: algorithm.student(inputs, copy.deepcopy(plain), mode='predict'),
+        ),
+        (
             algorithm.distiller.teacher_recorders,
-            algorithm.teacher_input(inputs, samples),
+            lambda: algorithm.teacher.look(inputs, samples),
+            lambda: algorithm.teacher.predict(inputs, copy.deepcopy(plain)),
         ),
     ):
         heads = [r for r in manager.recorders.values() if isinstance(r, DenseHeadRecorder)]
@@ -66,10 +74,9 @@ def detect(
                 'configs/_base_/distill/bckd.py does.'
             )
         with manager:
-            network(seen, samples, mode='tensor')
+            look()
         records.append((heads[0].get_record_data(), heads[0].spec))
-        predicted = network.predict(seen, copy.deepcopy(samples), rescale=False)
-        found.append([_kept(sample.pred_instances, score) for sample in predicted])
+        found.append([_kept(sample.pred_instances, score) for sample in predict()])
     (record_S, spec), (record_T, _) = records
     assert spec is not None  # of a head that has been found
     weights = localization_weight(record_S.cls_logits.float(), record_T.cls_logits.float())

@@ -34,7 +34,10 @@ def load(cfg: Config, checkpoint: str) -> Runner:
             checkpoint is not this student's.
     """
     with tempfile.TemporaryDirectory() as folder, silence():
-        runner = launch.build_runner(quiet(cfg, folder))
+        cfg = quiet(cfg, folder)
+        # A compiled network does not tell its layers' outputs.
+        cfg.model.pop('teacher_compile', None)
+        runner = launch.build_runner(cfg)
     model = runner.model
     if not isinstance(model, SingleTeacherDistill):
         raise ValueError(

@@ -56,9 +56,7 @@ def look(
     data = algorithm.data_preprocessor(batch, False)
     inputs, samples = data['inputs'], data['data_samples']
     with distiller.teacher_recorders, distiller.student_recorders:
-        logits_T = algorithm.teacher(
-            algorithm.teacher_input(inputs, samples), samples, mode='tensor'
-        )
+        logits_T = algorithm.teacher.look(inputs, samples)
         logits_S = algorithm.student(inputs, samples, mode='tensor')
     mapping = distiller.loss_forward_mappings[name]
     dense_S, dense_T = (

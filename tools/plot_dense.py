@@ -104,7 +104,7 @@ def forward(
     """Return both networks' answers, and what the term would be given."""
     inputs, samples, distiller = batch['inputs'], batch['data_samples'], model.distiller
     with distiller.teacher_recorders, distiller.student_recorders:
-        logits_T = model.teacher(model.teacher_input(inputs, samples), samples, mode='tensor')
+        logits_T = model.teacher.look(inputs, samples)
         logits_S = model.student(inputs, samples, mode='tensor')
     records = {key: distiller.get_record(**record) for key, record in mapping.items()}
     answers = (logits.argmax(dim=1).tolist() for logits in (logits_T, logits_S))

@@ -103,7 +103,7 @@ def ask(algorithm: SingleTeacherDistill, batches: Iterable[dict[str, Any]]) -> A
         ValueError: If one of them is no classifier with one linear layer.
     """
     parts: list[tuple[Tensor, ...]] = []
-    sides = {'the student': algorithm.architecture, 'the teacher': algorithm.teacher}
+    sides = {'the student': algorithm.architecture, 'the teacher': algorithm.teacher.network}
     linear = {who: net.get_submodule(classifier(net, who)[0]) for who, net in sides.items()}
     heard: dict[str, tuple[Tensor, Tensor]] = {}
 
@@ -119,7 +119,7 @@ def ask(algorithm: SingleTeacherDistill, batches: Iterable[dict[str, Any]]) -> A
             data = algorithm.data_preprocessor(batch, False)
             inputs, samples = data['inputs'], data.get('data_samples')
             algorithm.architecture(inputs, samples, mode='tensor')
-            algorithm.teacher(algorithm.teacher_input(inputs, samples), samples, mode='tensor')
+            algorithm.teacher.look(inputs, samples)
             labels = [int(s.gt_label) if 'gt_label' in s else -1 for s in samples]
             (features_S, preds_S), (features_T, preds_T) = (heard[who] for who in sides)
             found = preds_S, preds_T, features_S, features_T, torch.tensor(labels)

@@ -130,7 +130,7 @@ def test_values_and_gradients_are_those_of_the_first_batch(ckpt):
     assert (term.type, term.weight) == ('KDLoss', 3.0)
     reads = {read.argument: (read.source, read.what) for read in term.reads}
     assert reads['preds_T'][0] == 'teacher.fc' and reads['preds_S'][0] == 'student.fc'
-    logits = student.teacher(data.inputs[:8])
+    logits = student.teacher.network(data.inputs[:8])
     assert reads['preds_T'][1] == (
         f'(8, 4) float32, {logits.min().item():.4g} to {logits.max().item():.4g}'
     )

@@ -50,7 +50,7 @@ def test_asks_both_networks_about_the_same_pictures(student):
     with torch.no_grad():
         for network, preds, features in (
             (algorithm.architecture, answers.preds_S, answers.features_S),
-            (algorithm.teacher, answers.preds_T, answers.features_T),
+            (algorithm.teacher.network, answers.preds_T, answers.features_T),
         ):
             expected = network(data['inputs'], mode='tensor')
             assert torch.equal(preds[256:], expected)

@@ -16,7 +16,7 @@ def algorithm():
     cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
     model = MODELS.build(cfg.model)
     torch.manual_seed(0)
-    for network in (model.architecture, model.teacher):
+    for network in (model.architecture, model.teacher.network):
         torch.nn.init.normal_(network.bbox_head.gfl_cls.weight, std=0.1)
     return model.eval()
 
@@ -32,7 +32,7 @@ def test_finds_what_both_predict_and_where_they_differ(algorithm):
     with torch.no_grad():
         for network, seen in (
             (algorithm.architecture, [each.student for each in found]),
-            (algorithm.teacher, [each.teacher for each in found]),
+            (algorithm.teacher.network, [each.teacher for each in found]),
         ):
             for (boxes, labels, scores), sample in zip(
                 seen, network.predict(inputs, data['data_samples'], rescale=False), strict=True
@@ -42,7 +42,8 @@ def test_finds_what_both_predict_and_where_they_differ(algorithm):
                 assert labels.tolist() == sample.pred_instances.labels[kept].tolist()
                 assert scores.tolist() == sample.pred_instances.scores[kept].tolist()
         scores = [
-            net(inputs, mode='tensor')[0] for net in (algorithm.architecture, algorithm.teacher)
+            net(inputs, mode='tensor')[0]
+            for net in (algorithm.architecture, algorithm.teacher.network)
         ]
     assert 0 < len(found[0].student[0]) < len(first.pred_instances)
     strides = [s[0] for s in algorithm.architecture.bbox_head.prior_generator.strides]

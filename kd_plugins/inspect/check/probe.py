@@ -33,6 +33,7 @@ from kd_plugins.inspect.check.describe import (
 from kd_plugins.inspect.check.gradients import take_gradients
 from kd_plugins.inspect.check.report import Cost, Read, Report, Term
 from kd_plugins.inspect.check.teacher import evaluate_teacher
+from kd_plugins.teachers import Teacher
 
 
 class _Enough(Exception):
@@ -69,7 +70,11 @@ def preflight(
             with contextlib.suppress(_Enough):
                 runner.train()
             steps = 'the teacher cannot be evaluated on the validation set'
-            if isinstance(probe.model, SingleTeacherDistill) and teacher_batches:
+            if (
+                isinstance(probe.model, SingleTeacherDistill)
+                and probe.model.teacher
+                and teacher_batches
+            ):
                 evaluate_teacher(report, runner, teacher_batches)
         except (Exception, SystemExit) as error:
             if debug:
@@ -192,18 +197,18 @@ class _Probe(Hook):
         report.student = describe_network(
             student, model_cfg.get('architecture', model_cfg), start, inputs, 'the config'
         )
-        if distillation:
-            samples = data.get('data_samples') if isinstance(data, Mapping) else None
+        if distillation and model.teacher:
+            teacher = model.teacher
             report.teacher = describe_network(
-                model.teacher,
+                teacher.network,
                 model_cfg.teacher,
-                f'{len(model.teacher.state_dict())} tensors of {model.teacher_ckpt}'
-                if model.teacher_ckpt
+                f'{len(teacher.network.state_dict())} tensors of {teacher.weights}'
+                if teacher.weights
                 else 'none were loaded',
-                model.teacher_input(inputs, samples),
+                teacher.convert(inputs),
                 'the config',
             )
-            if not model.teacher_has_own_input:
+            if not teacher.has_own_input:
                 report.teacher.mean, report.teacher.std = report.student.mean, report.student.std
                 report.teacher.swaps_channels = report.student.swaps_channels
         reading = self._reading_terms(model) if distillation else contextlib.nullcontext()
@@ -237,11 +242,13 @@ class _Probe(Hook):
 
     def _watch_teacher(self) -> None:
         teacher = vars(self.model).get('teacher')
-        if teacher is None:
+        if not isinstance(teacher, Teacher):
             return
         begun: list[float] = []
-        teacher.register_forward_pre_hook(lambda *_: begun.append(_now()))
-        teacher.register_forward_hook(lambda *_: self.teacher_times.append(_now() - begun.pop()))
+        teacher.watch(
+            lambda: begun.append(_now()),
+            lambda *_: self.teacher_times.append(_now() - begun.pop()),
+        )
 
 
 def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:

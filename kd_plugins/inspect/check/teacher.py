@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from mmengine.runner import Runner
 
-from kd_plugins import launch
 from kd_plugins.inspect.check.report import Report
+from kd_plugins.teachers import teacher_of
 
 
 def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
@@ -26,7 +26,7 @@ def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
             'give val_dataloader, val_evaluator and val_cfg.',
         )
         return
-    teacher: Any = launch.teacher_of(runner.model)
+    teacher = teacher_of(runner.model)
     loop = runner.val_loop
     seen: list[Any] = []
     for number, batch in enumerate(loop.dataloader):

@@ -194,6 +194,6 @@ def test_a_stock_mmrazor_config_runs_after_three_edits(tmp_path):
     cfg.log_level = 'WARNING'
     model = Runner.from_cfg(cfg).train()
     assert type(model).__module__ == 'kd_plugins.algorithms.single_teacher_distill'
-    assert torch.equal(model.teacher.head.fc.weight, resnet34.head.fc.weight)
+    assert torch.equal(model.teacher.network.head.fc.weight, resnet34.head.fc.weight)
     saved = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)['state_dict']
     get_model('mmpretrain::resnet/resnet18_8xb32_in1k.py').load_state_dict(saved, strict=True)

@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
 from kd_plugins.registry import HOOKS
+from kd_plugins.teachers import Teacher
 
 ACTIONS = ('stop', 'skip', 'warn')
 
@@ -69,7 +70,7 @@ class DistillationGuardHook(Hook):
             for name, loss in losses.items()
         ]
         teacher = vars(model).get('teacher')
-        if self.check_teacher and isinstance(teacher, nn.Module):
+        if self.check_teacher and isinstance(teacher, Teacher):
             _look_once(teacher, runner)
 
     def after_train_iter(
@@ -210,17 +211,17 @@ class TermWatch:
         return torch.where(finite, term, torch.zeros_like(term)) if self.skip else None
 
 
-def _look_once(teacher: nn.Module, runner: Any) -> None:
-    """Warn, in the teacher's next forward pass, if its logits say nothing."""
+def _look_once(teacher: Teacher, runner: Any) -> None:
+    """Warn, when the teacher next looks at a batch, if its logits say nothing."""
 
-    def look(module: nn.Module, args: tuple, logits: Any) -> None:
-        handle.remove()
+    def look(logits: Any, data_samples: Any) -> None:
+        stop()
         if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] > 1:
-            complaint = teacher_complaint(logits, _labels(args[1] if len(args) > 1 else None))
+            complaint = teacher_complaint(logits, _labels(data_samples))
             if complaint:
                 runner.logger.warning(complaint)
 
-    handle = teacher.register_forward_hook(look)
+    stop = teacher.watch(after=look)
 
 
 def _labels(data_samples: Any) -> Tensor | None:

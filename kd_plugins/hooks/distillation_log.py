@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from kd_plugins.hooks.log_times import is_logged
 from kd_plugins.registry import HOOKS
+from kd_plugins.teachers import Teacher
 
 
 @HOOKS.register_module()
@@ -24,7 +26,7 @@ class DistillationLogHook(Hook):
       besides, unweighted. A term says so by a method ``diagnose``, which takes
       the arguments of its ``forward`` and returns named scalars. Several terms
       that use a name get it with theirs: ``agreement.kd`` is of ``loss_kd``.
-    * ``teacher_seconds``: what the teacher's forward pass took.
+    * ``teacher_seconds``: what the teacher's forward pass took, its input included.
 
     They go the way of all scalars: into the log, the visualizer's JSON file,
     TensorBoard, wandb. Other iterations cost nothing. In a training without a
@@ -39,6 +41,7 @@ class DistillationLogHook(Hook):
         self._handles: list[Any] = []
         self._seen: dict[str, dict[str, Tensor]] = {}
         self._seconds: float | None = None
+        self._stop_timing: Callable[[], None] = lambda: None
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Listen to the terms and the teacher if this iteration will be logged."""
@@ -50,7 +53,7 @@ class DistillationLogHook(Hook):
             if hasattr(term, 'diagnose'):
                 self._listen(name, term)
         teacher = vars(model).get('teacher')
-        if teacher is not None:
+        if isinstance(teacher, Teacher):
             self._time(teacher)
 
     def after_train_iter(
@@ -59,6 +62,7 @@ class DistillationLogHook(Hook):
         """Publish what was heard, and stop listening."""
         for handle in self._handles:
             handle.remove()
+        self._stop_timing()
         names = [name for said in self._seen.values() for name in said]
         for term, said in self._seen.items():
             for name, value in said.items():
@@ -77,20 +81,17 @@ class DistillationLogHook(Hook):
 
         self._handles.append(term.register_forward_pre_hook(hear, with_kwargs=True))
 
-    def _time(self, teacher: nn.Module) -> None:
+    def _time(self, teacher: Teacher) -> None:
         begun = 0.0
 
-        def begin(*_: Any) -> None:
+        def begin() -> None:
             nonlocal begun
             begun = _now()
 
         def end(*_: Any) -> None:
             self._seconds = _now() - begun
 
-        self._handles += [
-            teacher.register_forward_pre_hook(begin),
-            teacher.register_forward_hook(end),
-        ]
+        self._stop_timing = teacher.watch(begin, end)
 
 
 def _now() -> float:

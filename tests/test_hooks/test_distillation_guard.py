@@ -274,8 +274,8 @@ def test_the_first_batch_is_looked_at_and_no_other(tmp_path, warnings_of):
     runner = Runner.from_cfg(cfg)
     runner.train()
     assert sum('the same logits' in text for text in warnings_of) == 1
-    assert not runner.model.teacher._forward_hooks or all(
-        'look' not in str(hook) for hook in runner.model.teacher._forward_hooks.values()
+    assert not runner.model.teacher.network._forward_hooks or all(
+        'look' not in str(hook) for hook in runner.model.teacher.network._forward_hooks.values()
     )
 
 

@@ -22,12 +22,12 @@ def test_value_and_gradients_are_those_of_mmdets_own_ld_head():
     head = MMDET.build(cfg)
     head.load_state_dict(ours.student.bbox_head.state_dict())
     with torch.no_grad():
-        out_teacher = ours.teacher(**data, mode='tensor')
+        out_teacher = ours.teacher.network(**data, mode='tensor')
         features = ours.student.extract_feat(data['inputs'])
     theirs = sum(head.loss(features, out_teacher, data['data_samples'])['loss_ld'])
     theirs.backward()
     with ours.distiller.teacher_recorders, torch.no_grad():
-        ours.teacher(**data, mode='tensor')
+        ours.teacher.network(**data, mode='tensor')
     with ours.distiller.student_recorders:
         ours.student.bbox_head.loss(features, data['data_samples'])
     loss = ours.distiller.compute_distill_losses()['loss_ld']
@@ -78,10 +78,10 @@ def test_without_a_positive_anchor_a_learned_temperature_still_takes_part():
 
 def test_equal_sides_lose_nothing_and_the_teacher_keeps_its_graph():
     model = build(detector(), detector(), **LD).train()
-    model.teacher.load_state_dict(model.student.state_dict())
+    model.teacher.network.load_state_dict(model.student.state_dict())
     # The same weights, but another batch norm: eval mode on the teacher's side.
     model.student.backbone.eval()
     assert losses(model, images())['distill.loss_ld'].abs() < 1e-6
     with torch.no_grad():
-        model.teacher.bbox_head.gfl_reg.weight.mul_(1.5)
+        model.teacher.network.bbox_head.gfl_reg.weight.mul_(1.5)
     assert losses(model, images())['distill.loss_ld'] > 1e-4

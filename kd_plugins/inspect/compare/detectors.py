@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,21 +51,18 @@ def detect(
     """
     data = algorithm.data_preprocessor(batch, False)
     inputs, samples = data['inputs'], data['data_samples']
-    # In pixels of the input: mode='predict' brings boxes to the picture's own size.
-    plain = copy.deepcopy(samples)
-    for sample in plain:
-        sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
     found, records = [], []
+    student = algorithm.architecture
     for manager, look, predict in (
         (
             algorithm.distiller.student_recorders,
-            lambda: algorithm.student(inputs, samples, mode='tensor'),
-            lambda: algorithm.student(inputs, copy.deepcopy(plain), mode='predict'),
+            lambda: student(inputs, samples, mode='tensor'),
+            lambda given: student(inputs, given, mode='predict'),
         ),
         (
             algorithm.distiller.teacher_recorders,
             lambda: algorithm.teacher.look(inputs, samples),
-            lambda: algorithm.teacher.predict(inputs, copy.deepcopy(plain)),
+            lambda given: algorithm.teacher.predict(inputs, given),
         ),
     ):
         heads = [r for r in manager.recorders.values() if isinstance(r, DenseHeadRecorder)]
@@ -76,12 +74,21 @@ def detect(
         with manager:
             look()
         records.append((heads[0].get_record_data(), heads[0].spec))
-        found.append([_kept(sample.pred_instances, score) for sample in predict()])
+        predicted = predict(_unscaled(samples))
+        found.append([_kept(sample.pred_instances, score) for sample in predicted])
     (record_S, spec), (record_T, _) = records
     assert spec is not None  # of a head that has been found
     weights = localization_weight(record_S.cls_logits.float(), record_T.cls_logits.float())
     maps = _weight_maps(weights, record_S.level_sizes, spec, tuple(inputs.shape[2:]))
     return [Detections(*each) for each in zip(*found, maps, strict=True)]
+
+
+def _unscaled(samples: Sequence[Any]) -> list[Any]:
+    """Return copies whose predictions come in pixels of the network's input."""
+    copies = [copy.deepcopy(sample) for sample in samples]
+    for sample in copies:
+        sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
+    return copies
 
 
 def _kept(instances: Any, score: float) -> tuple[Tensor, Tensor, Tensor]:

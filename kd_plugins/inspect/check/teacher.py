@@ -30,8 +30,9 @@ def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
     loop, taught = runner.val_loop, teacher_of(runner.model)
     drawn = [*itertools.islice(loop.dataloader, batches)]
     report.teacher_metrics, report.teacher_samples = _measure(loop, taught, drawn)
-    if any(taught.own_input_differs(batch) for batch in drawn):
-        report.teacher_own_metrics, _ = _measure(loop, taught.teacher.network, drawn)
+    network = taught.teacher.network
+    if network is not None and any(taught.own_input_differs(batch) for batch in drawn):
+        report.teacher_own_metrics, _ = _measure(loop, network, drawn)
 
 
 def _measure(loop: Any, network: nn.Module, batches: Sequence[Any]) -> tuple[dict[str, float], int]:
@@ -55,8 +56,10 @@ def _measure(loop: Any, network: nn.Module, batches: Sequence[Any]) -> tuple[dic
     metrics = loop.evaluator.evaluate(len(seen))
     for metric in detection:
         name = f'{metric.prefix}/bbox_mAP'
-        if 'bbox' in metric.metrics and name not in metrics:
+        if 'bbox' in getattr(metric, 'metrics', ()) and name not in metrics:
             # CocoMetric gives nothing where nothing was detected.
-            objects = metric._coco_api.get_ann_ids(img_ids=metric.img_ids)
+            objects = metric._coco_api.get_ann_ids(
+                img_ids=metric.img_ids, cat_ids=metric.cat_ids
+            )
             metrics[name] = 0.0 if objects else -1.0
     return {key: float(value) for key, value in metrics.items() if value == value}, len(seen)

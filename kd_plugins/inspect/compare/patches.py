@@ -68,5 +68,9 @@ def look(
         columns[f'target at {moment:.0%}'] = target
     columns["student's patches"] = dense_S
     labels = [int(s.gt_label) if 'gt_label' in s else -1 for s in samples]
-    classes = (logits.argmax(dim=1).cpu() for logits in (logits_S, logits_T))
-    return Patches(*classes, torch.tensor(labels), columns)
+    return Patches(
+        logits_S.argmax(dim=1).cpu(),
+        logits_T.argmax(dim=1).cpu(),
+        torch.tensor(labels),
+        columns,
+    )

@@ -1,23 +1,29 @@
 """Checks of tiny trainings on vectors, and of the digits from the command line."""
 
 import copy
+import io
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from helpers import ROOT, STUDENT, TEACHER, algorithm_cfg, distiller
+from helpers.few_scenes import few_scenes
 from helpers.vector_training import FortyVectors, kd  # noqa: F401  (registers the data)
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from mmengine.registry import METRICS, MODELS
-from mmengine.runner import set_random_seed
+from mmengine.registry import DATASETS, LOOPS, METRICS, MODELS, init_default_scope
+from mmengine.runner import EpochBasedTrainLoop, set_random_seed
+from rich.console import Console
 
-from kd_plugins.inspect.check import check
+from kd_plugins.inspect.check import check, probe
 from kd_plugins.inspect.check.describe import describe_value, multiply_adds
 from kd_plugins.inspect.check.findings import examine
+from kd_plugins.inspect.check.memory import PeakMemory
 from kd_plugins.inspect.check.report import Network, Report
+from kd_plugins.inspect.check.show import show
 
 
 @METRICS.register_module(force=True)
@@ -188,6 +194,134 @@ def test_guessing_is_told_from_knowing_by_three_deviations(accuracy, guesses):
     assert report.ok is not guesses
 
 
+def test_no_object_in_the_pictures_tells_nothing_of_a_detector():
+    report = Report('x', student=network(10), teacher=network(10), teacher_samples=8)
+    report.teacher_metrics = {'coco/bbox_mAP': -1.0, 'coco/bbox_mAP_50': -1.0}
+    examine(report)
+    assert report.ok and found(report, 'note') == [
+        'coco/bbox_mAP tells nothing of the teacher: none of the 8 pictures that were drawn has an '
+        'object.'
+    ]
+
+
+@pytest.fixture
+def scenes(tmp_path):
+    """The config of BCKD on four scenes for validation, and the file of their boxes."""
+    cfg = Config.fromfile(ROOT / 'configs/bckd/bckd_scenes.py')
+    cfg.merge_from_dict(few_scenes(tmp_path))
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    return cfg, cfg.val_evaluator.ann_file
+
+
+def without_boxes(path):
+    path = Path(path)
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), annotations=[])))
+
+
+def test_scenes_without_an_object_do_not_fail_a_check(scenes):
+    cfg, path = scenes
+    without_boxes(path)
+    report = check(cfg, iterations=1, debug=True)
+    assert report.teacher_metrics['coco/bbox_mAP'] == -1
+    assert report.ok and any('none of the 4 pictures' in note for note in found(report, 'note'))
+
+
+@pytest.mark.parametrize('objects', [True, False])
+def test_a_detector_that_finds_nothing_is_measured_all_the_same(scenes, objects):
+    cfg, path = scenes
+    # mmdet's evaluator gives no metric at all then.
+    cfg.model.teacher.test_cfg = dict(score_thr=2.0)
+    if not objects:
+        without_boxes(path)
+    report = check(cfg, iterations=1, debug=True)
+    assert report.teacher_metrics == {'coco/bbox_mAP': 0.0 if objects else -1.0}
+    assert report.ok is not objects
+    if objects:
+        assert found(report, 'error') == [
+            'the teacher guesses: coco/bbox_mAP is 0 on 4 samples of the validation set.'
+        ]
+
+
+def digits(cfg, split):
+    """All pictures and labels of a split of the digits."""
+    dataset = DATASETS.build(cfg[f'{split}_dataloader'].dataset)
+    items = [dataset[i] for i in range(len(dataset))]
+    pictures = torch.stack([item['inputs'].float() for item in items])
+    return pictures, torch.tensor([int(item['data_samples'].gt_label) for item in items])
+
+
+@pytest.fixture(scope='module')
+def digits_teacher(tmp_path_factory):
+    """A teacher of digits that wants another normalisation than the student."""
+    cfg = Config.fromfile(ROOT / 'configs/kd/kd_digits.py')
+    cfg.model.teacher.data_preprocessor = dict(mean=[40.0], std=[20.0])
+    init_default_scope('mmpretrain')
+    set_random_seed(0)
+    teacher = MODELS.build(cfg.model.teacher)
+    pictures, labels = digits(cfg, 'train')
+    optimizer = torch.optim.Adam(teacher.parameters(), 0.01)
+    for rows in torch.arange(len(labels)).split(25) * 12:
+        logits = teacher((pictures[rows] - 40) / 20, mode='tensor')
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, labels[rows]).backward()
+        optimizer.step()
+    path = tmp_path_factory.mktemp('digits') / 'teacher.pth'
+    cfg.model.teacher_ckpt = save(teacher, path)
+    return cfg, teacher.eval()
+
+
+def shown(report):
+    console = Console(width=200, record=True, file=io.StringIO())
+    show(report, console)
+    return ' '.join(console.export_text().split())
+
+
+def test_the_teacher_is_measured_on_what_it_teaches_with_and_on_its_own(digits_teacher):
+    cfg, teacher = copy.deepcopy(digits_teacher[0]), digits_teacher[1]
+    cfg.model.teacher_input_size = 4
+    report = check(cfg, iterations=1, teacher_batches=10, debug=True)
+    pictures, labels = digits(cfg, 'val')
+    own = (pictures - 40) / 20
+    taught = torch.nn.functional.interpolate(own, (4, 4), mode='bilinear', antialias=True)
+    with torch.no_grad():
+        right = [
+            100 * (teacher(seen, mode='tensor').argmax(1) == labels).float().mean().item()
+            for seen in (taught, own)
+        ]
+    assert report.teacher_samples == 719 and right[1] > right[0] + 10
+    assert report.teacher_metrics['accuracy/top1'] == pytest.approx(right[0], abs=0.2)
+    assert report.teacher_own_metrics['accuracy/top1'] == pytest.approx(right[1], abs=0.2)
+    (what,) = (w for w in found(report, 'warning') if 'its own preprocessing' in w)
+    for value in (report.teacher_metrics, report.teacher_own_metrics):
+        assert f'{value["accuracy/top1"]:.4g}' in what
+        assert f'accuracy/top1 {value["accuracy/top1"]:.4g}' in shown(report)
+
+
+def test_an_own_normalisation_alone_is_measured_once(digits_teacher):
+    report = check(digits_teacher[0], iterations=1, debug=True)
+    assert report.ok and report.teacher_metrics['accuracy/top1'] > 50
+    assert report.teacher_own_metrics == {}
+    assert not any('own preprocessing' in finding.what for finding in report.findings)
+
+
+@pytest.mark.parametrize(
+    'taught, own, level',
+    [
+        (90.0, 90.5, 'note'), (90.0, 95.0, 'warning'), (95.0, 90.0, 'note'),
+        # Of 100 samples 80 are right, give or take 4.
+        (77.0, 80.0, 'note'), (75.0, 80.0, 'warning'),
+    ],
+)  # fmt: skip
+def test_a_teacher_that_is_clearly_worse_as_it_teaches_is_a_warning(taught, own, level):
+    samples = 100 if own == 80 else 10000
+    report = Report('x', student=network(10), teacher=network(10), teacher_samples=samples)
+    report.teacher_metrics = {'accuracy/top1': taught}
+    report.teacher_own_metrics = {'accuracy/top1': own}
+    examine(report)
+    (finding,) = report.findings
+    assert finding.level == level and f'top-1 {taught:g} on the input' in finding.what
+
+
 def test_a_teacher_that_tells_nothing_apart_is_an_error(tmp_path):
     teacher = MODELS.build(TEACHER)
     torch.nn.init.zeros_(teacher.fc.weight)
@@ -302,6 +436,100 @@ def test_trainings_without_validation_or_teacher_are_told(ckpt):
     assert 'there is no validation' in found(check(silent), 'warning')[0]
     alone = check(config(model=dict(STUDENT)))
     assert alone.ok and alone.teacher is None and 'no distillation' in found(alone, 'note')[0]
+
+
+@MODELS.register_module(force=True)
+class SmallLogits(torch.nn.Module):
+    def forward(self, preds_S):
+        return preds_S.square().mean()
+
+
+def test_a_distillation_without_a_teacher_is_checked_as_well():
+    cfg = distiller(
+        teacher_recorders=dict(),
+        distill_losses=dict(loss_small=dict(type='SmallLogits')),
+        loss_forward_mappings=dict(
+            loss_small=dict(preds_S=dict(recorder='logits', from_student=True))
+        ),
+    )
+    report = check(
+        config(model=model(teacher=None, allow_random_teacher=False, distiller=cfg)), debug=True
+    )
+    assert report.ok and report.teacher is None and report.teacher_samples == 0
+    assert found(report, 'note') == [
+        'the distillation has no teacher (model.teacher=None): there is none to check.'
+    ]
+    assert [term.name for term in report.terms] == ['loss_small'] and report.terms[0].gradient > 0
+    assert report.cost.teacher_share == 0 and 'ready to train' in shown(report)
+
+
+@LOOPS.register_module(name='LoopOfTurns', force=True)
+class LoopOfTurns(EpochBasedTrainLoop):
+    """An epoch-based loop that calls its epochs otherwise."""
+
+    def __init__(self, runner, dataloader, turns, **kwargs):
+        super().__init__(runner, dataloader, max_epochs=turns, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ('train_cfg', 'epochs'),
+    [
+        (dict(by_epoch=True, max_epochs=4), 4),
+        (dict(type='EpochBasedTrainLoop', max_epochs=4), 4),
+        (dict(type='LoopOfTurns', turns=4), 4),
+        (dict(by_epoch=False, max_iters=12), 2.4),
+        (dict(type='IterBasedTrainLoop', max_iters=12), 2.4),
+    ],
+)
+def test_the_length_of_a_training_is_that_of_its_loop(ckpt, train_cfg, epochs):
+    cfg = config(model=model(teacher_ckpt=ckpt), train_cfg=train_cfg)
+    report = check(cfg, iterations=1, teacher_batches=0, debug=True)
+    assert report.data.epochs == epochs
+    whole = 5 * epochs * report.cost.seconds_per_iteration
+    assert report.cost.seconds_in_all == pytest.approx(whole)
+
+
+def test_memory_is_that_of_the_training_alone(ckpt, monkeypatch):
+    cfg = config(model=model(teacher_ckpt=ckpt))
+    usual = check(cfg, teacher_batches=0, debug=True).cost
+    look = probe.take_gradients
+
+    def wasteful(*args):
+        torch.ones(2**27).sum()  # 512 MiB
+        return look(*args)
+
+    monkeypatch.setattr(probe, 'take_gradients', wasteful)
+    cost = check(cfg, teacher_batches=0, debug=True).cost
+    assert cost.memory_of == usual.memory_of == 'of the process while it trained'
+    assert abs(cost.peak_memory_mib - usual.peak_memory_mib) < 128
+    # What an iteration takes is there.
+    step = torch.optim.SGD.step
+
+    def hungry(*args, **kwargs):
+        torch.ones(2**27).sum()
+        return step(*args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.SGD, 'step', hungry)
+    more = check(cfg, teacher_batches=0, debug=True).cost
+    assert 400 < more.peak_memory_mib - cost.peak_memory_mib < 640
+
+
+def test_memory_of_a_gpu_is_that_since_its_start(monkeypatch):
+    done = []
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'reset_peak_memory_stats', lambda: done.append('reset'))
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: 3 * 2**20)
+    memory = PeakMemory()
+    memory.start()
+    assert done == ['reset'] and memory.read() == (3, 'of tensors on the GPU')
+
+
+def test_a_system_that_cannot_tell_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr('kd_plugins.inspect.check.memory._CLEAR', tmp_path / 'no' / 'clear_refs')
+    memory = PeakMemory()
+    memory.start()
+    mib, of = memory.read()
+    assert mib > 100 and of == 'of the process, with what check needs itself'
 
 
 def test_epochs_shorter_than_the_iterations_asked_for(ckpt):

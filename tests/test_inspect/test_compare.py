@@ -95,7 +95,6 @@ class LoopOfRounds(EpochBasedTrainLoop):
     [
         (dict(by_epoch=True, max_epochs=4), 4, 8),
         (dict(type='EpochBasedTrainLoop', max_epochs=4), 4, 8),
-        (dict(type=EpochBasedTrainLoop, max_epochs=4), 4, 8),
         (dict(type='LoopOfRounds', rounds=4), 4, 8),
         (dict(by_epoch=False, max_iters=14), 1, 14),
         (dict(type='IterBasedTrainLoop', max_iters=14), 1, 14),
@@ -104,9 +103,9 @@ class LoopOfRounds(EpochBasedTrainLoop):
 def test_terms_are_valued_for_each_picture_alone_at_the_end_of_the_training(
     student, train_cfg, epochs, iterations
 ):
-    # Half of the 1,078 pictures, so that an epoch has two iterations.
+    # Half of the 200 pictures, so that an epoch has two iterations.
     cfg = config(train_cfg=train_cfg)
-    cfg.train_dataloader.batch_size = 539
+    cfg.train_dataloader.batch_size = 100
     # A warm-up that ends with the last iteration.
     cfg.model.distiller.distill_losses.loss_kd.warmup = dict(length=iterations, by_epoch=False)
     runner = load(cfg, student)
@@ -210,21 +209,40 @@ def test_every_view_draws_a_picture(tmp_path, student, view, width):
         assert found == pytest.approx((apart - np.diag(np.diag(apart))).mean(), abs=1e-3)
 
 
+RANDOM_TEACHER = ['--cfg-options', 'model.teacher_ckpt=None', 'model.allow_random_teacher=True']
+
+
 def test_from_the_command_line(tmp_path, student):
-    line = [sys.executable, str(ROOT / 'tools/compare.py'), str(CONFIG)]
-    options = ['--cfg-options', 'model.teacher_ckpt=None', 'model.allow_random_teacher=True']
-    for checkpoint, said in ((student, 'wrote'), ('gone.pth', "checkpoint='gone.pth' is not a")):
-        command = [*line, checkpoint, '--out', str(tmp_path / 'new' / 'v.png'), *options]
-        reply = subprocess.run(command, capture_output=True, text=True)
-        assert said in reply.stdout + reply.stderr
-        assert reply.returncode == (0 if said == 'wrote' else 1)
-    assert coloured(tmp_path / 'new' / 'v.png')[1] > 500
+    out = tmp_path / 'new' / 'v.png'
+    command = [ROOT / 'tools/compare.py', CONFIG, student, '--out', out, *RANDOM_TEACHER]
+    reply = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, check=True
+    )
+    assert reply.stdout == f'wrote {out}\n' and coloured(out)[1] > 500
+
+
+def tool(monkeypatch, name, *arguments):
+    monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+    runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
 
 
 def test_by_its_former_name(tmp_path, student, monkeypatch, capsys):
-    out = str(tmp_path / 'v.png')
-    options = ['--cfg-options', 'model.teacher_ckpt=None', 'model.allow_random_teacher=True']
-    line = ['inspect_pair.py', str(CONFIG), student, '--samples', '2', '--out', out, *options]
-    monkeypatch.setattr(sys, 'argv', line)
-    runpy.run_path(str(ROOT / 'tools/inspect_pair.py'), run_name='__main__')
+    out = tmp_path / 'v.png'
+    line = (CONFIG, student, '--samples', 2, '--out', out, *RANDOM_TEACHER)
+    tool(monkeypatch, 'inspect_pair.py', *line)
     assert f'wrote {out}' in capsys.readouterr().out and coloured(out)[1] > 500
+
+
+@pytest.mark.parametrize(
+    'arguments, says',
+    [
+        (('gone.pth', *RANDOM_TEACHER), "checkpoint='gone.pth' is not a file"),
+        (('x.pth', '--view', 'tsne', '--images', 'a.png'), 'give --samples, not --images'),
+        (('x.pth', '--samples', 0), '--samples 0 is no number of pictures'),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(arguments, says, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as caught:
+        tool(monkeypatch, 'compare.py', CONFIG, *arguments)
+    said = str(caught.value) + capsys.readouterr().err
+    assert says in said.splitlines()[-1]

@@ -4,3 +4,5 @@ from kd_plugins.inspect.check.probe import check
 from kd_plugins.inspect.check.report import Finding, Report
 
 __all__ = ['Finding', 'Report', 'check']
+
+preflight = check  # its former name

@@ -58,8 +58,6 @@ def _measure(loop: Any, network: nn.Module, batches: Sequence[Any]) -> tuple[dic
         name = f'{metric.prefix}/bbox_mAP'
         if 'bbox' in getattr(metric, 'metrics', ()) and name not in metrics:
             # CocoMetric gives nothing where nothing was detected.
-            objects = metric._coco_api.get_ann_ids(
-                img_ids=metric.img_ids, cat_ids=metric.cat_ids
-            )
+            objects = metric._coco_api.get_ann_ids(img_ids=metric.img_ids, cat_ids=metric.cat_ids)
             metrics[name] = 0.0 if objects else -1.0
     return {key: float(value) for key, value in metrics.items() if value == value}, len(seen)

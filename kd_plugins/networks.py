@@ -6,7 +6,7 @@ import inspect
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -102,6 +102,69 @@ def fit_preprocessor(
                 "model.architecture.train_cfg: use type='mmpretrain.ClsDataPreprocessor'."
             )
         return registry.build(cfg)
+
+
+class Classifier(NamedTuple):
+    """The layer of a network whose outputs are its logits.
+
+    Args:
+        name: The layer's name in the network, ``'head.fc'`` in most of mmpretrain's.
+        classes: How many logits it gives.
+    """
+
+    name: str
+    classes: int
+
+
+def classifier(network: nn.Module, who: str = 'the network') -> Classifier:
+    """Find the linear layer that gives a classifier's logits.
+
+    It is the only ``nn.Linear`` of the head that is as wide as the head's classes.
+
+    Args:
+        network: A classifier in mmpretrain's layout, with a ``head``.
+        who: What to call it in error messages.
+
+    Raises:
+        ValueError: If there is no such layer, or more than one.
+    """
+    head = getattr(network, 'head', None)
+    layers = [
+        Classifier(f'head.{name}', module.out_features)
+        for name, module in (head.named_modules() if isinstance(head, nn.Module) else ())
+        if isinstance(module, nn.Linear) and module.out_features == getattr(head, 'num_classes', 0)
+    ]
+    if len(layers) != 1:
+        raise ValueError(
+            f'{who} is a {type(network).__name__} whose head ({type(head).__name__}) has '
+            f'{len(layers)} linear layers as wide as its classes, so its logits cannot be found: '
+            'start from configs/kd and name the module in the recorders.'
+        )
+    return layers[0]
+
+
+def classes_of(network: nn.Module, layer: str | None = None) -> int | None:
+    """Return how many classes a network tells apart, None where that cannot be told.
+
+    Heads of classifiers, dense detectors and two-stage detectors say it; of the
+    stages of a cascade the last one does. Background is no class.
+
+    Args:
+        network: A classifier or a detector.
+        layer: The name of one of its modules, to ask about the outputs of that one
+            instead; it can be told of an ``nn.Linear`` only.
+    """
+    if layer is not None:
+        module = dict(network.named_modules()).get(layer)
+        return module.out_features if isinstance(module, nn.Linear) else None
+    roi_head = getattr(network, 'roi_head', None)
+    for head in (getattr(network, 'head', None), getattr(roi_head or network, 'bbox_head', None)):
+        if isinstance(head, nn.ModuleList) and len(head):
+            head = head[-1]
+        classes = getattr(head, 'num_classes', None)
+        if isinstance(classes, int) and classes > 0:
+            return classes
+    return None
 
 
 def forbid_inplace(network: nn.Module) -> None:

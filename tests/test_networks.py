@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
+from helpers.networks import cnn, distilled, vit
 from mmengine.registry import MODELS, init_default_scope
 
 from kd_plugins.networks import (
     build_network,
+    classes_of,
+    classifier,
     fit_preprocessor,
     forked_random_states,
     resolve_network,
@@ -78,3 +81,44 @@ def test_mmpretrains_own_gets_the_students_mixup():
     for cfg in (dict(num_classes=10), dict(type='ClsDataPreprocessor', num_classes=10)):
         network = MODELS.build(dict(student, data_preprocessor=fit_preprocessor(cfg, student)))
         assert network.data_preprocessor.batch_augments is not None
+
+
+@pytest.mark.parametrize(
+    ('path', 'classes'),
+    [
+        # COCO has 80 classes, CIFAR-100 a hundred; SSD's softmax has one output more.
+        ('mmpretrain::resnet/resnet18_8xb16_cifar10.py', 10),
+        ('mmdet::gfl/gfl_r50_fpn_1x_coco.py', 80),
+        ('mmdet::ssd/ssd300_coco.py', 80),
+        ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 80),
+        ('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 80),
+    ],
+)
+def test_classes_are_those_of_the_data_that_upstream_trains_on(path, classes):
+    package = path.split('::')[0]
+    init_default_scope(package)
+    cfg, _ = resolve_network(dict(cfg_path=path), 'student')
+    assert classes_of(build_network(cfg, 'student')) == classes
+
+
+@pytest.mark.parametrize(
+    ('network', 'name'), [(cnn(dict(type='kd_plugins.CIFARResNet', depth=8), 64, 7), 'head.fc'),
+                          (vit(classes=7), 'head.layers.head')],
+)  # fmt: skip
+def test_the_classifier_is_the_layer_that_gives_the_logits(network, name):
+    init_default_scope('mmpretrain')
+    model = build_network(network, 'student').eval()
+    inputs, heard = torch.randn(2, 3, 32, 32), []
+    model.get_submodule(name).register_forward_hook(lambda *args: heard.append(args[2]))
+    assert torch.equal(model(inputs, mode='tensor'), heard[0])
+    assert classifier(model) == (name, 7) and classes_of(model) == 7
+    assert classes_of(model, name) == 7 and classes_of(model, 'backbone') is None
+
+
+def test_a_network_with_two_classifiers_or_none_is_one_sentence():
+    init_default_scope('mmpretrain')
+    with pytest.raises(ValueError, match=r'^the student is a ImageClassifier .* has 2 linear lay'):
+        classifier(build_network(distilled(), 'student'), 'the student')
+    with pytest.raises(ValueError, match=r'^the network is a Linear whose head \(NoneType\) has 0'):
+        classifier(torch.nn.Linear(2, 2))
+    assert classes_of(torch.nn.Linear(2, 2)) is None

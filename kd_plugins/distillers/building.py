@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from kd_plugins.losses.base import LogitsLoss
+from kd_plugins.networks import classes_of
 
 KEY = 'model.distiller'
 
@@ -199,10 +200,8 @@ def _num_classes(recorder: Any, network: nn.Module) -> int | None:
     """Return of how many classes a recorder gives logits: it says so, or reads a classifier."""
     from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 
-    module = dict(network.named_modules()).get(recorder.source)
-    if type(recorder) is ModuleOutputsRecorder and isinstance(module, nn.Linear):
-        return module.out_features
-    return getattr(recorder, 'num_classes', None)
+    read = classes_of(network, recorder.source) if type(recorder) is ModuleOutputsRecorder else None
+    return getattr(recorder, 'num_classes', None) if read is None else read
 
 
 def _suggestion(name: str, known: Iterable[str]) -> str:

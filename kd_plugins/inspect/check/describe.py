@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from kd_plugins.files.weights import describe as name_of
 from kd_plugins.inspect.check.report import Data, Group, Network
+from kd_plugins.networks import classes_of
 from kd_plugins.teachers.input import normalisation, swaps_channels
 
 
@@ -46,16 +47,6 @@ def describe_network(
         std=None if plain else [round(v, 4) for v in std.flatten().tolist()],
         swaps_channels=swaps_channels(network.data_preprocessor),
     )
-
-
-def classes_of(network: nn.Module) -> int | None:
-    """Return how many classes the head of a classifier or a detector has."""
-    for name in ('head', 'bbox_head'):
-        head = getattr(network, name, None)
-        for key in ('num_classes', 'cls_out_channels'):
-            if isinstance(getattr(head, key, None), int):
-                return int(getattr(head, key))
-    return None
 
 
 def multiply_adds(network: nn.Module, inputs: Tensor) -> int | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.files.weights import load_weights
-from kd_plugins.new_config.writing import classifier
+from kd_plugins.networks import classifier
 
 
 @dataclass

@@ -18,7 +18,7 @@ from kd_plugins.files.writing import write_aside
 from kd_plugins.networks import build_network, resolve_network
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.python import Code, statement
-from kd_plugins.new_config.reading import CLASSIFIER, Named, distiller
+from kd_plugins.new_config.reading import Named, distiller
 
 #: The method of a training without a teacher.
 ALONE = 'alone'
@@ -75,7 +75,7 @@ class Request:
         return dict(cfg_path=path, **head, **more)
 
     def path(self, path: str | Path, prefix: str = '{{ fileDirname }}/') -> str:
-        """Return a path as it stands in the config: relative ones count from its folder.
+        """Return a path as it stands in the config, where relative ones count from its folder.
 
         Args:
             path: A path, an address or ``PACKAGE::PATH``.
@@ -84,9 +84,12 @@ class Request:
         path = str(path)
         if '::' in path or '://' in path or os.path.isabs(path):
             return path
-        # Both without links: `..` leads out of the folder that a link points to.
-        folder = os.path.realpath(self.out.parent)
-        return prefix + os.path.relpath(os.path.realpath(path), folder)
+        folder = os.path.abspath(self.out.parent)
+        counted = os.path.relpath(path, folder)
+        if os.path.realpath(os.path.join(folder, counted)) != os.path.realpath(path):
+            # Through a link `..` leads elsewhere, and mmengine and the system disagree where.
+            return os.path.abspath(path)
+        return prefix + counted
 
 
 def write_config(request: Request) -> None:
@@ -111,12 +114,14 @@ def new_config(request: Request) -> str:
     Raises:
         ValueError: As :func:`write_config`.
     """
+    if request.data is not None:
+        network, _ = resolve_network(dict(cfg_path=request.student), '--student')
+        if 'head' not in network:
+            raise ValueError(
+                f'--data is for classifiers, but --student {request.student!r} is a '
+                f'{network.type}: give a student config that has your data.'
+            )
     student = Named(f'--student {request.student!r}', _build(request.network(request.student)))
-    if request.data is not None and student.kind != CLASSIFIER:
-        raise ValueError(
-            f'--data is for classifiers, but {student.name} is a {type(student.network).__name__}: '
-            'give a student config that has your data.'
-        )
     if request.teacher is None:
         sections = _data(request)
         if request.classes:
@@ -186,13 +191,15 @@ def _try(text: str, out: Path) -> None:
         file.write(text)
         file.flush()
         cfg = Config.fromfile(file.name)
-    if 'teacher' in cfg.model:
-        cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
-        cfg.model.teacher.pop('pretrained', None)
+    model = dict(cfg.model)
     if 'data_preprocessor' in cfg:
-        cfg.model.data_preprocessor = cfg.data_preprocessor
+        model['data_preprocessor'] = cfg.data_preprocessor
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        MODELS.build(cfg.model)
+        if 'teacher' in model:
+            # A network that is built already needs no weights.
+            teacher = dict(model['teacher'], pretrained=False)
+            model.update(teacher=_build(teacher), teacher_ckpt=None)
+        MODELS.build(model)
 
 
 def _classes_in(data: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The curriculum of learned temperatures, and their values in the log."""
+"""CTKD: the curriculum of learned temperatures, and their values in the log."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ from torch import nn
 
 from kd_plugins.hooks.log_times import is_logged
 from kd_plugins.registry import HOOKS
-from kd_plugins.schedules import CosineDescent, LinearDescent
+from kd_plugins.schedules import descent
 from kd_plugins.structures import Progress
 from kd_plugins.temperatures import LearnedTemperature
-
-SCHEDULES = {'cosine': CosineDescent, 'linear': LinearDescent}
 
 
 @HOOKS.register_module()
@@ -61,11 +59,7 @@ class CurriculumTemperatureHook(Hook):
         by_epoch: bool = True,
     ) -> None:
         name = type(self).__name__
-        if schedule not in SCHEDULES:
-            raise ValueError(
-                f'{name}.schedule={schedule!r} is not one of {", ".join(map(repr, SCHEDULES))}.'
-            )
-        self.curriculum = SCHEDULES[schedule](max, min, length, by_epoch, name)
+        self.curriculum = descent(schedule, max, min, length, by_epoch, name)
         if max > 0 or min >= 0:
             raise ValueError(
                 f'{name}.max={max!r}, min={min!r} would not train the temperature against the '

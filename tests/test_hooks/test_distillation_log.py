@@ -5,7 +5,7 @@ from helpers.vector_training import kd, logged, runner_of
 
 from kd_plugins.losses import CSKDLoss, DKDLoss, KDLoss
 
-DKD = dict(type='kd_plugins.DKDLoss', tau=2.0, alpha=0.5, beta=3.0, warmup=4)
+DKD = dict(type='kd_plugins.DKDLoss', tau=2.0, alpha=0.5, beta=3.0, warmup=2)
 LOG = dict(type='kd_plugins.DistillationLogHook')
 
 

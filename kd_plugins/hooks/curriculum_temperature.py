@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import nn
 
-from kd_plugins.hooks.log_times import is_logged
+from kd_plugins.hooks.of_runner import is_logged, trained_model
 from kd_plugins.registry import HOOKS
 from kd_plugins.schedules import descent
 from kd_plugins.structures import Progress
@@ -73,7 +72,7 @@ class CurriculumTemperatureHook(Hook):
         progress = Progress.from_message_hub(runner.message_hub)
         if progress is not None:
             self.curriculum.check(progress)
-        self._temperatures = named_temperatures(runner.model)
+        self._temperatures = named_temperatures(trained_model(runner))
         if not self._temperatures:
             raise ValueError(
                 f'{type(self).__name__} finds no learned temperature in the model: give a loss '
@@ -100,10 +99,9 @@ class CurriculumTemperatureHook(Hook):
 
 def named_temperatures(model: nn.Module) -> dict[str, LearnedTemperature]:
     """Return the learned temperatures of a model by the names they are logged as."""
-    trained: nn.Module = model.module if is_model_wrapper(model) else model  # type: ignore
     found = {
         path: module
-        for path, module in trained.named_modules()
+        for path, module in model.named_modules()
         if isinstance(module, LearnedTemperature)
     }
     if len(found) == 1:

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from kd_plugins.hooks.log_times import is_logged
+from kd_plugins.hooks.of_runner import is_logged, teacher_network, terms_of, trained_model
 from kd_plugins.registry import HOOKS
 
 
@@ -42,16 +41,16 @@ class DistillationLogHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Listen to the terms and the teacher if this iteration will be logged."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        terms = getattr(getattr(model, 'distiller', None), 'distill_losses', None)
+        model = trained_model(runner)
+        terms = terms_of(model)
         if not terms or not is_logged(self, runner, batch_idx):
             return
         for name, term in terms.items():
             if hasattr(term, 'diagnose'):
                 self._listen(name, term)
-        teacher = vars(model).get('teacher')
-        if teacher is not None:
-            self._time(teacher)
+        network = teacher_network(model)
+        if network is not None:
+            self._time(network)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -77,7 +76,7 @@ class DistillationLogHook(Hook):
 
         self._handles.append(term.register_forward_pre_hook(hear, with_kwargs=True))
 
-    def _time(self, teacher: nn.Module) -> None:
+    def _time(self, network: nn.Module) -> None:
         begun = 0.0
 
         def begin(*_: Any) -> None:
@@ -88,8 +87,8 @@ class DistillationLogHook(Hook):
             self._seconds = _now() - begun
 
         self._handles += [
-            teacher.register_forward_pre_hook(begin),
-            teacher.register_forward_hook(end),
+            network.register_forward_pre_hook(begin),
+            network.register_forward_hook(end),
         ]
 
 

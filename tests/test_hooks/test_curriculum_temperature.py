@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from mmengine.registry import MODELS
 
 from kd_plugins.hooks import CurriculumTemperatureHook
 from kd_plugins.hooks.curriculum_temperature import named_temperatures
+from kd_plugins.hooks.of_runner import trained_model
 from kd_plugins.schedules import descent
 
 INSTANCE = dict(type='kd_plugins.InstanceTemperature', num_classes=4, hidden=3)
@@ -73,8 +75,10 @@ def test_several_terms_are_logged_by_name(tmp_path):
     tau = temperature(runner, 'loss_each').last
     assert last['tau.each_min'] < last['tau.each'] < last['tau.each_max']
     assert tau.shape == (8, 1)
+    assert list(named_temperatures(runner.model)) == ['tau.kd', 'tau.each']
     # DDP, here its forerunner, puts the model below a module of its own.
-    assert list(named_temperatures(torch.nn.DataParallel(runner.model))) == ['tau.kd', 'tau.each']
+    wrapped = SimpleNamespace(model=torch.nn.DataParallel(runner.model))
+    assert trained_model(wrapped) is runner.model
 
 
 def test_published_curriculum_without_the_hook(tmp_path):

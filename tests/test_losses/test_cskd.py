@@ -281,7 +281,10 @@ def test_an_empty_batch_is_zero_with_a_gradient(form, rows):
 @pytest.mark.parametrize(
     'arguments, says',
     [
-        (dict(decay='x2'), r"CSKDLoss.decay='x2' is wrong: give 'linear' or 'quadratic' or 'cosine'"),
+        (
+            dict(decay='x2'),
+            r"CSKDLoss.decay='x2' is wrong: give 'linear' or 'quadratic' or 'cosine'",
+        ),
         (dict(decay=dict(by_epoch=False)), r'CSKDLoss.decay=.* give dict\(form=\.\.\., by_epoch'),
         (dict(form='argmax'), r"CSKDLoss.form='argmax' is wrong"),
         (dict(tau=2.0), r"CSKDLoss.tau=2.0 has no effect with form='hard'"),

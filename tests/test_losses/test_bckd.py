@@ -222,7 +222,8 @@ def test_ignored_anchors_count_nothing():
 @pytest.mark.parametrize(
     ('cfg', 'says'),
     [
-        (dict(loss_weight=-1.0), r'IoULocalizationKDLoss\.loss_weight=-1\.0 is wrong: give a finite weight'),
+        (dict(loss_weight=-1.0), r'IoULocalizationKDLoss\.loss_weight=-1\.0 is wrong: give a'
+         r' finite weight'),
         (dict(loss_iou=dict(type='mmdet.GIoULoss', loss_weight=2.0)),
          r'loss_iou=GIoULoss has loss_weight=2\.0: leave it at 1 and give IoULocalizationKDLoss\.'),
         (dict(loss_iou=dict(type='mmdet.FocalLoss')), r'loss_iou=FocalLoss does not compare boxes'),

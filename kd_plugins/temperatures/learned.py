@@ -1,4 +1,4 @@
-"""What learned temperatures share: their range, and learning against the student."""
+"""CTKD: what learned temperatures share, their range and learning against the student."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""CSKD."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""DeiT."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""DKD."""
+
 import warnings
 
 import pytest

@@ -1,3 +1,5 @@
+"""CTKD: the hook that sets the curriculum and logs temperatures."""
+
 import math
 from types import SimpleNamespace
 

@@ -1,3 +1,5 @@
+"""CTKD's global temperature."""
+
 import math
 
 import pytest

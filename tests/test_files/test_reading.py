@@ -246,8 +246,12 @@ def test_an_archive_without_weights_says_so(tmp_path):
 
 def test_the_list_is_in_place_whichever_is_imported_first():
     show = (
-        'from mmengine.runner.checkpoint import CheckpointLoader as c\n'
-        'print(all(hasattr(s, "__wrapped__") for s in c._schemes.values()), len(c._schemes) > 8)'
+        'import torch\n'
+        'from mmengine.runner import checkpoint as c\n'
+        'from kd_plugins.files import reading\n'
+        'schemes = {s.__globals__["torch"].load for s in c.CheckpointLoader._schemes.values()}\n'
+        'print(schemes == {reading.load}, c.load_url is reading.load_url, len(c.CheckpointLoader'
+        '._schemes) > 8, torch.load.__module__, torch.hub.torch is torch)'
     )
     for order in (
         f'import kd_plugins\n{show}',
@@ -257,4 +261,5 @@ def test_the_list_is_in_place_whichever_is_imported_first():
             [sys.executable, '-c', order], capture_output=True, text=True,
             env=dict(os.environ, PYTHONPATH=str(ROOT)),
         )  # fmt: skip
-        assert reply.stdout.strip().splitlines()[-1] == 'True True', reply.stderr
+        last = reply.stdout.strip().splitlines()[-1]
+        assert last == 'True True True torch.serialization True', reply.stderr

@@ -72,6 +72,10 @@ def _set(items: list) -> set:
     return set(map(_key, items))
 
 
+def _frozenset(items: list) -> frozenset:
+    return frozenset(map(_key, items))
+
+
 def _ordered(items: list | None = None) -> OrderedDict:
     return OrderedDict((_key(key), value) for key, value in items or ())
 
@@ -157,7 +161,7 @@ def _filled_array(state: tuple) -> np.ndarray:
         for i, value in enumerate(content):
             flat[i] = value
     else:
-        flat = np.frombuffer(_of(bytes, content), dtype).copy()
+        flat = np.frombuffer(_of(bytes, content), dtype).astype(dtype.newbyteorder('='))
     return flat.reshape(shape, order='F' if fortran else 'C')
 
 
@@ -221,6 +225,7 @@ _NDARRAY = Global('numpy', 'ndarray')
 MAKERS: dict[Global, Callable[..., Any]] = {
     Global('collections', 'OrderedDict'): _ordered,
     Global('builtins', 'set'): _set,
+    Global('builtins', 'frozenset'): _frozenset,
     Global('builtins', 'slice'): slice,
     Global('builtins', 'bytes'): _bytes,
     Global('builtins', 'getattr'): _statistic,
@@ -405,7 +410,7 @@ _CONTAINERS: dict[str, Callable[[list], Any]] = dict(
     TUPLE=tuple,
     LIST=list,
     DICT=lambda items: dict(_pairs(items)),
-    FROZENSET=lambda items: frozenset(map(_key, items)),
+    FROZENSET=_frozenset,
 )
 
 

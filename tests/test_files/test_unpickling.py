@@ -77,8 +77,8 @@ def test_torchs_own_patch_of_a_source_is_not_written(folder):
     # What torch does where a class has changed since its 'module' was saved: it writes
     # NAME.patch, and this name leads out of the working directory.
     patch = [
-        HISTORY, attributes(__name__=text('../outside'), dump_patches=b'\x88'),
-        b'(', text('module'), HISTORY, text('file'), text('source'), b'tQ0}',
+        NAMESPACE, attributes(__name__=text('../outside'), dump_patches=b'\x88'),
+        b'(', text('module'), NAMESPACE, text('file'), text('source'), b'tQ0}',
     ]  # fmt: skip
     refused(patch, folder)
     assert "has 'module' in the place of a storage" in refused(patch[2:], folder)
@@ -468,6 +468,7 @@ def test_records_and_arrays_come_back(zipped):
     assert log.statistics('mean') == theirs.pop('message_hub')['log_scalars']['a'].mean() == 1.5
     assert ours['state_dict']._metadata == theirs['state_dict']._metadata
     assert [type(n) for n in ours['numbers']] == [type(n) for n in theirs['numbers']]
+    assert ours.pop('dtypes') == theirs.pop('dtypes')
     assert repr(ours) == repr(theirs)
 
 

@@ -287,6 +287,10 @@ def load_url(
 
     The arguments and the place are those of ``torch.hub.load_state_dict_from_url``.
     """
+    if trusted():
+        return torch.hub.load_state_dict_from_url(
+            url, model_dir, map_location, progress, check_hash, file_name
+        )
     folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
     cached = folder / (file_name or Path(urlparse(url).path).name)
     if not cached.exists():
@@ -297,7 +301,7 @@ def load_url(
     if zipfile.is_zipfile(cached):
         with zipfile.ZipFile(cached) as archive:
             # A checkpoint that somebody has put into an archive.
-            if len(archive.namelist()) == 1 and not trusted():
+            if len(archive.namelist()) == 1:
                 with archive.open(archive.namelist()[0]) as member:
                     return load(io.BytesIO(member.read()), map_location)
     return load(cached, map_location)

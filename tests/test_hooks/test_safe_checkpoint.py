@@ -12,7 +12,7 @@ from helpers.tiny_training import config, train
 
 from kd_plugins.files import writing
 from kd_plugins.files.reading import UnreadableCheckpointError
-from kd_plugins.hooks.safe_checkpoint import repair_pointer
+from kd_plugins.files.resuming import repair_pointer
 
 load = torch.load
 

@@ -61,7 +61,7 @@ def _encode(text: str, codec: str) -> bytes:
     # How pickle's protocol 2 writes bytes.
     if codec not in ('latin1', 'latin-1'):
         raise NotAllowedError(f'encodes text by {codec!r}')
-    return text.encode('latin-1')
+    return _of(str, text).encode('latin-1')
 
 
 def _bytes() -> bytes:
@@ -85,7 +85,8 @@ def _size(sizes: tuple) -> torch.Size:
 
 
 def _device(kind: str, index: int | None = None) -> torch.device:
-    return torch.device(kind) if index is None else torch.device(kind, index)
+    # A number alone would stand for a device of this machine.
+    return torch.device(_of(str, kind)) if index is None else torch.device(_of(str, kind), index)
 
 
 def _tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
@@ -359,6 +360,8 @@ def unpickle(stream: Any, storage: Callable[[Any], Storage]) -> Any:
             makers = MAKERS if name == 'REDUCE' else CLASSES
             if type(called) is not Global or called not in makers:
                 raise NotAllowedError(f'calls {_title(called)}')
+            if makers is CLASSES and arguments:
+                raise NotAllowedError(f'gives arguments to {called}')
             stack.append(makers[called](*arguments))
         elif name == 'BUILD':
             state = stack.pop()

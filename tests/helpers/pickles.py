@@ -63,7 +63,7 @@ def _numpy_core():
 OWNERS = (
     argparse.Namespace, HistoryBuffer, OrderedDict, set, slice, bytes, getattr, codecs.encode,
     torch.Size, torch.device, torch.float32, torch.Tensor, torch.nn.Parameter, torch.FloatStorage,
-    torch.UntypedStorage, torch.storage.TypedStorage, torch.serialization.StorageType,
+    torch.UntypedStorage, torch.storage.TypedStorage,
     torch._utils._rebuild_tensor, torch._utils._rebuild_tensor_v2,
     torch._utils._rebuild_parameter, torch.load, torch.save, np.ndarray, np.dtype,
     _numpy_core()._reconstruct, _numpy_core().scalar,

@@ -90,6 +90,33 @@ def build_network(cfg: Mapping[str, Any], key: str) -> BaseModel:
     return network
 
 
+def build_student_network(
+    cfg: Mapping[str, Any] | BaseModel, preprocessor: Mapping[str, Any] | nn.Module | None
+) -> BaseModel:
+    """Build the student with the preprocessor that it trains with.
+
+    Args:
+        cfg: ``model.architecture``.
+        preprocessor: The algorithm's, which the Runner takes from the top level
+            of the config; it counts before the one in ``architecture``.
+
+    Returns:
+        The student, whose ``data_preprocessor`` is that one.
+    """
+    if isinstance(cfg, BaseModel):
+        if preprocessor is not None:
+            cfg.data_preprocessor = BaseModel(preprocessor).data_preprocessor
+        return cfg
+    student_cfg, pretrained = resolve_network(cfg, 'model.architecture')
+    if preprocessor is not None:
+        # Upstream classifiers complete the preprocessor's config themselves: they know its
+        # default type, and hand it the mixup of their train_cfg.
+        student_cfg['data_preprocessor'] = fit_preprocessor(preprocessor, student_cfg)
+    if pretrained:
+        student_cfg['init_cfg'] = dict(type='Pretrained', checkpoint=pretrained)
+    return build_network(student_cfg, 'model.architecture')
+
+
 def fit_preprocessor(
     preprocessor: Mapping[str, Any] | nn.Module, network: Mapping[str, Any]
 ) -> Mapping[str, Any] | nn.Module:

@@ -14,12 +14,10 @@ from torch import Tensor, nn
 from kd_plugins.distillers import ask_teacher, build_distiller, check_records, reset_records
 from kd_plugins.networks import (
     NetworkCfg,
-    build_network,
+    build_student_network,
     check_whole,
-    fit_preprocessor,
     forbid_inplace,
     forked_random_states,
-    resolve_network,
 )
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
@@ -106,7 +104,7 @@ class SingleTeacherDistill(BaseModel):
                     f'model.{key}={value!r} is not supported, only {only}: the teacher is fixed '
                     'and whole in eval mode, and the student is what trains.'
                 )
-        student = _build_student(architecture, data_preprocessor)
+        student = build_student_network(architecture, data_preprocessor)
         super().__init__(student.data_preprocessor, init_cfg)
         self.architecture = student
         if not module_inplace:
@@ -233,26 +231,6 @@ class SingleTeacherDistill(BaseModel):
         clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
         clone._owns_teacher = False
         return clone
-
-
-def _build_student(
-    cfg: NetworkCfg, preprocessor: Mapping[str, Any] | nn.Module | None
-) -> BaseModel:
-    """Build the student with the preprocessor that it will train with.
-
-    Upstream classifiers complete the preprocessor's config themselves: they
-    know its default type, and hand it the mixup of their ``train_cfg``.
-    """
-    if isinstance(cfg, BaseModel):
-        if preprocessor is not None:
-            cfg.data_preprocessor = BaseModel(preprocessor).data_preprocessor
-        return cfg
-    student_cfg, pretrained = resolve_network(cfg, 'model.architecture')
-    if preprocessor is not None:
-        student_cfg['data_preprocessor'] = fit_preprocessor(preprocessor, student_cfg)
-    if pretrained:
-        student_cfg['init_cfg'] = dict(type='Pretrained', checkpoint=pretrained)
-    return build_network(student_cfg, 'model.architecture')
 
 
 def _prefixed(prefix: str, losses: Mapping[str, Any]) -> dict[str, Any]:

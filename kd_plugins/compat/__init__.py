@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from kd_plugins.compat import mmengine, mmrazor
+from kd_plugins.compat import mmengine, mmrazor, moved
 from kd_plugins.compat.torch import allow_two_backward_passes, onnx_exporter
 
 __all__ = ['allow_two_backward_passes', 'install', 'onnx_exporter']
@@ -18,5 +18,6 @@ def install() -> None:
     # mmcv without compiled operators, which is enough for classification, warns at
     # every import of what classification does not use.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
+    moved.install()
     mmengine.install()
     mmrazor.install()

@@ -2,8 +2,8 @@
 
 mmengine reads checkpoints by ``torch.load``, which runs what a pickle tells it
 to: always on torch 2.1, and after one warning in the maintained continuation.
-As soon as ``mmengine.runner.checkpoint`` is imported, its loaders go through
-the list of :mod:`kd_plugins.files.reading` instead.
+As soon as ``mmengine.runner.checkpoint`` is imported, its loaders read by
+:mod:`kd_plugins.files.reading` instead.
 """
 
 from __future__ import annotations

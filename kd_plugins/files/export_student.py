@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-import os
+import io
 import warnings
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,7 +17,8 @@ from torch import Tensor, nn
 
 from kd_plugins import compat
 from kd_plugins.files.weights import load_weights
-from kd_plugins.networks import build_network, resolve_network
+from kd_plugins.files.writing import write_aside
+from kd_plugins.networks import build_network, build_student_network, resolve_network
 from kd_plugins.teachers.input import normalisation
 
 #: What the stock tools read of a checkpoint's meta, and what says where it comes from.
@@ -25,18 +28,21 @@ META = ('dataset_meta', 'epoch', 'iter', 'seed', 'time', 'mmengine_version')
 def build_student(cfg: Config) -> nn.Module:
     """Build the student of a distillation's config, or the model of its own config.
 
+    Its preprocessor is the one that the training uses.
+
     Raises:
         ValueError: If the config has no model.
     """
     if 'model' not in cfg:
         raise ValueError(f'{cfg.filename!r} has no model: give the config of the training.')
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    key = 'model.architecture' if 'architecture' in cfg.model else 'model'
-    network, _ = resolve_network(dict(cfg.model.get('architecture', cfg.model)), key)
-    preprocessor = cfg.get('data_preprocessor')
-    if preprocessor is not None:
-        network.setdefault('data_preprocessor', preprocessor)
-    return build_network(network, key)
+    # The Runner hands the top level's to the model, and the algorithm its own to the student.
+    model = copy.deepcopy(cfg.model)
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    if 'architecture' in model:
+        return build_student_network(model.architecture, model.get('data_preprocessor'))
+    return build_network(resolve_network(model, 'model')[0], 'model')
 
 
 def export_student(cfg: Config, checkpoint: str, raw: bool = False) -> dict[str, Any]:
@@ -86,13 +92,13 @@ def save(checkpoint: dict[str, Any], path: Path, publish: bool = False) -> Path:
     Returns:
         Where it was written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
-    torch.save(checkpoint, part)
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    content = buffer.getvalue()
     if publish:
-        digest = hashlib.sha256(part.read_bytes()).hexdigest()[:8]
+        digest = hashlib.sha256(content).hexdigest()[:8]
         path = path.with_name(f'{path.stem}-{digest}{path.suffix}')
-    os.replace(part, path)
+    write_aside(content, path)
     return path
 
 
@@ -133,17 +139,16 @@ def export_onnx(
             f'{type(student).__name__} returns no logits of shape (N, C): only classifiers are '
             'written as ONNX; MMDeploy does detectors.'
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + '.part')
     for free in (True, False):
         batch = images if free else images[:1]
         axes = dict(images={0: 'N'}, logits={0: 'N'}) if free else None
-        _write_onnx(network, batch, part, axes, opset, dict(mean=mean, std=std))
-        error = _difference(part, images, logits, [2, 1] if free else [1])
-        if error < 1e-4:
-            os.replace(part, path)
-            return error, free
-    part.unlink()
+        with TemporaryDirectory() as folder:
+            written = Path(folder, path.name)
+            _write_onnx(network, batch, written, axes, opset, dict(mean=mean, std=std))
+            error = _difference(written, images, logits, [2, 1] if free else [1])
+            if error < 1e-4:
+                write_aside(written.read_bytes(), path)
+                return error, free
     raise ValueError(
         f'what was written as {str(path)!r} differs from torch by {error:.1g} of the largest '
         'logit: this network cannot be exported by this torch release.'

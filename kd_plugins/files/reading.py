@@ -1,7 +1,8 @@
 """Reading checkpoint files without running what they contain.
 
 A checkpoint is a pickle, and a pickle can name any function of any installed
-module and have it called while it is read. :func:`load` knows the few globals
+module and have it called while it is read. :func:`load` reads both formats of
+``torch.save`` by :mod:`kd_plugins.files.unpickling`, which knows the few globals
 that weights, optimizer states and mmengine's logs are made of, and refuses a
 file that names another one. :func:`install` puts it behind every scheme of
 mmengine's ``CheckpointLoader``, so that teachers, ``load_from``, ``--resume``,
@@ -10,100 +11,37 @@ mmengine's ``CheckpointLoader``, so that teachers, ``load_from``, ``--resume``,
 
 from __future__ import annotations
 
-import functools
+import io
 import os
-import pickle
-import tarfile
+import re
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType, SimpleNamespace
-from typing import Any
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+from urllib.parse import urlparse
 
 import torch
+from torch.serialization import default_restore_location
+
+from kd_plugins.files.unpickling import NotAllowedError, Storage, unpickle
 
 #: Set to 1, it reads files as upstream does: whatever they contain is run.
 TRUST = 'KD_PLUGINS_TRUST_CHECKPOINTS'
 
-#: What weights, optimizer states and mmengine's logs are made of; torch's data
-#: types and storages come on top. Both names of numpy's core, before and since
-#: version 2. None of them runs code that a file brings along.
-ALLOWED = frozenset(
-    {
-        ('collections', 'OrderedDict'),
-        ('builtins', 'set'),
-        ('builtins', 'slice'),
-        ('_codecs', 'encode'),  # how pickle writes the bytes of numpy arrays
-        ('torch', 'Size'),
-        ('torch', 'device'),
-        ('torch._utils', '_rebuild_tensor'),
-        ('torch._utils', '_rebuild_tensor_v2'),
-        ('torch._utils', '_rebuild_parameter'),
-        ('numpy', 'ndarray'),
-        ('numpy', 'dtype'),
-        ('numpy.core.multiarray', '_reconstruct'),
-        ('numpy.core.multiarray', 'scalar'),
-        ('numpy._core.multiarray', '_reconstruct'),
-        ('numpy._core.multiarray', 'scalar'),
-        ('mmengine.logging.history_buffer', 'HistoryBuffer'),
-        ('argparse', 'Namespace'),  # authors keep their options beside the weights; a plain record
-    }
-)
-
-_torch_load = torch.load
+# What files of torch.save begin with before torch 1.6: a number and a version.
+_MAGIC, _VERSION = 0x1950A86A20F9469CFC6C, 1001
+_CHUNK = 2**24
 
 
 class UntrustedCheckpointError(ValueError):
-    """A file names something that checkpoints do not need."""
+    """A file asks for something that checkpoints do not need."""
 
 
 class UnreadableCheckpointError(ValueError):
     """A file is no checkpoint, or only a part of one."""
-
-
-class _NotAllowed(Exception):
-    """Carries the name of a refused global out of the unpickler."""
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        # Protocol 2, which torch writes, has the builtins under their old name.
-        module = 'builtins' if module == '__builtin__' else module
-        if (module, name) == ('builtins', 'getattr'):
-            return _statistic
-        if module == 'torch' and isinstance(getattr(torch, name, None), torch.dtype):
-            return getattr(torch, name)
-        # The pair is compared whole, so that no dotted name reaches into an allowed one.
-        if (module, name) not in ALLOWED:
-            raise _NotAllowed(f'{module}.{name}')
-        return super().find_class(_numpy_core(module), name)
-
-
-def _statistic(owner: Any, name: str) -> Any:
-    """Stand in for ``getattr``, which mmengine's log buffers name their statistics by."""
-    from mmengine.logging import HistoryBuffer
-
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'mean', 'current'):
-        raise _NotAllowed('builtins.getattr')
-    return getattr(HistoryBuffer, name)
-
-
-def _numpy_core(module: str) -> str:
-    """Name numpy's core as the installed version does."""
-    if not module.startswith(('numpy.core.', 'numpy._core.')):
-        return module
-    import numpy
-
-    core = 'numpy._core.' if int(numpy.__version__.split('.')[0]) >= 2 else 'numpy.core.'
-    return core + module.rsplit('.', 1)[1]
-
-
-# What torch.load asks of a pickle module.
-_PICKLE = SimpleNamespace(
-    __name__='kd_plugins.files.reading',
-    Unpickler=_Unpickler,
-    load=lambda file, **kwargs: _Unpickler(file, **kwargs).load(),
-)
 
 
 def trusted() -> bool:
@@ -111,11 +49,11 @@ def trusted() -> bool:
     return os.environ.get(TRUST, '0') == '1'
 
 
-def load(file: Any, map_location: Any = None, **_: Any) -> Any:
+def load(file: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
     """Read a checkpoint as ``torch.load`` does, but only what is on the list.
 
-    A ``meta.config`` is left out of the result: mmengine would run it as a
-    config on resuming.
+    Nothing but the result changes, whatever the file says. A ``meta.config`` is
+    left out of the result: mmengine would run it as a config on resuming.
 
     Args:
         file: A path or an open binary file.
@@ -125,73 +63,41 @@ def load(file: Any, map_location: Any = None, **_: Any) -> Any:
         What the file holds.
 
     Raises:
-        UntrustedCheckpointError: If it names anything beyond :data:`ALLOWED`.
+        UntrustedCheckpointError: If it names anything beyond
+            :data:`~kd_plugins.files.unpickling.MAKERS`, or asks for anything but data.
         UnreadableCheckpointError: If it is no checkpoint, or a part of one.
     """
     if trusted():
-        return _torch_load(file, map_location=map_location, weights_only=False)
+        return torch.load(file, map_location=map_location, weights_only=False)
     name = repr(os.fspath(file)) if isinstance(file, (str, os.PathLike)) else 'the file'
-    _check_kind(file, name)
     try:
-        content = _torch_load(
-            file,
-            map_location=map_location,
-            pickle_module=_PICKLE,
-            weights_only=False,
-        )
-    except _NotAllowed as error:
+        with _opened(file) as stream:
+            content = _read(stream, name, map_location)
+    except NotAllowedError as error:
         raise UntrustedCheckpointError(
-            f'{name} names {error}, which no checkpoint of weights needs and which could run code '
-            'while it is read, so it was not read: get a file that holds tensors only, or, if you '
-            f'trust its author as you would trust a program, set {TRUST}=1.'
+            f'{name} {error}, which no checkpoint of weights needs and which could run code or '
+            'change this process while it is read, so it was not read: get a file that holds '
+            'tensors only, or, if you trust its author as you would trust a program, set '
+            f'{TRUST}=1.'
         ) from None
+    except UntrustedCheckpointError:
+        raise
+    except _NotACheckpoint as error:
+        raise _unreadable(name, str(error)) from None
     except (OSError, MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
         if str(error).startswith('Attempting to deserialize object on'):
             raise  # a device that this machine lacks, said clearly by torch
-        raise _unreadable(
-            name, f'{type(error).__name__}: {str(error).splitlines()[0][:200]}'
-        ) from (error)
+        said = (str(error).splitlines() or [''])[0][:200]
+        raise _unreadable(name, f'{type(error).__name__}: {said}') from error
     if isinstance(content, dict) and isinstance(content.get('meta'), dict):
         content['meta'].pop('config', None)
     return content
 
 
-def _check_kind(file: Any, name: str) -> None:
-    """Let pass what ``torch.save`` writes, today's archives and yesterday's pickles."""
-    with _opened(file) as stream:
-        if zipfile.is_zipfile(stream):
-            members = zipfile.ZipFile(stream).namelist()
-            # torch.load would hand TorchScript, which is a program, to torch.jit.load.
-            if any(member.endswith(('/constants.pkl', '.py')) for member in members):
-                raise UntrustedCheckpointError(
-                    f'{name} is a TorchScript program, not a checkpoint: give the state dict that '
-                    'it was made from.'
-                )
-            if not any(member.endswith('data.pkl') for member in members):
-                raise _unreadable(name, 'an archive without data.pkl')
-            return
-        stream.seek(0)
-        start = stream.read(4)
-        if start[:2] != b'\x80\x02':
-            kind = 'an archive that breaks off' if start == b'PK\x03\x04' else 'another format'
-            raise _unreadable(name, kind if start else 'empty')
-        stream.seek(0)
-        # The format before torch 0.1.10; unpacking it could write anywhere.
-        if tarfile.is_tarfile(stream):
-            raise _unreadable(name, 'a tar archive')
-
-
-@contextmanager
-def _opened(file: Any) -> Iterator[Any]:
-    if isinstance(file, (str, os.PathLike)):
-        with open(file, 'rb') as stream:
-            yield stream
-        return
-    position = file.tell()
-    yield file
-    file.seek(position)
+class _NotACheckpoint(Exception):
+    """Why a file is none."""
 
 
 def _unreadable(name: str, why: str) -> UnreadableCheckpointError:
@@ -201,27 +107,225 @@ def _unreadable(name: str, why: str) -> UnreadableCheckpointError:
     )
 
 
+@contextmanager
+def _opened(file: Any) -> Iterator[BinaryIO]:
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, 'rb') as stream:
+            yield stream
+    else:
+        yield file
+
+
+def _read(stream: BinaryIO, name: str, map_location: Any) -> Any:
+    start = stream.read(4)
+    stream.seek(-len(start), os.SEEK_CUR)
+    if start == b'PK\x03\x04':
+        return _read_archive(stream, name, map_location)
+    if start[:2] == b'\x80\x02':
+        return _read_legacy(_Whole(stream), map_location)
+    raise _NotACheckpoint('another format' if start else 'empty')
+
+
+def _read_archive(stream: BinaryIO, name: str, map_location: Any) -> Any:
+    """Read what torch writes since 1.6: an archive of a pickle, and a file for each storage."""
+    try:
+        archive = zipfile.ZipFile(stream)
+    except zipfile.BadZipFile:
+        raise _NotACheckpoint('an archive that breaks off') from None
+    members = {member.filename: member for member in archive.infolist()}
+    if any(member.endswith(('/constants.pkl', '.py')) for member in members):
+        raise UntrustedCheckpointError(
+            f'{name} is a TorchScript program, not a checkpoint: give the state dict that it was '
+            'made from.'
+        )
+    pickles = [member for member in members if member.split('/')[-1] == 'data.pkl']
+    if not pickles:
+        raise _NotACheckpoint('an archive without data.pkl')
+    folder = pickles[0].removesuffix('data.pkl')
+    swapped = (
+        folder + 'byteorder' in members
+        and archive.read(folder + 'byteorder').decode() != sys.byteorder
+    )
+    length = stream.seek(0, os.SEEK_END)
+    found: dict[str, torch.UntypedStorage] = {}
+
+    def storage(saved: Any) -> Storage:
+        dtype, key, location, count, _ = _storage_id(saved)
+        if key not in found:
+            member = members[f'{folder}data/{key}']
+            stored = member.compress_type == zipfile.ZIP_STORED
+            if count > member.file_size or (stored and count > length):
+                raise EOFError(f'storage {key} is larger than its file')
+            whole = torch.UntypedStorage(count)
+            with archive.open(member) as content:
+                _fill(whole, content)
+            if swapped:
+                whole.byteswap(dtype)
+            found[key] = _placed(whole, location, map_location)
+        return Storage(dtype, found[key], 0, found[key].nbytes() // dtype.itemsize)
+
+    return unpickle(io.BytesIO(archive.read(pickles[0])), storage)
+
+
+def _read_legacy(stream: _Whole, map_location: Any) -> Any:
+    """Read what torch wrote before 1.6: five pickles, then the bytes of the storages."""
+    written: dict[Any, tuple[torch.dtype, torch.UntypedStorage]] = {}
+    found: dict[Any, torch.UntypedStorage] = {}
+
+    def storage(saved: Any) -> Storage:
+        dtype, key, location, count, view = _storage_id(saved)
+        if key not in found:
+            stream.promise(count)
+            written[key] = dtype, torch.UntypedStorage(count)
+            found[key] = _placed(written[key][1], location, map_location)
+        whole = found[key]
+        start, size = view or (0, whole.nbytes() // dtype.itemsize)
+        if (start + size) * dtype.itemsize > whole.nbytes():
+            raise ValueError('a part of a storage does not lie within it')
+        return Storage(dtype, whole, start, size)
+
+    for number in (_MAGIC, _VERSION):
+        start = unpickle(stream, storage)
+        if type(start) is not int or start != number:
+            raise _NotACheckpoint('another pickle')
+    unpickle(stream, storage)  # what the machine was that wrote it
+    content = unpickle(stream, storage)
+    for key in unpickle(stream, storage):
+        dtype, whole = written.pop(key)
+        if int.from_bytes(stream.read(8), 'little') * dtype.itemsize != whole.nbytes():
+            raise EOFError(f'storage {key} has another size')
+        _fill(whole, stream)
+        if sys.byteorder == 'big':
+            whole.byteswap(dtype)
+        if found[key].data_ptr() != whole.data_ptr() and found[key].device.type != 'meta':
+            found[key].copy_(whole)
+    if written:
+        raise EOFError(f'{len(written)} storages are not in the file')
+    return content
+
+
+class _Whole:
+    """A file that never gives, nor makes room for, more than it has."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        start = stream.tell()
+        self._length = stream.seek(0, os.SEEK_END) - start
+        self._promised = 0
+        stream.seek(start)
+        self.readline, self.tell = stream.readline, stream.tell
+
+    def read(self, count: int) -> bytes:
+        return self._stream.read(min(count, self._length))
+
+    def readinto(self, buffer: memoryview) -> int:
+        content = self.read(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
+    def promise(self, count: int) -> None:
+        """Say that so many bytes will be read."""
+        self._promised += count
+        if self._promised > self._length:
+            raise EOFError(f'storages of {self._promised} bytes in a file of {self._length}')
+
+
+def _storage_id(saved: Any) -> tuple[torch.dtype, Any, str, int, tuple[int, int] | None]:
+    """Take apart a persistent id: data type, key, device, bytes, and the part of a view."""
+    kind = saved[0] if type(saved) is tuple and saved else saved
+    if kind not in ('storage', b'storage'):
+        # torch would compare a 'module' with its source, and write a file where they differ.
+        what = repr(kind)[:40] if type(kind) in (str, bytes) else f'a {type(kind).__name__}'
+        raise NotAllowedError(f'has {what} in the place of a storage')
+    _, dtype, key, location, size, *more = saved
+    view = more[0] if more else None
+    if view is not None:
+        view = view[1], view[2]
+    numbers = (size, *(view or ()))
+    if any(type(number) is not int or number < 0 for number in numbers):
+        raise ValueError('a storage whose size is no whole number')
+    if type(dtype) is not torch.dtype or type(key) not in (str, int):
+        raise ValueError('a storage without a data type or a key')
+    location = location.decode() if type(location) is bytes else location
+    if type(location) is not str:
+        raise ValueError('a storage without a device')
+    return dtype, key, location, size * dtype.itemsize, view
+
+
+def _fill(whole: torch.UntypedStorage, content: Any) -> None:
+    view = memoryview(torch.empty(0, dtype=torch.uint8).set_(whole).numpy())  # type: ignore[call-overload]
+    done = 0
+    while done < len(view):
+        count = content.readinto(view[done : done + _CHUNK])
+        if not count:
+            raise EOFError(f'{len(view) - done} bytes of a storage are missing')
+        done += count
+
+
+def _placed(whole: torch.UntypedStorage, location: str, map_location: Any) -> Any:
+    """Move a storage as ``torch.load`` does."""
+    if callable(map_location):
+        moved = map_location(whole, location)
+        if moved is not None:
+            return moved
+    elif isinstance(map_location, dict):
+        location = map_location.get(location, location)
+    elif map_location is not None:
+        location = map_location if isinstance(map_location, str) else str(map_location)
+    return default_restore_location(whole, location)
+
+
+def load_url(
+    url: str,
+    model_dir: str | None = None,
+    map_location: Any = None,
+    progress: bool = True,
+    check_hash: bool = False,
+    file_name: str | None = None,
+) -> Any:
+    """Read a checkpoint from an address, or from where an earlier call has put it.
+
+    The arguments and the place are those of ``torch.hub.load_state_dict_from_url``.
+    """
+    if trusted():
+        return torch.hub.load_state_dict_from_url(
+            url, model_dir, map_location, progress, check_hash, file_name
+        )
+    folder = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
+    cached = folder / (file_name or Path(urlparse(url).path).name)
+    if not cached.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        print(f'Downloading: "{url}" to {cached}', file=sys.stderr)
+        digest = re.search(r'-([a-f0-9]*)\.', cached.name) if check_hash else None
+        torch.hub.download_url_to_file(url, str(cached), digest and digest[1], progress)
+    if zipfile.is_zipfile(cached):
+        with zipfile.ZipFile(cached) as archive:
+            # A checkpoint that somebody has put into an archive.
+            if len(archive.namelist()) == 1:
+                with archive.open(archive.namelist()[0]) as member:
+                    return load(io.BytesIO(member.read()), map_location)
+    return load(cached, map_location)
+
+
+class _Torch(ModuleType):
+    """torch, as mmengine's module of loaders sees it: everything is torch's but ``load``."""
+
+    load = staticmethod(load)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+
 def install(checkpoint: ModuleType) -> None:
     """Put :func:`load` behind every scheme of mmengine's ``CheckpointLoader``.
+
+    Downloads, caches and barriers stay upstream's. Its loaders call each other, and
+    end in one of these names of their module, which nothing else sees.
 
     Args:
         checkpoint: The module ``mmengine.runner.checkpoint``.
     """
-    loader = checkpoint.CheckpointLoader
-    for prefix, read in list(loader._schemes.items()):
-        loader.register_scheme(prefix, _guarded(read), force=True)
-
-
-def _guarded(read: Callable[..., Any]) -> Callable[..., Any]:
-    # Downloads, caches and barriers stay upstream's. The loaders call one another by
-    # name and end in torch.load, which is therefore what is exchanged while they run.
-    @functools.wraps(read)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        before = torch.load
-        torch.load = load  # type: ignore[assignment]
-        try:
-            return read(*args, **kwargs)
-        finally:
-            torch.load = before
-
-    return guarded
+    names: dict[str, Callable | ModuleType] = dict(torch=_Torch('torch'), load_url=load_url)
+    if hasattr(checkpoint, '_safe_torch_load'):  # the maintained continuation's
+        names['_safe_torch_load'] = load
+    vars(checkpoint).update(names)

@@ -15,16 +15,21 @@ class CheckpointNotWrittenError(OSError):
     """A file could not be written; the one that was there before is intact."""
 
 
-def write_aside(content: bytes, path: str | Path) -> None:
+def write_aside(content: bytes | str, path: str | Path) -> None:
     """Write beside the file, reach the disk, then take the file's place.
 
-    A kill or a power cut at any moment leaves the old file or the new one,
-    whole, and perhaps a ``.part`` beside it, which the next writing of the same
-    file replaces.
+    Makes the folder. A kill or a power cut at any moment leaves the old file or
+    the new one, whole, and perhaps a ``.part`` beside it, which the next writing
+    of the same file replaces.
+
+    Args:
+        content: What to write; text as UTF-8.
+        path: The file.
 
     Raises:
         CheckpointNotWrittenError: If the disk is full, or else refuses.
     """
+    content = content.encode() if isinstance(content, str) else content
     path = Path(path)
     part = path.with_name(path.name + '.part')
     try:

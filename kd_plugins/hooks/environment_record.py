@@ -42,4 +42,4 @@ class EnvironmentHook(Hook):
                 from_iteration=runner.iter,
             )
         )
-        write_aside(json.dumps(starts, indent=1).encode(), path)
+        write_aside(json.dumps(starts, indent=1), path)

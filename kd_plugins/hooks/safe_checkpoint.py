@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import os.path as osp
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
-from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 
-from kd_plugins.files import reading
+from kd_plugins.files.resuming import POINTER, check_checkpoint, repair_pointer
 from kd_plugins.files.writing import ATOMIC, write_aside
 from kd_plugins.optim import DOTOptimWrapper
 from kd_plugins.optim.dot_sgd import check_state
 from kd_plugins.registry import HOOKS
-
-_POINTER = 'last_checkpoint'
-#: What a checkpoint must hold to go on from, beside the weights.
-_RESUMABLE = ('meta', 'message_hub', 'optimizer')
 
 
 @HOOKS.register_module()
@@ -66,13 +59,13 @@ class SafeCheckpointHook(CheckpointHook):
         if runner._resume is True and runner._load_from is None:
             if is_main_process() and '://' not in str(self.out_dir or ''):
                 folder = self._folder(runner)
-                repair_pointer(Path(runner.work_dir) / _POINTER, folder, self.filename_tmpl)
+                repair_pointer(Path(runner.work_dir) / POINTER, folder, self.filename_tmpl)
             barrier()
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict) -> None:
         """Refuse what is not this model's, or cannot be gone on from."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        _check_content(checkpoint, model, bool(runner._resume))
+        check_checkpoint(checkpoint, model, bool(runner._resume))
         if runner._resume and isinstance(runner.optim_wrapper, OptimWrapper):
             with_dot = isinstance(runner.optim_wrapper, DOTOptimWrapper)
             check_state(checkpoint['optimizer'], with_dot)
@@ -106,7 +99,7 @@ class SafeCheckpointHook(CheckpointHook):
             **self.args,
         )
         if is_main_process():
-            write_aside(str(self.last_ckpt).encode(), Path(runner.work_dir) / _POINTER)
+            write_aside(str(self.last_ckpt), Path(runner.work_dir) / POINTER)
             for old in outdated:
                 self._delete(self.file_backend.join_path(self.out_dir, self._name(old)))
         if self.max_keep_ckpts > 0:
@@ -155,87 +148,3 @@ class _Keeping:
         self.kept.append(path)
 
     rmtree = remove
-
-
-def repair_pointer(pointer: Path, folder: Path, template: str) -> None:
-    """Let ``last_checkpoint`` name the newest checkpoint that can be read.
-
-    That is the one it names, unless it cannot be read, or a later one was
-    written after it. A pointer that does not exist stays so, which is how a
-    user asks for a new start.
-
-    Args:
-        pointer: The file ``last_checkpoint``.
-        folder: Where the checkpoints are.
-        template: Their names, with ``{}`` for the step.
-
-    Raises:
-        ValueError: If there are checkpoints and none of them can be read.
-    """
-    if not pointer.is_file():
-        return
-    named = Path(pointer.read_text(encoding='utf-8', errors='replace').strip() or '.')
-    # Work directories are moved and copied.
-    current = named if named.is_file() else folder / named.name
-    before, _, after = template.partition('{}')
-
-    def step(path: Path) -> int:
-        middle = path.name.removeprefix(before).removesuffix(after)
-        return int(middle) if middle.isdigit() else -1
-
-    def age(path: Path) -> tuple[float, int]:
-        return path.stat().st_mtime, step(path)
-
-    found = [path for path in folder.glob(f'{before}*{after}') if step(path) >= 0]
-    newest_first = sorted(found, key=age, reverse=True)
-    if current.is_file():
-        later = [p for p in newest_first if step(p) > step(current) and age(p) > age(current)]
-        rest = [p for p in newest_first if p not in (current, *later)]
-        newest_first = [*later, current, *rest]
-    complaints = []
-    for path in newest_first:
-        try:
-            _check_content(reading.load(path, map_location='cpu'), None, resume=True)
-        except reading.UntrustedCheckpointError:
-            raise  # older ones are no answer to that
-        except (ValueError, OSError) as error:
-            complaints.append(f'{path.name}: {error}')
-            continue
-        for complaint in complaints:
-            print_log(f'passed over {complaint}', 'current', logging.WARNING)
-        if path != named:
-            write_aside(str(path).encode(), pointer)
-        return
-    if complaints:
-        raise ValueError(
-            f'{str(folder)!r} has no checkpoint to resume from: of {len(complaints)} none can be '
-            f'read; {complaints[0]}'
-        )
-
-
-def _check_content(checkpoint: Any, model: torch.nn.Module | None, resume: bool) -> None:
-    if not isinstance(checkpoint, dict):
-        raise ValueError(
-            f'the checkpoint holds a {type(checkpoint).__name__}, not the dict of a checkpoint: '
-            'give a file that a training wrote.'
-        )
-    missing = [key for key in _RESUMABLE if key not in checkpoint]
-    if resume and missing:
-        raise ValueError(
-            f'the checkpoint has no {" and no ".join(missing)}, so a training cannot go on from '
-            'it: give one that this training wrote at its interval (best_*.pth have no optimizer), '
-            'or start from its weights by load_from, without --resume.'
-        )
-    if model is None:
-        return
-    weights = checkpoint.get('state_dict', checkpoint)
-    given = {str(key).removeprefix('module.') for key in weights}
-    own = set(model.state_dict())
-    # Under a prefix of mmrazor's our algorithm accepts the student as well.
-    found = own & (given | {key.removeprefix('architecture.') for key in given})
-    if not found or (resume and found != own):
-        lacking = sorted(own - found)
-        raise ValueError(
-            f"the checkpoint is another model's: {len(lacking)} of {len(own)} weights are not in "
-            f'it (first: {lacking[0]}): give one of {type(model).__name__} as configured.'
-        )

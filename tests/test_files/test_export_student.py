@@ -1,5 +1,6 @@
 import copy
 import hashlib
+import os
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import torch
 from helpers import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import save_checkpoint
+from mmengine.runner import Runner, save_checkpoint
 from mmpretrain import get_model
 
 from kd_plugins.files.export_student import build_student, export_onnx, export_student, save
@@ -75,9 +76,7 @@ def test_takes_the_student_out_of_mmrazors_checkpoint(tmp_path):
     student = theirs.architecture.state_dict()
     assert set(weights) == set(student)
     assert all(torch.equal(weights[key], student[key]) for key in student)
-    assert not torch.equal(
-        weights['head.fc.weight'], theirs.teacher.network.state_dict()['head.fc.weight']
-    )
+    assert not torch.equal(weights['head.fc.weight'], theirs.teacher.state_dict()['head.fc.weight'])
 
 
 def test_published_names_carry_the_digest(tmp_path):
@@ -91,11 +90,11 @@ def test_an_interrupted_write_keeps_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / 'student.pth'
     path.write_bytes(b'old')
 
-    def interrupted(content, file):
-        file.write_bytes(b'half')
+    def interrupted(*_):
+        assert path.with_name('student.pth.part').stat().st_size > 100
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch, 'save', interrupted)
+    monkeypatch.setattr(os, 'replace', interrupted)
     with pytest.raises(KeyboardInterrupt):
         save(dict(state_dict={}, meta={}), path)
     assert path.read_bytes() == b'old'
@@ -133,6 +132,87 @@ def test_from_the_command_line(tmp_path):
     assert reply.returncode == 1 and len(reply.stderr.strip().splitlines()) == 1
     reply = command(DISTILLATION, path, '--out', path)
     assert reply.returncode == 2 and 'would overwrite the checkpoint' in reply.stderr
+
+
+SMALL = dict(
+    type='mmpretrain.ImageClassifier',
+    backbone=dict(type='mmpretrain.LeNet5', num_classes=-1),
+    neck=dict(type='mmpretrain.GlobalAveragePooling'),
+    head=dict(type='mmpretrain.LinearClsHead', num_classes=10, in_channels=120),
+)
+UPSTREAM = 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'  # has 123.675 at its top level
+
+
+def preprocessor(mean):
+    return dict(type='mmpretrain.ClsDataPreprocessor', mean=[mean], std=[2 * mean])
+
+
+@pytest.mark.parametrize(
+    ('architecture', 'top', 'algorithms', 'mean'),
+    [
+        (dict(SMALL, data_preprocessor=preprocessor(1.0)), preprocessor(2.0), None, 2.0),
+        (dict(SMALL, data_preprocessor=preprocessor(1.0)), None, None, 1.0),
+        (dict(SMALL, data_preprocessor=preprocessor(1.0)), None, preprocessor(3.0), 3.0),
+        (SMALL, preprocessor(2.0), None, 2.0),
+        # mmpretrain completes a preprocessor without a type.
+        (SMALL, dict(mean=[2.0], std=[4.0]), None, 2.0),
+        (
+            dict(SMALL, data_preprocessor=preprocessor(1.0)),
+            preprocessor(2.0),
+            preprocessor(3.0),
+            3.0,
+        ),
+        (dict(cfg_path=UPSTREAM), preprocessor(2.0), None, 2.0),
+        (dict(cfg_path=UPSTREAM), None, None, 123.675),
+    ],
+)
+def test_the_preprocessor_is_the_one_that_trains(tmp_path, architecture, top, algorithms, mean):
+    model = dict(
+        type='kd_plugins.SingleTeacherDistill', architecture=architecture, teacher=SMALL,
+        allow_random_teacher=True,
+        distiller=dict(type='mmrazor.ConfigurableDistiller', distill_losses={},
+                       loss_forward_mappings={}, student_recorders={}, teacher_recorders={}),
+    )  # fmt: skip
+    if algorithms:
+        model['data_preprocessor'] = algorithms
+    cfg = Config(dict(model=model, default_scope='mmpretrain', work_dir=str(tmp_path)))
+    if top:
+        cfg.data_preprocessor = top
+    before = copy.deepcopy(cfg.to_dict())
+    exported = build_student(cfg)
+    assert cfg.to_dict() == before
+    trained = Runner.from_cfg(copy.deepcopy(cfg)).model
+    said = [m.data_preprocessor.mean.flatten()[0].item() for m in (trained, exported)]
+    assert said == [pytest.approx(mean)] * 2
+    assert trained.architecture.data_preprocessor is trained.data_preprocessor
+
+
+def test_onnx_says_the_normalisation_that_trained(tmp_path):
+    cfg = Config(
+        dict(
+            model=dict(
+                type='kd_plugins.SingleTeacherDistill',
+                architecture=dict(SMALL, data_preprocessor=preprocessor(1.0)),
+            ),
+            data_preprocessor=preprocessor(2.0),
+            default_scope='mmpretrain',
+        )
+    )
+    export_onnx(build_student(cfg), tmp_path / 's.onnx', (32, 32))
+    said = {p.key: p.value for p in onnx.load(tmp_path / 's.onnx').metadata_props}
+    assert said == dict(mean='2', std='4')
+
+
+@pytest.mark.parametrize('top', [preprocessor(2.0), None])
+def test_a_students_own_config_keeps_its_models_preprocessor(tmp_path, top):
+    # As the Runner does, which hands down the top level's only where there is none.
+    model = dict(SMALL, data_preprocessor=preprocessor(1.0))
+    cfg = Config(dict(model=model, default_scope='mmpretrain', work_dir=str(tmp_path)))
+    if top:
+        cfg.data_preprocessor = top
+    trained = Runner.from_cfg(copy.deepcopy(cfg)).model
+    said = [m.data_preprocessor.mean.item() for m in (trained, build_student(cfg))]
+    assert said == [1.0, 1.0]
 
 
 def onnx_outputs(path, images):

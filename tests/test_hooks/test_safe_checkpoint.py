@@ -1,6 +1,5 @@
 """Checkpoints when the process dies at any step of writing them."""
 
-import os
 import resource
 from pathlib import Path
 
@@ -12,7 +11,6 @@ from helpers.tiny_training import config, train
 
 from kd_plugins.files import writing
 from kd_plugins.files.reading import UnreadableCheckpointError
-from kd_plugins.hooks.safe_checkpoint import repair_pointer
 
 load = torch.load
 
@@ -72,46 +70,6 @@ def test_with_upstreams_own_hook_some_of_these_steps_lose_everything(tmp_path, m
     assert not (tmp_path / 'epoch_1.pth').is_file() and not (tmp_path / 'epoch_2.pth').is_file()
 
 
-def write(path, epoch, complete=True, seconds=0):
-    checkpoint = dict(meta=dict(epoch=epoch), message_hub={}, optimizer={}, state_dict={})
-    torch.save(checkpoint, path)
-    if not complete:
-        path.write_bytes(path.read_bytes()[:-30])
-    os.utime(path, (1000 + seconds, 1000 + seconds))
-
-
-@pytest.mark.parametrize(
-    ('pointer', 'files', 'expected'),
-    [
-        # What it names is the newest: nothing to do.
-        ('epoch_2.pth', [(1, True, 1), (2, True, 2)], 2),
-        # Killed after the checkpoint and before the pointer.
-        ('epoch_2.pth', [(1, True, 1), (2, True, 2), (3, True, 3)], 3),
-        # Upstream's pointer, killed after it was opened; half a name; the file is gone.
-        ('', [(1, True, 1), (2, True, 2)], 2),
-        ('epoch_', [(1, True, 1), (2, True, 2)], 2),
-        ('epoch_3.pth', [(1, True, 1), (2, True, 2)], 2),
-        # Half-written ones.
-        ('epoch_3.pth', [(1, True, 1), (2, True, 2), (3, False, 3)], 2),
-        ('epoch_2.pth', [(1, True, 1), (2, True, 2), (3, False, 3)], 2),
-        ('epoch_3.pth', [(1, True, 1), (2, False, 2), (3, False, 3)], 1),
-        # What an older training left in the same directory is not newer.
-        ('epoch_2.pth', [(9, True, 0), (2, True, 2)], 2),
-        # Copied without times, all as new.
-        ('epoch_10.pth', [(9, True, 5), (10, True, 5)], 10),
-        ('', [(9, True, 5), (10, True, 5)], 10),
-    ],
-)
-def test_the_pointer_names_the_newest_that_can_be_read(tmp_path, pointer, files, expected):
-    for epoch, complete, seconds in files:
-        write(tmp_path / f'epoch_{epoch}.pth', epoch, complete, seconds)
-    (tmp_path / 'best_level_epoch_77.pth').write_bytes(b'')
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / pointer) if pointer else '')
-    repair_pointer(tmp_path / 'last_checkpoint', tmp_path, 'epoch_{}.pth')
-    named = (tmp_path / 'last_checkpoint').read_text()
-    assert named == str(tmp_path / f'epoch_{expected}.pth')
-
-
 def test_a_moved_directory_is_followed_and_no_pointer_is_a_new_start(tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         moments = Moments(0, die, patch.setattr)
@@ -124,41 +82,6 @@ def test_a_moved_directory_is_followed_and_no_pointer_is_a_new_start(tmp_path):
     (tmp_path / 'there' / 'last_checkpoint').unlink()
     train(config(tmp_path / 'there', epochs=1, resume=True))
     assert (tmp_path / 'there' / 'last_checkpoint').read_text().endswith('epoch_1.pth')
-
-
-def test_where_nothing_can_be_read_it_says_so(tmp_path):
-    write(tmp_path / 'epoch_1.pth', 1, complete=False)
-    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_1.pth'))
-    with pytest.raises(ValueError, match=r'no checkpoint to resume from: of 1 none can be read'):
-        train(config(tmp_path, resume=True))
-
-
-def test_a_file_is_the_old_one_or_the_new_one_at_every_step(tmp_path):
-    path, seen = tmp_path / 'file', []
-    for at in range(1, 9):
-        path.write_bytes(b'the old content')
-        with pytest.MonkeyPatch.context() as patch:
-            Moments(at, die, patch.setattr)
-            try:
-                writing.write_aside(b'the new content, longer', path)
-            except Killed:
-                seen.append(path.read_bytes())
-    assert len(seen) == 8 and set(seen) == {b'the old content', b'the new content, longer'}
-
-
-def test_the_content_reaches_the_disk_before_the_name(tmp_path, monkeypatch):
-    steps = []
-    for name in ('fsync', 'replace'):
-        original = getattr(os, name)
-        monkeypatch.setattr(
-            os, name, lambda *a, name=name, original=original: (steps.append(name), original(*a))
-        )
-    writing.AtomicLocalBackend().put(b'content', tmp_path / 'new' / 'file')
-    writing.AtomicLocalBackend().put_text('tëxt', tmp_path / 'new' / 'text')
-    assert steps == ['fsync', 'replace', 'fsync'] * 2
-    assert (tmp_path / 'new' / 'file').read_bytes() == b'content'
-    assert (tmp_path / 'new' / 'text').read_text(encoding='utf-8') == 'tëxt'
-    assert len(list((tmp_path / 'new').iterdir())) == 2
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):

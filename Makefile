@@ -25,7 +25,7 @@ help:
 	@echo 'make test-memory  2,000 iterations of every method, whose memory must not grow'
 	@echo 'make test-gpu   one step of every method on the accelerator, beside the CPU'
 	@echo 'make lint       ruff and mypy'
-	@echo 'make format     let ruff rewrite the code'
+	@echo "make format     let ruff rewrite the code, and the metafiles README's methods"
 	@echo 'make docs       build the documentation in docs/_build, warnings being errors'
 	@echo 'make docs-links  ask the web whether the addresses in it still exist'
 	@echo 'make clean      remove results and caches, keep the environments'
@@ -72,6 +72,7 @@ lint: full
 format: full
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
+	@$(RUN) tools/dev/methods_table.py
 
 docs: full
 	@$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -1,10 +1,10 @@
 """Installs kd_plugins, with the ``.mim`` folder that ``mim`` looks for.
 
-The wheel carries ``kd_plugins/.mim/{configs,tools,model-index.yml}``, copied
-from the repository, so that ``mim train kd_plugins NAME.py`` finds a config by
-its base name. onedl-mim 0.5.1 looks in the folder of the first installed file
-instead, which pip sorts to be ``kd_plugins-VERSION.dist-info``, so the wheel
-has the same folder there.
+The wheel carries ``kd_plugins/.mim/{configs,tools,model-index.yml}``: the
+repository's folders, and a list of the configs' metafiles. So ``mim train
+kd_plugins NAME.py`` finds a config by its base name. onedl-mim 0.5.1 looks in the
+folder of the first installed file instead, which pip sorts to be
+``kd_plugins-VERSION.dist-info``, so the wheel has the same folder there.
 
 An editable install gets a link to the tools only: a second copy of the configs
 would make every base name ambiguous.
@@ -50,6 +50,12 @@ def link_tools() -> None:
         link.symlink_to(os.path.relpath(ROOT / 'tools', link.parent), target_is_directory=True)
 
 
+def model_index() -> str:
+    """List the metafile of every folder of configs, as mim reads it."""
+    found = sorted(path.relative_to(ROOT) for path in ROOT.glob('configs/*/metafile.yml'))
+    return 'Import:\n' + ''.join(f'  - {path.as_posix()}\n' for path in found)
+
+
 def copy_mim(parent: Path) -> None:
     """Write ``parent/.mim`` anew."""
     target = parent / '.mim'
@@ -57,7 +63,7 @@ def copy_mim(parent: Path) -> None:
     skip = shutil.ignore_patterns('__pycache__', '*.pyc', 'dev')
     for name in ('configs', 'tools'):
         shutil.copytree(ROOT / name, target / name, ignore=skip)
-    shutil.copy2(ROOT / 'model-index.yml', target)
+    (target / 'model-index.yml').write_text(model_index(), encoding='utf-8')
 
 
 class BuildWithMim(build_py):

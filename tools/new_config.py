@@ -6,8 +6,10 @@
 ``--method alone`` is for the teacher's own training, or to compare with. Without
 ``--teacher-ckpt`` the teacher gets the weights that its package lists for
 its config. ``--data FOLDER`` trains on a folder with ``train/CLASS/`` and
-``val/CLASS/``. Both networks are built, to find out what to read of them; what is
-written is meant to be read, changed, and checked by ``tools/check.py``.
+``val/CLASS/``. Both networks are built, to find out what to read of them, and so is
+the model of what is written. Relative paths are written as counted from the new
+file, so that it works from any working directory. It is meant to be read, changed,
+and checked by ``tools/check.py``.
 """
 
 import argparse
@@ -15,8 +17,8 @@ import sys
 from pathlib import Path
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.new_config.methods import METHODS
-from kd_plugins.new_config.writing import Pair, new_config
+from kd_plugins.new_config.methods import methods
+from kd_plugins.new_config.writing import ALONE, Request, write_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -26,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--student', required=True, help=f"the student's {where}")
     parser.add_argument('--teacher', help=f"the teacher's {where}; none with --method alone")
     parser.add_argument('--teacher-ckpt', help="the teacher's checkpoint, a path or an address")
-    parser.add_argument('--method', choices=METHODS, required=True)
+    parser.add_argument('--method', choices=[ALONE, *methods()], required=True)
     parser.add_argument('--data', type=Path, help='a folder with train/CLASS/ and val/CLASS/')
     parser.add_argument('--out', type=Path, required=True, help='config file to write')
     args = parser.parse_args()
@@ -43,12 +45,9 @@ def main() -> None:
     """Write."""
     args = parse_args()
     try:
-        pair = Pair(args.student, args.teacher, args.teacher_ckpt, args.data)
-        text = new_config(pair, args.method, args.out)
-    except (ValueError, FileNotFoundError) as error:
+        write_config(Request(**vars(args)))
+    except (ValueError, OSError) as error:
         sys.exit(str(error))
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(text, encoding='utf-8')
     print(f'wrote {args.out}; next: python tools/check.py {args.out}')
 
 

@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/digits.py',
     '../_base_/schedules/digits_vit_bs32.py',
     '../_base_/digits_runtime.py',
-    '../_base_/distill/dense_logits.py',
+    '../_base_/distill/cskd.py',
     '../_base_/models/digits.py',
     '../_base_/models/digits_vit.py',
 ]

@@ -2,7 +2,7 @@
 _base_ = [
     '../_base_/schedules/deit_300e_in1k.py',
     '../_base_/models/regnety-16gf_in1k.py',
-    '../_base_/distill/dense_logits.py',
+    '../_base_/distill/cskd.py',
 ]
 
 model = dict(

@@ -1,6 +1,6 @@
 # python tools/train.py configs/vanilla/resnet20_1xb64_cifar10-small.py
 # python tools/train.py configs/cskd/cskd_resnet20_vit_1xb64_cifar10-small.py
-_base_ = ['../_base_/models/cifar10-small_vit_distill.py', '../_base_/distill/dense_logits.py']
+_base_ = ['../_base_/models/cifar10-small_vit_distill.py', '../_base_/distill/cskd.py']
 
 model = dict(
     architecture=dict(backbone=dict(out_type='raw'), head=dict(predictions=3)),

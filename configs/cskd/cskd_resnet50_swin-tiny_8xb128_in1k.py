@@ -4,7 +4,7 @@ _base_ = [
     'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_swin.py',
     '../_base_/default_runtime.py',
     '../_base_/models/resnet50-rsb_in1k.py',
-    '../_base_/distill/dense_logits.py',
+    '../_base_/distill/cskd.py',
 ]
 
 # No distillation token here: one classifier learns from the labels and from the teacher,

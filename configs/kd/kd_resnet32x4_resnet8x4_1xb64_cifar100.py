@@ -1,13 +1,10 @@
 # python tools/train.py configs/vanilla/resnet32x4_1xb64_cifar100.py
 # python tools/train.py configs/kd/kd_resnet32x4_resnet8x4_1xb64_cifar100.py
-_base_ = [
-    '../_base_/models/cifar100_kd.py',
-    '../_base_/models/cifar100/resnet32x4.py',
-    '../_base_/models/cifar100/resnet8x4.py',
-]
+_base_ = ['../_base_/models/cifar100_kd.py']
 
 model = dict(
-    architecture=_base_.resnet8x4,
-    teacher=_base_.resnet32x4,
+    architecture=_base_.networks.resnet8x4,
+    teacher=_base_.networks.resnet32x4,
     teacher_ckpt='work_dirs/resnet32x4_1xb64_cifar100/epoch_240.pth',
 )
+del _base_.networks

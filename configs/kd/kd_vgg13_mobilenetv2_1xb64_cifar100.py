@@ -1,15 +1,12 @@
 # python tools/train.py configs/vanilla/vgg13_1xb64_cifar100.py
 # python tools/train.py configs/kd/kd_vgg13_mobilenetv2_1xb64_cifar100.py
-_base_ = [
-    '../_base_/models/cifar100_kd.py',
-    '../_base_/models/cifar100/vgg13.py',
-    '../_base_/models/cifar100/mobilenetv2.py',
-]
+_base_ = ['../_base_/models/cifar100_kd.py']
 
 model = dict(
-    architecture=_base_.mobilenetv2,
-    teacher=_base_.vgg13,
+    architecture=_base_.networks.mobilenetv2,
+    teacher=_base_.networks.vgg13,
     teacher_ckpt='work_dirs/vgg13_1xb64_cifar100/epoch_240.pth',
 )
+del _base_.networks
 
 optim_wrapper = dict(optimizer=dict(lr=0.01))

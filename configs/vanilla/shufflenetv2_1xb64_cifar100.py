@@ -1,10 +1,11 @@
 # python tools/train.py configs/vanilla/shufflenetv2_1xb64_cifar100.py
 _base_ = [
-    '../_base_/models/cifar100/shufflenetv2.py',
+    '../_base_/models/cifar100.py',
     '../_base_/datasets/cifar100_bs64.py',
     '../_base_/schedules/cifar100_bs64_240e.py',
     '../_base_/small_pictures_runtime.py',
 ]
-model = _base_.shufflenetv2
+model = _base_.networks.shufflenetv2
+del _base_.networks
 
 optim_wrapper = dict(optimizer=dict(lr=0.01))

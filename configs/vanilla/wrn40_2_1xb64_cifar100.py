@@ -1,8 +1,9 @@
 # python tools/train.py configs/vanilla/wrn40_2_1xb64_cifar100.py
 _base_ = [
-    '../_base_/models/cifar100/wrn40_2.py',
+    '../_base_/models/cifar100.py',
     '../_base_/datasets/cifar100_bs64.py',
     '../_base_/schedules/cifar100_bs64_240e.py',
     '../_base_/small_pictures_runtime.py',
 ]
-model = _base_.wrn40_2
+model = _base_.networks.wrn40_2
+del _base_.networks

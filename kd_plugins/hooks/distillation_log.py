@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from kd_plugins.hooks.log_times import is_logged
+from kd_plugins.hooks.of_runner import is_logged, teacher_in, terms_of, trained_model
 from kd_plugins.registry import HOOKS
 from kd_plugins.teachers import Teacher
 
@@ -26,7 +25,7 @@ class DistillationLogHook(Hook):
       besides, unweighted. A term says so by a method ``diagnose``, which takes
       the arguments of its ``forward`` and returns named scalars. Several terms
       that use a name get it with theirs: ``agreement.kd`` is of ``loss_kd``.
-    * ``teacher_seconds``: what the teacher's forward pass took, its input included.
+    * ``teacher_seconds``: what the teacher's look at a batch took.
 
     They go the way of all scalars: into the log, the visualizer's JSON file,
     TensorBoard, wandb. Other iterations cost nothing. In a training without a
@@ -45,16 +44,14 @@ class DistillationLogHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Listen to the terms and the teacher if this iteration will be logged."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        terms = getattr(getattr(model, 'distiller', None), 'distill_losses', None)
+        model = trained_model(runner)
+        terms = terms_of(model)
         if not terms or not is_logged(self, runner, batch_idx):
             return
         for name, term in terms.items():
             if hasattr(term, 'diagnose'):
                 self._listen(name, term)
-        teacher = vars(model).get('teacher')
-        if isinstance(teacher, Teacher):
-            self._time(teacher)
+        self._time(teacher_in(model))
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

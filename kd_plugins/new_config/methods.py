@@ -1,9 +1,16 @@
-"""What each method adds to a student and a teacher, for configs that are written."""
+"""What each method adds to a student and a teacher, as the config folders say it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.fileio import load
+
+#: The tasks of the two networks, as model indices name them.
+CLASSIFICATION, DETECTION = 'Image Classification', 'Object Detection'
 
 
 @dataclass(frozen=True)
@@ -11,48 +18,50 @@ class Method:
     """What a method adds to two networks.
 
     Args:
-        terms: The distillation terms: name -> config, as Python.
-        hook: One more of the ``default_hooks``, as Python.
-        extra: Further lines of the config, as Python.
-        dense: Whether it is for dense detectors; else it is for classifiers.
-        labels: Whether its terms need the labels.
+        task: What both networks are for: :data:`CLASSIFICATION`, or
+            :data:`DETECTION` with dense heads.
+        distill_losses: The distillation terms: name -> config.
+        settings: More of the config: top-level name -> value.
     """
 
-    terms: Mapping[str, str]
-    hook: str = ''
-    extra: str = ''
-    dense: bool = False
-    labels: bool = False
+    task: str
+    distill_losses: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
-_KD = "dict(type='kd_plugins.KDLoss', tau={tau}, loss_weight=1.0)"
-METHODS = {
-    'alone': Method({}),
-    'kd': Method(dict(loss_kd=_KD.format(tau=4.0))),
-    'dkd': Method(
-        dict(loss_dkd="dict(type='kd_plugins.DKDLoss', tau=4.0, alpha=1.0, beta=2.0)"), labels=True
-    ),
-    'ctkd': Method(
-        dict(loss_kd=_KD.format(tau="dict(type='kd_plugins.GlobalTemperature')")),
-        hook="    temperature=dict(type='kd_plugins.CurriculumTemperatureHook', length=10),\n",
-    ),
-    'dot': Method(
-        dict(loss_kd=_KD.format(tau=4.0)),
-        extra="optim_wrapper = dict(type='kd_plugins.DOTOptimWrapper', delta=0.075)\n",
-    ),
-    'bckd': Method(
-        dict(
-            loss_bckd_cls="dict(type='kd_plugins.BinaryClassificationKDLoss', loss_weight=1.0)",
-            loss_bckd_loc="dict(\n                type='kd_plugins.IoULocalizationKDLoss',\n"
-            "                loss_iou=dict(type='mmdet.GIoULoss'), loss_weight=4.0)",
-        ),
-        dense=True,
-    ),
-    'ld': Method(
-        dict(
-            loss_ld="dict(type='kd_plugins.LocalizationDistillationLoss', tau=10.0, "
-            'loss_weight=0.25)'
-        ),
-        dense=True,
-    ),
-}
+def configs_folder() -> Path:
+    """Return the folder of the configs, which a wheel carries and a checkout has outside."""
+    package = Path(__file__).resolve().parents[1]
+    carried = package / '.mim' / 'configs'
+    return carried if carried.is_dir() else package.parent / 'configs'
+
+
+def methods(configs: Path | None = None) -> dict[str, Method]:
+    """Return the methods by name, which is that of their folder.
+
+    A folder's method is the ``New Config`` of the collection in its
+    ``metafile.yml``; a folder without one has no method that fits any two networks.
+
+    Args:
+        configs: Where the folders lie; None for those of the package.
+
+    Raises:
+        ValueError: If what a metafile says is no method; the message names it.
+    """
+    found = {}
+    for path in sorted((configs or configs_folder()).glob('*/metafile.yml')):
+        for collection in load(path).get('Collections', []):
+            if 'New Config' in collection:
+                found[path.parent.name] = _method(collection['New Config'], path)
+    return found
+
+
+def _method(says: Mapping[str, Any], path: Path) -> Method:
+    settings = dict(says)
+    task, terms = settings.pop('Task', None), settings.pop('distill_losses', None)
+    if task not in (CLASSIFICATION, DETECTION) or not terms:
+        raise ValueError(
+            f'{path}: New Config has Task={task!r} and distill_losses={terms!r}, but needs Task '
+            f'{CLASSIFICATION!r} or {DETECTION!r}, and one or more terms.'
+        )
+    return Method(task, terms, settings)

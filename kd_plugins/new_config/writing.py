@@ -1,4 +1,4 @@
-"""Writing the config of a distillation from two upstream configs."""
+"""The text of a config that distils one upstream config's network into another's."""
 
 from __future__ import annotations
 
@@ -6,28 +6,42 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
-from mmengine.registry import DefaultScope
-from torch import nn
+from mmengine.registry import MODELS, DefaultScope
 
+from kd_plugins.files.writing import write_aside
 from kd_plugins.networks import build_network, resolve_network
-from kd_plugins.new_config.methods import METHODS, Method
+from kd_plugins.new_config.methods import methods
+from kd_plugins.new_config.python import Code, statement
+from kd_plugins.new_config.reading import Named, distiller
 
-_LABELS = 'head.loss_module'
-_CLASSIFIER, _DENSE = 'classifier', 'dense detector'
+#: The method of a training without a teacher.
+ALONE = 'alone'
+_HOOKS = dict(
+    checkpoint='SafeCheckpointHook',
+    guard='DistillationGuardHook',
+    environment='EnvironmentHook',
+    distillation_log='DistillationLogHook',
+    # Not in custom_hooks, a list, which would replace the student's own.
+    seed_by_progress='SeedByProgressHook',
+)
 
 
 @dataclass
-class Pair:
-    """The two networks that a config is to be written for.
+class Request:
+    """What a config is asked for.
 
     Args:
         student: Config of the student: a path, or ``PACKAGE::PATH``.
-        teacher: Config of the teacher, likewise; None for the student alone.
+        method: ``'alone'``, or a key of :func:`kd_plugins.new_config.methods.methods`.
+        out: Where the config will be. Paths in it count from there, so that it
+            works from any working directory.
+        teacher: Config of the teacher, like the student's; None for the student alone.
         teacher_ckpt: The teacher's checkpoint; None for the weights that the
             package's model index lists for its config.
         data: A folder with ``train/CLASS/`` and ``val/CLASS/``, in the place of
@@ -35,174 +49,157 @@ class Pair:
     """
 
     student: str
+    method: str
+    out: Path
     teacher: str | None = None
     teacher_ckpt: str | None = None
     data: Path | None = None
-    classes: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
+        if (self.teacher is None) != (self.method == ALONE):
+            raise ValueError(
+                f'--method {self.method} and --teacher {self.teacher!r} do not go together.'
+            )
+        if self.teacher is not None and self.teacher_ckpt is None and '::' not in self.teacher:
+            raise ValueError(
+                f'--teacher {self.teacher!r} is a file of yours, for which no package lists '
+                'weights: give --teacher-ckpt.'
+            )
         if self.data is not None:
             self.classes = _classes_in(self.data)
 
-    def cfg(self, path: str) -> dict[str, Any]:
+    def network(self, path: str, **more: Any) -> dict[str, Any]:
         """Return the config of one of the networks, for these classes."""
         head = dict(head=dict(num_classes=len(self.classes))) if self.classes else {}
-        return dict(cfg_path=path, **head)
+        return dict(cfg_path=path, **head, **more)
 
-    def text(self, path: str, **more: Any) -> str:
-        """Return the config of a network as Python."""
-        items = {**self.cfg(path), **more}
-        return f'dict({", ".join(f"{k}={_python(v)}" for k, v in items.items())})'
+    def path(self, path: str | Path, prefix: str = '{{ fileDirname }}/') -> str:
+        """Return a path as it stands in the config, where relative ones count from its folder.
+
+        Args:
+            path: A path, an address or ``PACKAGE::PATH``.
+            prefix: What to put before a relative path; mmengine fills in the folder.
+        """
+        path = str(path)
+        if '::' in path or '://' in path or os.path.isabs(path):
+            return path
+        folder = os.path.abspath(self.out.parent)
+        counted = os.path.relpath(path, folder)
+        if os.path.realpath(os.path.join(folder, counted)) != os.path.realpath(path):
+            # Through a link `..` leads elsewhere, and mmengine and the system disagree where.
+            return os.path.abspath(path)
+        return prefix + counted
 
 
-def new_config(pair: Pair, method: str, out: Path) -> str:
-    """Return the text of a config that distils the teacher into the student.
-
-    Both networks are built, to find out what to read of them.
-
-    Args:
-        pair: The networks, and the data.
-        method: A key of :data:`kd_plugins.new_config.methods.METHODS`.
-        out: Where the config will be.
+def write_config(request: Request) -> None:
+    """Write the config, once its model has been built from it.
 
     Raises:
         ValueError: If the two do not fit each other or the method; the message
             names the argument of ``tools/new_config.py``.
+        OSError: If it cannot be written.
     """
-    chosen = METHODS[method]
-    if pair.teacher is None or method == 'alone':
-        if pair.teacher is not None or method != 'alone':
-            raise ValueError(
-                f'--method {method} and --teacher {pair.teacher!r} do not go together.'
-            )
-        return _head(pair, out) + _alone(pair)
-    student = _build(pair.cfg(pair.student), '--student')
-    teacher = _build(pair.cfg(pair.teacher), '--teacher')
-    kinds = _kind(student), _kind(teacher)
-    if set(kinds) != {_DENSE if chosen.dense else _CLASSIFIER}:
-        raise ValueError(
-            f'--method {method} is for two {"dense detectors" if chosen.dense else "classifiers"}, '
-            f'but --student {pair.student!r} is a {type(student).__name__} ({kinds[0]}) and '
-            f'--teacher {pair.teacher!r} a {type(teacher).__name__} ({kinds[1]}).'
-        )
-    if chosen.dense and pair.data is not None:
-        raise ValueError('--data is for classifiers: give a student config that has your data.')
-    records = _dense_records() if chosen.dense else _logit_records(pair, student, teacher, chosen)
-    weights = (
-        f'    teacher={pair.text(pair.teacher)},\n    teacher_ckpt={pair.teacher_ckpt!r},\n'
-        if pair.teacher_ckpt
-        else f'    teacher={pair.text(pair.teacher, pretrained=True)},\n'
-    )
-    terms = ''.join(f'            {name}={cfg},\n' for name, cfg in chosen.terms.items())
-    mappings = ''.join(f'            {name}={records.mapping},\n' for name in chosen.terms)
-    return (
-        f'{_head(pair, out)}'
-        "custom_imports = dict(imports=['kd_plugins'], allow_failed_imports=False)\n"
-        f'{_hooks(chosen)}'
-        f'{_data(pair)}\n'
-        'model = dict(\n'
-        '    _delete_=True,\n'
-        "    type='kd_plugins.SingleTeacherDistill',\n"
-        f'    architecture={pair.text(pair.student)},\n'
-        f'{weights}'
-        '    distiller=dict(\n'
-        f'        student_recorders=dict({records.student}),\n'
-        f'        teacher_recorders=dict({records.teacher}),\n'
-        f'        distill_losses=dict(\n{terms}        ),\n'
-        f'        loss_forward_mappings=dict(\n{mappings}        ),\n'
-        '    ),\n'
-        ')\n'
-    )
+    text = new_config(request)
+    request.out.parent.mkdir(parents=True, exist_ok=True)
+    _try(text, request.out)
+    write_aside(text.encode(), request.out)
 
 
-def _head(pair: Pair, out: Path) -> str:
-    base = pair.student if '::' in pair.student else os.path.relpath(pair.student, out.parent)
-    return f'# python tools/check.py {out}\n# python tools/train.py {out}\n_base_ = [{base!r}]\n\n'
+def new_config(request: Request) -> str:
+    """Return the text of the config.
 
-
-def _alone(pair: Pair) -> str:
-    heads = f'model = dict(head=dict(num_classes={len(pair.classes)}))\n' if pair.classes else ''
-    return _data(pair).lstrip() + heads
-
-
-@dataclass(frozen=True)
-class _Records:
-    student: str
-    teacher: str
-    mapping: str
-
-
-def _dense_records() -> _Records:
-    head = "head=dict(type='kd_plugins.DenseHead')"
-    return _Records(head, head, _mapping('head'))
-
-
-def _mapping(name: str, *more: str) -> str:
-    lines = [
-        f"preds_S=dict(recorder='{name}', from_student=True)",
-        f"preds_T=dict(recorder='{name}', from_student=False)",
-        *more,
-    ]
-    return 'dict(\n                ' + ',\n                '.join(lines) + ')'
-
-
-def _logit_records(pair: Pair, student: nn.Module, teacher: nn.Module, method: Method) -> _Records:
-    named = [
-        (f'--student {pair.student!r}', student),
-        (f'--teacher {pair.teacher!r}', teacher),
-    ]
-    (source_S, classes_S), (source_T, classes_T) = (classifier(n, who) for who, n in named)
-    if classes_S != classes_T:
-        raise ValueError(
-            f'{named[0][0]} has {classes_S} classes and {named[1][0]} has {classes_T}: give a '
-            'teacher that was trained on the same classes.'
-        )
-    logits = "logits=dict(type='ModuleOutputs', source='{}')".format
-    if not method.labels:
-        return _Records(logits(source_S), logits(source_T), _mapping('logits'))
-    if _LABELS not in dict(student.named_modules()):
-        raise ValueError(
-            f'{named[0][0]} has no {_LABELS} to read the labels from: use --method kd, which '
-            'needs none.'
-        )
-    return _Records(
-        f"\n            {logits(source_S)},\n            labels=dict(type='ModuleInputs', "
-        f"source='{_LABELS}')",
-        logits(source_T),
-        _mapping('logits', "gt_labels=dict(recorder='labels', from_student=True, data_idx=1)"),
-    )
-
-
-def classifier(network: nn.Module, name: str = 'the network') -> tuple[str, int]:
-    """Return the module whose output are a classifier's logits, and their number.
+    Both networks are built, to find out what to read of them.
 
     Raises:
-        ValueError: If its head does not end in one linear layer.
+        ValueError: As :func:`write_config`.
     """
-    head = getattr(network, 'head', None)
-    linear = [
-        (f'head.{key}', module.out_features)
-        for key, module in (head.named_modules() if head is not None else ())
-        if isinstance(module, nn.Linear) and module.out_features == getattr(head, 'num_classes', 0)
-    ]
-    if len(linear) != 1:
+    if request.data is not None:
+        network, _ = resolve_network(dict(cfg_path=request.student), '--student')
+        if 'head' not in network:
+            raise ValueError(
+                f'--data is for classifiers, but --student {request.student!r} is a '
+                f'{network.type}: give a student config that has your data.'
+            )
+    student = Named(f'--student {request.student!r}', _build(request.network(request.student)))
+    if request.teacher is None:
+        sections = _data(request)
+        if request.classes:
+            sections['model'] = dict(head=dict(num_classes=len(request.classes)))
+    else:
+        sections = _distillation(request, student, request.teacher)
+    head = f'# python tools/check.py {request.out}\n# python tools/train.py {request.out}\n'
+    sections = dict(_base_=[request.path(request.student, prefix='')], **sections)
+    return head + '\n'.join(statement(name, value) for name, value in sections.items())
+
+
+def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]:
+    says = methods()[request.method]
+    teacher = Named(f'--teacher {path!r}', _build(request.network(path)))
+    recorded = distiller(request.method, says, student, teacher)
+    model = dict(
+        _delete_=True,
+        type='kd_plugins.SingleTeacherDistill',
+        architecture=request.network(request.path(request.student)),
+    )
+    if request.teacher_ckpt is None:
+        _check_listed_weights(request, path)
+        model['teacher'] = request.network(path, pretrained=True)
+    else:
+        model['teacher'] = request.network(request.path(path))
+        model['teacher_ckpt'] = request.path(request.teacher_ckpt)
+    settings = dict(says.settings)
+    hooks = {name: dict(type=f'kd_plugins.{kind}') for name, kind in _HOOKS.items()}
+    return dict(
+        custom_imports=dict(imports=['kd_plugins'], allow_failed_imports=False),
+        default_hooks=dict(**hooks, **settings.pop('default_hooks', {})),
+        randomness=dict(seed=0),
+        **settings,
+        **_data(request),
+        model=dict(model, distiller=recorded),
+    )
+
+
+def _build(cfg: Mapping[str, Any]) -> BaseModel:
+    network, _ = resolve_network(cfg, cfg['cfg_path'])
+    return build_network(network, cfg['cfg_path'])
+
+
+def _check_listed_weights(request: Request, teacher: str) -> None:
+    """Refuse a teacher whose package lists no weights for it, or weights of other classes."""
+    try:
+        network, weights = resolve_network(dict(cfg_path=teacher, pretrained=True), '--teacher')
+    except AssertionError:  # mmengine's, of a config that is listed without weights
+        weights = None
+    if weights is None:
         raise ValueError(
-            f'{name} is a {type(network).__name__} whose head ({type(head).__name__}) has '
-            f'{len(linear)} linear layers as wide as its classes, so its logits cannot be found: '
-            'start from configs/kd and name the module in the recorders.'
+            f'--teacher {teacher!r}: {teacher.split("::")[0]} lists no weights for it: give '
+            '--teacher-ckpt.'
         )
-    return linear[0]
+    listed = network.get('head', {}).get('num_classes')
+    if request.classes and listed != len(request.classes):
+        raise ValueError(
+            f'--teacher {teacher!r}: the weights that its package lists know {listed} classes, and '
+            f'--data has {len(request.classes)}: train the teacher on your data first, with '
+            '--method alone, and give its checkpoint by --teacher-ckpt.'
+        )
 
 
-def _kind(network: nn.Module) -> str:
-    if hasattr(network, 'bbox_head'):
-        return _DENSE
-    return _CLASSIFIER if hasattr(network, 'head') else 'neither classifier nor dense detector'
-
-
-def _build(cfg: dict[str, Any], key: str) -> BaseModel:
-    network, _ = resolve_network(cfg, key)
-    return build_network(network, key)
+def _try(text: str, out: Path) -> None:
+    """Build the model of the config, read from its own folder, but load no weights."""
+    with NamedTemporaryFile('w', suffix='.py', dir=out.parent, encoding='utf-8') as file:
+        file.write(text)
+        file.flush()
+        cfg = Config.fromfile(file.name)
+    model = dict(cfg.model)
+    if 'data_preprocessor' in cfg:
+        model['data_preprocessor'] = cfg.data_preprocessor
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        if 'teacher' in model:
+            # A network that is built already needs no weights.
+            teacher = dict(model['teacher'], pretrained=False)
+            model.update(teacher=_build(teacher), teacher_ckpt=None)
+        MODELS.build(model)
 
 
 def _classes_in(data: Path) -> list[str]:
@@ -218,38 +215,24 @@ def _classes_in(data: Path) -> list[str]:
     return found['train']
 
 
-def _hooks(method: Method) -> str:
-    named = dict(
-        checkpoint='SafeCheckpointHook',
-        guard='DistillationGuardHook',
-        environment='EnvironmentHook',
-        distillation_log='DistillationLogHook',
-        # Not in custom_hooks, a list, which would replace the student's own.
-        seed_by_progress='SeedByProgressHook',
-    )
-    lines = [f"    {name}=dict(type='kd_plugins.{hook}'),\n" for name, hook in named.items()]
-    return (
-        f'default_hooks = dict(\n{"".join(lines)}{method.hook})\n'
-        f'randomness = dict(seed=0)\n{method.extra}'
-    )
-
-
-def _data(pair: Pair) -> str:
-    if pair.data is None:
-        return ''
-    with DefaultScope.overwrite_default_scope(pair.student.split('::')[0]):
-        base = get_config(pair.student) if '::' in pair.student else Config.fromfile(pair.student)
-    return (
-        f'\ndata_root = {str(pair.data)!r}\n'
-        f'data_preprocessor = dict(num_classes={len(pair.classes)})\n'
-        f'{_loader("train", base)}{_loader("val", base)}'
-        'test_dataloader = val_dataloader\n'
-        "val_evaluator = dict(_delete_=True, type='Accuracy', topk=(1,))\n"
-        'test_evaluator = val_evaluator\n'
+def _data(request: Request) -> dict[str, Any]:
+    if request.data is None:
+        return {}
+    with DefaultScope.overwrite_default_scope(request.student.split('::')[0]):
+        get = get_config if '::' in request.student else Config.fromfile
+        base = get(request.student)
+    return dict(
+        data_root=request.path(request.data),
+        data_preprocessor=dict(num_classes=len(request.classes)),
+        train_dataloader=_loader('train', base),
+        val_dataloader=_loader('val', base),
+        test_dataloader=Code('val_dataloader'),
+        val_evaluator=dict(_delete_=True, type='Accuracy', topk=Code('(1,)')),
+        test_evaluator=Code('val_evaluator'),
     )
 
 
-def _loader(split: str, base: Config) -> str:
+def _loader(split: str, base: Config) -> dict[str, Any]:
     dataset = base[f'{split}_dataloader'].dataset
     if 'pipeline' not in dataset:
         raise ValueError(
@@ -260,14 +243,12 @@ def _loader(split: str, base: Config) -> str:
     if not any(step.type.startswith('LoadImage') for step in dataset.pipeline):
         # The base's dataset, CIFAR's say, has its pictures in memory.
         pipeline = f"[dict(type='LoadImageFromFile'), *{pipeline}]"
-    return (
-        f'{split}_dataloader = dict(\n    dataset=dict(\n        _delete_=True,\n'
-        "        type='CustomDataset',\n        data_root=data_root,\n"
-        f"        data_prefix='{split}',\n        pipeline={pipeline},\n    ),\n)\n"
+    return dict(
+        dataset=dict(
+            _delete_=True,
+            type='CustomDataset',
+            data_root=Code('data_root'),
+            data_prefix=split,
+            pipeline=Code(pipeline),
+        )
     )
-
-
-def _python(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f'dict({", ".join(f"{k}={_python(v)}" for k, v in value.items())})'
-    return repr(value)

@@ -9,6 +9,8 @@ import torch
 from mmengine.device import get_device
 from mmengine.optim.optimizer.amp_optimizer_wrapper import GradScaler  # the device's own
 
+from kd_plugins import checks
+
 
 def as_dtype(
     dtype: str | torch.dtype | None, key: str = 'optim_wrapper.dtype'
@@ -50,7 +52,7 @@ def build_scaler(loss_scale: str | float | Mapping[str, Any]) -> Any:
         return GradScaler()
     if isinstance(loss_scale, Mapping):
         return GradScaler(**loss_scale)
-    if isinstance(loss_scale, (int, float)) and not isinstance(loss_scale, bool):
+    if checks.is_number(loss_scale):
         return GradScaler(init_scale=float(loss_scale))
     raise ValueError(
         f"optim_wrapper.loss_scale={loss_scale!r} is none: give 'dynamic', a number, or a dict of "

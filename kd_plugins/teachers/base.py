@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 Answer = TypeVar('Answer')
@@ -21,11 +22,13 @@ class Teacher:
         network: The network that is asked, or None.
         weights: Where its weights come from, in words; None where nobody said.
         has_own_input: Whether the network declares a preprocessor of its own.
+        data_preprocessor: The student's, whose batches it is shown.
     """
 
     network: nn.Module | None = None
     weights: str | None = None
     has_own_input = False
+    data_preprocessor: nn.Module | None = None
 
     def __bool__(self) -> bool:
         return self.network is not None
@@ -72,6 +75,20 @@ class Teacher:
             RuntimeError: If there is no network.
         """
         raise RuntimeError('model.teacher=None cannot predict: give a teacher.')
+
+    @torch.no_grad()
+    def val_step(self, data: Any) -> Any:
+        """Return the predictions for a batch as the data loader gives it.
+
+        They come from the input with which the teacher teaches: mmrazor's loops,
+        which validate a teacher, measure what it teaches.
+
+        Raises:
+            RuntimeError: If there is no network.
+        """
+        assert self.data_preprocessor is not None
+        data = self.data_preprocessor(data, False)
+        return self.predict(**data) if isinstance(data, dict) else self.predict(*data)
 
     def watch(
         self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None

@@ -68,6 +68,7 @@ def build_teacher(
     return NetworkTeacher(
         network,
         TeacherInput(preprocessor, own, input_size),
+        preprocessor,
         weights,
         kind,
         channels_last,

@@ -20,28 +20,20 @@ class AsTaught(nn.Module):
 
     Args:
         teacher: The teacher.
-        data_preprocessor: The student's.
 
     Raises:
         ValueError: If there is no teacher.
     """
 
-    def __init__(self, teacher: Teacher, data_preprocessor: nn.Module) -> None:
+    def __init__(self, teacher: Teacher) -> None:
         super().__init__()
         if not teacher:
             raise ValueError('model.teacher=None: there is no teacher to measure.')
         self.teacher = teacher
-        self.data_preprocessor = data_preprocessor
 
-    def forward(self, inputs: Any, data_samples: Any = None, mode: str = 'predict') -> Any:
-        """Return the teacher's predictions for the student's preprocessed batch."""
-        return self.teacher.predict(inputs, data_samples)
-
-    @torch.no_grad()
     def val_step(self, data: Any) -> Any:
         """Return the teacher's predictions for a batch as the data loader gives it."""
-        data = self.data_preprocessor(data, False)
-        return self(**data) if isinstance(data, dict) else self(*data)
+        return self.teacher.val_step(data)
 
     test_step = val_step
 
@@ -53,10 +45,11 @@ class AsTaught(nn.Module):
             data: A batch as the data loader gives it.
         """
         network = self.teacher.network
-        if network is None or not self.teacher.has_own_input:
+        preprocessor = self.teacher.data_preprocessor
+        if network is None or preprocessor is None or not self.teacher.has_own_input:
             return False
         first, second = copy.deepcopy(data), copy.deepcopy(data)
-        taught = self.teacher.convert(self.data_preprocessor(first, False)['inputs'])
+        taught = self.teacher.convert(preprocessor(first, False)['inputs'])
         own = network.data_preprocessor(second, False)['inputs'].to(taught)
         if own.shape != taught.shape:
             return True
@@ -81,7 +74,7 @@ def teacher_of(model: nn.Module) -> AsTaught:
             f'{" with teacher=None" if isinstance(teacher, Teacher) else ""}; give the config of a '
             'distillation.'
         )
-    return AsTaught(teacher, algorithm.data_preprocessor)
+    return AsTaught(teacher)
 
 
 def measure_teacher(runner: Any) -> dict[str, float]:

@@ -24,6 +24,7 @@ class NetworkTeacher(Teacher):
     Args:
         network: The network, with its weights.
         input: What makes its input of the student's.
+        data_preprocessor: The student's, whose batches it is shown.
         weights: Where its weights come from, in words.
         dtype: What autocast computes in; float32 for none even where the
             student trains in mixed precision; None for the student's precision.
@@ -39,6 +40,7 @@ class NetworkTeacher(Teacher):
         self,
         network: nn.Module,
         input: TeacherInput,
+        data_preprocessor: nn.Module,
         weights: str | None = None,
         dtype: torch.dtype | None = None,
         channels_last: bool = False,
@@ -47,6 +49,7 @@ class NetworkTeacher(Teacher):
     ) -> None:
         self.network = network.requires_grad_(False).eval()
         self.input = input
+        self.data_preprocessor = data_preprocessor
         self.weights = weights
         self.dtype = dtype
         self.layout = torch.channels_last if channels_last else None

@@ -46,7 +46,7 @@ class Boxes(Dataset):
 
 def patches(**changes):
     """Config of CSKD beside DeiT: a CNN teaches a vision transformer."""
-    distiller = Config.fromfile(ROOT / 'configs/_base_/distill/dense_logits.py').distiller
+    distiller = Config.fromfile(ROOT / 'configs/_base_/distill/cskd.py').distiller
     distiller.distill_losses = dict(
         loss_deit=dict(type='kd_plugins.DeiTLoss', loss_weight=0.5),
         loss_cskd=dict(type='kd_plugins.CSKDLoss'),

@@ -195,7 +195,7 @@ def everything():
     neck = dict(type='ModuleOutputs', source='neck')
     for extra in (
         dict(student_recorders=dict(neck=neck), teacher_recorders=dict(neck=neck)),
-        term('loss_ld', type='kd_plugins.LocalizationDistillationLoss',
+        term('loss_ld', type='kd_plugins.LDLoss',
              tau=dict(type='kd_plugins.GlobalTemperature')),
         term('loss_cwd', dict(data_idx=0), type='mmrazor.ChannelWiseDivergence', tau=1.0,
              loss_weight=1.0),

@@ -576,3 +576,17 @@ def test_from_the_command_line(tmp_path):
     assert reply.returncode == 1 and not said['ok']
     assert 'the teacher guesses' in said['findings'][0]['what']
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('by_epoch', [True, False])
+def test_a_warm_up_longer_than_the_training_is_found(by_epoch):
+    length, has = (5, '4 epochs') if by_epoch else (21, '20 iterations')
+    term = dict(type='kd_plugins.DKDLoss', warmup=dict(length=length, by_epoch=by_epoch))
+    report = check(config(model=model(distiller=distiller(term))), iterations=1)
+    assert any(
+        f'is longer than the training, which has {has}' in what and 'DKDLoss.warmup=' in what
+        for what in found(report, 'error')
+    )
+    term['warmup']['length'] -= 1
+    report = check(config(model=model(distiller=distiller(term))), iterations=1)
+    assert not any('longer than the training' in what for what in found(report, 'error'))

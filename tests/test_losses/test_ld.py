@@ -1,16 +1,18 @@
+"""LD."""
+
 import pytest
 import torch
 from helpers.detection import build, detector, images, losses, term
 from mmdet.registry import MODELS as MMDET
 from test_bckd import records
 
-from kd_plugins.losses import LocalizationDistillationLoss
+from kd_plugins.losses import LDLoss
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
 
 #: Where CTKD's curriculum has come to its end.
 LATE = Progress(iter=50, max_iters=100, epoch=10, max_epochs=20)
-LD = term('loss_ld', type='kd_plugins.LocalizationDistillationLoss')
+LD = term('loss_ld', type='kd_plugins.LDLoss')
 
 
 def test_value_and_gradients_are_those_of_mmdets_own_ld_head():
@@ -44,19 +46,19 @@ def test_value_and_gradients_are_those_of_mmdets_own_ld_head():
 
 
 def test_a_learned_temperature_gets_a_gradient_from_all_sides():
-    term = LocalizationDistillationLoss(tau=dict(type='kd_plugins.GlobalTemperature'))
+    term = LDLoss(tau=dict(type='kd_plugins.GlobalTemperature'))
     term.tau.set_progress(LATE)
     loss = term(*records()[:2])
     loss.backward()
     assert term.tau.theta.grad.item() != 0
-    fixed = LocalizationDistillationLoss(tau=term.tau(None, None).item())
+    fixed = LDLoss(tau=term.tau(None, None).item())
     assert loss.item() == pytest.approx(fixed(*records()[:2]).item(), rel=1e-6)
 
 
 def test_an_instance_wise_temperature_sees_every_side_as_a_sample():
     tau = MODELS.build(dict(type='kd_plugins.InstanceTemperature', num_classes=17))
     tau.set_progress(LATE)
-    term, seen = LocalizationDistillationLoss(tau=tau), []
+    term, seen = LDLoss(tau=tau), []
     tau.register_forward_hook(lambda m, args, out: seen.append(out.shape))
     preds_S, preds_T, _ = records()
     loss = term(preds_S, preds_T)
@@ -68,7 +70,7 @@ def test_an_instance_wise_temperature_sees_every_side_as_a_sample():
 def test_without_a_positive_anchor_a_learned_temperature_still_takes_part():
     for kind in (dict(type='kd_plugins.GlobalTemperature'),
                  dict(type='kd_plugins.InstanceTemperature', num_classes=17)):  # fmt: skip
-        term = LocalizationDistillationLoss(tau=kind)
+        term = LDLoss(tau=kind)
         term.tau.set_progress(LATE)
         loss = term(*records('nothing')[:2])
         loss.backward()

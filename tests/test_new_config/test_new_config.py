@@ -1,4 +1,5 @@
-import re
+import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +13,34 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from kd_plugins.inspect.check import check
-from kd_plugins.networks import build_network, resolve_network
-from kd_plugins.new_config.methods import METHODS
-from kd_plugins.new_config.writing import Pair, classifier, new_config
+from kd_plugins.networks import build_network, classifier, resolve_network
+from kd_plugins.new_config import writing
+from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method, methods
+from kd_plugins.new_config.python import Code, as_python, statement
+from kd_plugins.new_config.writing import Request, new_config, write_config
 
 R18 = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 R34 = 'mmpretrain::resnet/resnet34_8xb16_cifar10.py'
 STUDENT = str(ROOT / 'configs/vanilla/digits_student.py')
 TEACHER = str(ROOT / 'configs/vanilla/digits_teacher.py')
 DENSE = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
-ON_LOGITS = ['kd', 'dkd', 'ctkd', 'dot']
+METHODS = methods()
 
 
-def written(pair, method, path):
-    path.write_text(new_config(pair, method, path))
+def for_task(task):
+    return pytest.mark.parametrize('method', [k for k, m in METHODS.items() if m.task == task])
+
+
+def written(path, student, method, teacher=None, ckpt=None, data=None):
+    write_config(Request(student, method, path, teacher, ckpt, data))
     return Config.fromfile(path)
+
+
+def refusal(*args, **kwargs):
+    """What the request of a config is refused with."""
+    with pytest.raises(ValueError) as caught:
+        new_config(Request(*args, **kwargs))
+    return str(caught.value)
 
 
 @pytest.fixture(scope='module')
@@ -38,9 +52,9 @@ def ckpt(tmp_path_factory):
     return str(path)
 
 
-@pytest.mark.parametrize('method', ON_LOGITS)
+@for_task(CLASSIFICATION)
 def test_what_is_written_trains(tmp_path, ckpt, method):
-    cfg = written(Pair(STUDENT, TEACHER, ckpt), method, tmp_path / 'my.py')
+    cfg = written(tmp_path / 'my.py', STUDENT, method, TEACHER, ckpt)
     report = check(cfg, iterations=2, teacher_batches=0)
     assert report.ok and report.findings == []
     assert report.student.parameters == 10978 and report.teacher.parameters == 174970
@@ -50,19 +64,19 @@ def test_what_is_written_trains(tmp_path, ckpt, method):
     assert cfg.train_dataloader.dataset.type == 'kd_plugins.Digits'
 
 
-@pytest.mark.parametrize('method', [name for name, m in METHODS.items() if m.dense])
+@for_task(DETECTION)
 def test_what_is_written_for_detectors_trains(tmp_path, method):
     paths = [str(ROOT / f'configs/vanilla/gfl_scenes_{who}.py') for who in ('student', 'teacher')]
     network, _ = resolve_network(dict(cfg_path=paths[1]), 'teacher')
     ckpt = tmp_path / 'teacher.pth'
     torch.save(dict(state_dict=build_network(network, 'teacher').state_dict()), ckpt)
-    cfg = written(Pair(*paths, str(ckpt)), method, tmp_path / 'my.py')
+    cfg = written(tmp_path / 'my.py', paths[0], method, paths[1], str(ckpt))
     init_default_scope('mmdet')
     model = MODELS.build(cfg.model).train()
     data = model.data_preprocessor(detection.images(), True)
     losses = model(**data, mode='loss')
     mine = {name.removeprefix('distill.') for name in losses if name.startswith('distill.loss')}
-    assert mine == set(METHODS[method].terms)
+    assert mine == set(METHODS[method].distill_losses)
     total, _ = model.parse_losses(losses)
     total.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
@@ -70,7 +84,7 @@ def test_what_is_written_for_detectors_trains(tmp_path, method):
 
 def test_a_training_keeps_what_happened_and_the_hooks_of_the_student(tmp_path):
     student = 'mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py'
-    cfg = written(Pair(student, student), 'bckd', tmp_path / 'my.py')
+    cfg = written(tmp_path / 'my.py', student, 'bckd', student)
     hooks = {name: hook['type'] for name, hook in cfg.default_hooks.items()}
     ours = {name for name in hooks.values() if name.startswith('kd_plugins.')}
     assert ours == {
@@ -87,14 +101,14 @@ def test_a_training_keeps_what_happened_and_the_hooks_of_the_student(tmp_path):
 
 def test_the_text_says_how_to_use_it_and_is_short(tmp_path, ckpt):
     path = tmp_path / 'sub' / 'my.py'
-    text = new_config(Pair(STUDENT, TEACHER, ckpt), 'dkd', path)
+    text = new_config(Request(STUDENT, 'dkd', path, TEACHER, ckpt))
     assert text.startswith(f'# python tools/check.py {path}\n# python tools/train.py {path}\n')
-    assert len(text.splitlines()) < 45 and '\t' not in text
+    assert len(text.splitlines()) < 50 and max(map(len, text.splitlines())) <= 100
     compile(text, 'my.py', 'exec')
 
 
 def test_a_teacher_without_a_checkpoint_gets_the_listed_weights(tmp_path):
-    cfg = written(Pair(R18, R34), 'kd', tmp_path / 'my.py')
+    cfg = written(tmp_path / 'my.py', R18, 'kd', R34)
     assert cfg.model.teacher.pretrained is True and 'teacher_ckpt' not in cfg.model
 
 
@@ -112,13 +126,12 @@ def picture_folders(root, classes=('cat', 'dog', 'owl'), splits=('train', 'val')
 def test_folders_of_pictures_take_the_place_of_the_data(tmp_path):
     data = picture_folders(tmp_path / 'pictures')
     small = 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'
-    alone = written(Pair(small, data=data), 'alone', tmp_path / 'alone.py')
+    alone = written(tmp_path / 'alone.py', small, 'alone', data=data)
     assert alone.model.head.num_classes == 3 and alone.model.type == 'ImageClassifier'
     init_default_scope('mmpretrain')
     teacher = MODELS.build(alone.model)
     torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 't.pth')
-    pair = Pair(small, small, str(tmp_path / 't.pth'), data)
-    cfg = written(pair, 'dkd', tmp_path / 'dkd.py')
+    cfg = written(tmp_path / 'dkd.py', small, 'dkd', small, str(tmp_path / 't.pth'), data)
     for loader, batch in ((cfg.train_dataloader, 4), (cfg.val_dataloader, 12)):
         loader.update(batch_size=batch, num_workers=0, persistent_workers=False)
         for step in loader.dataset.pipeline:
@@ -135,13 +148,13 @@ def test_folders_of_pictures_take_the_place_of_the_data(tmp_path):
 
 def test_pictures_are_loaded_where_the_base_has_them_in_memory(tmp_path):
     data = picture_folders(tmp_path / 'pictures')
-    cfg = written(Pair(R18, data=data), 'alone', tmp_path / 'my.py')
+    cfg = written(tmp_path / 'my.py', R18, 'alone', data=data)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         types = [step.type for step in loader.dataset.pipeline]
         assert types.count('LoadImageFromFile') == 1 and types[0] == 'LoadImageFromFile'
         assert types[-1] == 'PackInputs'
     other = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
-    cfg = written(Pair(other, data=data), 'alone', tmp_path / 'other.py')
+    cfg = written(tmp_path / 'other.py', other, 'alone', data=data)
     types = [step.type for step in cfg.train_dataloader.dataset.pipeline]
     assert types.count('LoadImageFromFile') == 1
 
@@ -152,7 +165,7 @@ def test_pictures_are_loaded_where_the_base_has_them_in_memory(tmp_path):
 def test_folders_that_are_no_classes_are_refused(tmp_path, splits, classes):
     picture_folders(tmp_path, classes, splits)
     with pytest.raises(ValueError, match=r'--data .* needs the same two or more folders'):
-        Pair(R18, data=tmp_path)
+        Request(R18, 'alone', tmp_path / 'my.py', data=tmp_path)
 
 
 def test_classifiers_are_found_in_heads_of_other_kinds():
@@ -166,47 +179,164 @@ def test_classifiers_are_found_in_heads_of_other_kinds():
         assert found == name
 
 
-def test_pairs_that_do_not_fit_are_refused(tmp_path):
+def test_networks_that_do_not_fit_are_refused(tmp_path, ckpt):
     out = tmp_path / 'my.py'
-    with pytest.raises(
-        ValueError, match=r'--student .*digits.* has 10 classes and --teacher .* 100'
-    ):
-        new_config(Pair(STUDENT, 'mmpretrain::resnet/resnet50_8xb16_cifar100.py'), 'kd', out)
-    with pytest.raises(
-        ValueError, match=r'--method bckd is for two dense detectors, but --student'
-    ):
-        new_config(Pair(STUDENT, TEACHER), 'bckd', out)
-    with pytest.raises(ValueError, match=r'--method kd is for two classifiers.*GFL \(dense det'):
-        new_config(Pair(STUDENT, DENSE), 'kd', out)
+    other = 'mmpretrain::resnet/resnet50_8xb16_cifar100.py'
+    says = refusal(STUDENT, 'kd', out, other)
+    assert says.startswith(f"--student '{STUDENT}' has 10 classes and --teacher '{other}' has 100:")
+    says = refusal(STUDENT, 'bckd', out, TEACHER, ckpt)
+    assert says.startswith('--method bckd is for two dense detectors, but --student')
+    assert 'GFL (dense detector)' in refusal(STUDENT, 'kd', out, DENSE)
     two_stage = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
-    with pytest.raises(ValueError, match=r'FasterRCNN \(neither classifier nor dense detector\)'):
-        new_config(Pair(two_stage, DENSE), 'bckd', out)
-    with pytest.raises(ValueError, match='--method alone and --teacher'):
-        new_config(Pair(STUDENT, TEACHER), 'alone', out)
-    with pytest.raises(ValueError, match='--method kd and --teacher None'):
-        new_config(Pair(STUDENT), 'kd', out)
+    says = refusal(two_stage, 'bckd', out, DENSE)
+    assert 'FasterRCNN (neither classifier nor dense detector) and' in says
+    assert refusal(STUDENT, 'alone', out, TEACHER).startswith('--method alone and --teacher')
+    assert refusal(STUDENT, 'kd', out).startswith('--method kd and --teacher None')
 
 
-def test_methods_on_logits_are_all_tried():
-    assert set(ON_LOGITS) == {k for k, m in METHODS.items() if not m.dense} - {'alone'}
+def test_weights_that_no_training_could_load_are_refused(tmp_path):
+    out = tmp_path / 'my.py'
+    assert refusal(STUDENT, 'kd', out, TEACHER).endswith('lists weights: give --teacher-ckpt.')
+    unlisted = 'mmpretrain::resnet/resnet50_8xb32-coslr-preciseBN_in1k.py'
+    assert 'mmpretrain lists no weights for it' in refusal(unlisted, 'kd', out, unlisted)
+    data = picture_folders(tmp_path / 'pictures')
+    says = refusal(R18, 'kd', out, R34, data=data)
+    assert 'know 10 classes, and --data has 3: train the teacher' in says
 
 
-def command(*arguments):
-    line = [sys.executable, str(ROOT / 'tools/new_config.py'), *map(str, arguments)]
-    return subprocess.run(line, capture_output=True, text=True)
+@pytest.mark.parametrize('method', ['alone', 'bckd'])
+def test_pictures_of_classes_are_for_classifiers(tmp_path, method):
+    data = picture_folders(tmp_path / 'pictures')
+    teacher = None if method == 'alone' else DENSE
+    says = refusal(DENSE, method, tmp_path / 'my.py', teacher, data=data)
+    assert says.startswith(f"--data is for classifiers, but --student '{DENSE}' is a GFL")
 
 
-def test_from_the_command_line(tmp_path):
+@pytest.mark.parametrize('folder', ['configs', 'link'])
+def test_paths_hold_from_any_working_directory(tmp_path, ckpt, monkeypatch, folder):
+    for name in ('mine', 'configs', 'elsewhere/deep'):
+        (tmp_path / name).mkdir(parents=True)
+    # A folder from which `..` leads elsewhere.
+    (tmp_path / 'link').symlink_to(tmp_path / 'elsewhere/deep', target_is_directory=True)
+    for name, source in (('student', STUDENT), ('teacher', TEACHER)):
+        Config.fromfile(source).dump(tmp_path / 'mine' / f'{name}.py')
+    (tmp_path / 'teacher.pth').write_bytes(Path(ckpt).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    out = Path(folder) / 'my.py'
+    write_config(Request('mine/student.py', 'kd', out, 'mine/teacher.py', 'teacher.pth'))
+    assert (str(tmp_path) in out.read_text()) == (folder == 'link')
+    out = out.absolute()
+    init_default_scope('mmpretrain')
+    for working in (tmp_path / 'mine', tmp_path.parent):
+        monkeypatch.chdir(working)
+        cfg = Config.fromfile(out)
+        assert cfg.train_dataloader.dataset.type == 'kd_plugins.Digits'
+        for path in (cfg.model.architecture.cfg_path, cfg.model.teacher.cfg_path):
+            assert Path(path).resolve().parent == tmp_path / 'mine'
+        assert Path(cfg.model.teacher_ckpt).resolve() == tmp_path / 'teacher.pth'
+        MODELS.build(cfg.model)
+
+
+def test_a_folder_of_pictures_is_found_from_any_working_directory(tmp_path, monkeypatch):
+    picture_folders(tmp_path / 'pictures')
+    (tmp_path / 'configs').mkdir()
+    monkeypatch.chdir(tmp_path)
+    cfg = written(Path('configs/my.py'), R18, 'alone', data=Path('pictures'))
+    monkeypatch.chdir('/')
+    assert (Path(cfg.train_dataloader.dataset.data_root) / 'train' / 'owl').is_dir()
+
+
+def test_what_builds_no_model_is_not_written(tmp_path, ckpt, monkeypatch):
+    term = dict(type='kd_plugins.KDLoss', tau=0.0)
+    broken = dict(broken=Method(CLASSIFICATION, dict(loss_kd=term)))
+    monkeypatch.setattr(writing, 'methods', lambda: broken)
+    with pytest.raises(ValueError, match='tau'):
+        write_config(Request(STUDENT, 'broken', tmp_path / 'my.py', TEACHER, ckpt))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_loss_that_needs_more_than_is_known_is_refused(tmp_path, ckpt, monkeypatch):
+    srrl = dict(srrl=Method(CLASSIFICATION, dict(loss_srrl=dict(type='kd_plugins.SRRLLoss'))))
+    monkeypatch.setattr(writing, 'methods', lambda: srrl)
+    says = refusal(STUDENT, 'srrl', tmp_path / 'my.py', TEACHER, ckpt)
+    assert says.startswith('kd_plugins.SRRLLoss needs weight_T, of which this tool')
+
+
+def test_values_are_written_as_they_are_and_fit_the_page():
+    value = dict(
+        short=dict(a=1, b='x'), empty={}, none=None, numbers=[1, 2.5, (3,)], long=['word'] * 30,
+        deep=dict(list=[dict(name='a' * 40, value='b' * 40)] * 2), odd={'a.b': 1, 'c': [True]},
+    )  # fmt: skip
+    text = statement('value', value)
+    assert max(map(len, text.splitlines())) <= 100 and "    short=dict(a=1, b='x'),\n" in text
+    scope = {}
+    exec(text, scope)
+    assert scope['value'] == value
+    assert as_python(dict(a=Code('b.c'))) == 'dict(a=b.c)'
+    # A comma that follows has its place too.
+    for letters in (70, 82, 83, 84):
+        text = statement('value', dict(key=dict(name='x' * letters), other=['y' * 60]))
+        assert max(map(len, text.splitlines())) <= 100
+
+
+def types_in(value):
+    """All the types that a config names, at any depth."""
+    if isinstance(value, dict):
+        return {value.get('type')}.union(*map(types_in, value.values()))
+    return set().union(*map(types_in, value)) if isinstance(value, list | tuple) else set()
+
+
+@pytest.mark.parametrize('method', METHODS)
+def test_a_folder_offers_what_its_configs_train_with(method):
+    offered = METHODS[method]
+    named = types_in([dict(offered.distill_losses), dict(offered.settings)]) - {None}
+    trained = set()
+    for path in (ROOT / 'configs' / method).glob('*.py'):
+        trained |= types_in(Config.fromfile(path).to_dict())
+    if method == 'ld':
+        # mmdet's own head has the loss inside, with these numbers.
+        head = Config.fromfile(ROOT / 'configs/ld/ld_gfl_r101_r50_fpn_1x_coco.py').model.bbox_head
+        assert (head.loss_ld.T, head.loss_ld.loss_weight) == (10, 0.25)
+        assert dict(offered.distill_losses['loss_ld'], type=None) == dict(
+            type=None, tau=10.0, loss_weight=0.25
+        )
+        return
+    assert named and named <= trained
+
+
+@pytest.mark.parametrize(
+    'says', ['{Task: Segmentation, distill_losses: {a: b}}', '{Task: Image Classification}']
+)
+def test_a_folder_that_says_no_method_is_named(tmp_path, says):
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine/metafile.yml').write_text(f'Collections:\n  - New Config: {says}\n')
+    with pytest.raises(ValueError, match=r'mine/metafile.yml: New Config has Task='):
+        methods(tmp_path)
+
+
+def tool(*arguments, monkeypatch=None):
+    """Run the tool in this process; return what it exits with."""
+    monkeypatch.setattr(sys, 'argv', ['new_config.py', *map(str, arguments)])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(ROOT / 'tools/new_config.py'), run_name='__main__')
+    return caught.value.code
+
+
+def test_from_the_command_line(tmp_path, monkeypatch, capsys):
     out = tmp_path / 'configs' / 'my.py'
     given = ['--student', STUDENT, '--method', 'kd', '--out', out]
-    reply = command(*given, '--teacher', TEACHER, '--teacher-ckpt', 't.pth')
+    line = [sys.executable, ROOT / 'tools/new_config.py', *given, '--teacher', TEACHER]
+    reply = subprocess.run(
+        [*map(str, line), '--teacher-ckpt', 't.pth'], capture_output=True, text=True, cwd=tmp_path
+    )
     assert reply.returncode == 0, reply.stderr
     assert reply.stdout == f'wrote {out}; next: python tools/check.py {out}\n'
-    base = re.search(r"_base_ = \['(.+)'\]", out.read_text()).group(1)
-    assert (out.parent / base).resolve() == Path(STUDENT)
-    reply = command(*given, '--teacher', TEACHER)
-    assert reply.returncode == 2 and 'exists: give another name' in reply.stderr
+    assert sorted(os.listdir(out.parent)) == ['my.py']
+    assert Config.fromfile(out).model.teacher_ckpt == f'{tmp_path}/configs/../t.pth'
+    assert tool(*given, '--teacher', TEACHER, monkeypatch=monkeypatch) == 2
+    assert 'exists: give another name' in capsys.readouterr().err
     out.unlink()
-    reply = command(*given, '--teacher', 'gone.py')
-    assert reply.returncode == 2 and "--teacher 'gone.py' is no file" in reply.stderr
+    assert tool(*given, '--teacher', 'gone.py', monkeypatch=monkeypatch) == 2
+    assert "--teacher 'gone.py' is no file" in capsys.readouterr().err
+    assert '--teacher None' in tool(*given, monkeypatch=monkeypatch)
     assert not out.exists()

@@ -1,5 +1,5 @@
-# What CSKD reads beside DeiT's: what both networks say at every position.
-_base_ = ['token.py']
+# What CSKD reads beside DeiT: the logits of both networks at every position.
+_base_ = ['deit.py']
 
 distiller = dict(
     student_recorders=dict(dense=dict(type='kd_plugins.DenseLogits')),

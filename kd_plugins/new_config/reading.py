@@ -1,0 +1,123 @@
+"""What a method reads of two networks: recorders, and what of them goes into each term."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.registry import MODELS
+from torch import nn
+
+from kd_plugins.networks import classifier
+from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method
+
+_LABELS = 'head.loss_module'
+#: What a network is that a task is for.
+CLASSIFIER, DETECTOR = 'classifier', 'dense detector'
+_KINDS = {CLASSIFICATION: CLASSIFIER, DETECTION: DETECTOR}
+_GIVEN = ('preds_S', 'preds_T', 'gt_labels')
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network, and what error messages call it."""
+
+    name: str
+    network: nn.Module
+
+    @property
+    def kind(self) -> str:
+        """What it is: ``'classifier'``, ``'dense detector'`` or neither."""
+        if hasattr(self.network, 'bbox_head'):
+            return DETECTOR
+        if hasattr(self.network, 'head'):
+            return CLASSIFIER
+        return 'neither classifier nor dense detector'
+
+
+def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict[str, Any]:
+    """Return the ``distiller`` of a method between two networks.
+
+    Args:
+        method: The method's name, for error messages.
+        says: What the method adds.
+        student: The student.
+        teacher: The teacher.
+
+    Raises:
+        ValueError: If the two do not fit each other or the method; the message
+            names the argument of ``tools/new_config.py``.
+    """
+    wanted, both = _KINDS[says.task], (student, teacher)
+    if any(one.kind != wanted for one in both):
+        who = [f'{one.name} is a {type(one.network).__name__} ({one.kind})' for one in both]
+        raise ValueError(f'--method {method} is for two {wanted}s, but {" and ".join(who)}.')
+    needs = {name: _arguments(cfg) for name, cfg in says.distill_losses.items()}
+    recorders = _dense_heads() if says.task == DETECTION else _logits(student, teacher)
+    if any('gt_labels' in arguments for arguments in needs.values()):
+        recorders[0]['labels'] = _labels(student)
+    source = next(iter(recorders[1]))
+    reads = dict(
+        preds_S=dict(recorder=source, from_student=True),
+        preds_T=dict(recorder=source, from_student=False),
+        gt_labels=dict(recorder='labels', from_student=True, data_idx=1),
+    )
+    return dict(
+        student_recorders=recorders[0],
+        teacher_recorders=recorders[1],
+        distill_losses=dict(says.distill_losses),
+        loss_forward_mappings={
+            name: {argument: reads[argument] for argument in arguments}
+            for name, arguments in needs.items()
+        },
+    )
+
+
+def _arguments(loss: Mapping[str, Any]) -> list[str]:
+    """Return the arguments that a term cannot do without."""
+    kind = MODELS.get(loss['type'])
+    if kind is None:
+        raise ValueError(f'{loss["type"]} is no registered loss: import the module that has it.')
+    needed = [
+        name
+        for name, parameter in inspect.signature(kind.forward).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and name != 'self'
+    ]
+    unknown = [name for name in needed if name not in _GIVEN]
+    if unknown:
+        raise ValueError(
+            f'{loss["type"]} needs {", ".join(unknown)}, of which this tool does not know where to '
+            f'read it; it knows {", ".join(_GIVEN)}: start from a config of the method.'
+        )
+    return needed
+
+
+def _dense_heads() -> tuple[dict[str, Any], dict[str, Any]]:
+    head = dict(type='kd_plugins.DenseHead')
+    return dict(head=head), dict(head=head)
+
+
+def _logits(student: Named, teacher: Named) -> tuple[dict[str, Any], dict[str, Any]]:
+    found = [classifier(one.network, one.name) for one in (student, teacher)]
+    if found[0].classes != found[1].classes:
+        raise ValueError(
+            f'{student.name} has {found[0].classes} classes and {teacher.name} has '
+            f'{found[1].classes}: give a teacher that was trained on the same classes.'
+        )
+    of_student, of_teacher = (
+        dict(logits=dict(type='ModuleOutputs', source=layer.name)) for layer in found
+    )
+    return of_student, of_teacher
+
+
+def _labels(student: Named) -> dict[str, Any]:
+    if _LABELS not in dict(student.network.named_modules()):
+        raise ValueError(
+            f'{student.name} has no {_LABELS} to read the labels from: use --method kd, which '
+            'needs none.'
+        )
+    return dict(type='ModuleInputs', source=_LABELS)

@@ -70,7 +70,7 @@ def floor_step(model: torch.nn.Module, data: dict) -> Callable[[], None]:
     def step() -> None:
         inputs = model.data_preprocessor(data, True)
         with torch.no_grad():
-            model.teacher(**inputs, mode='tensor')
+            model.teacher.network(**inputs, mode='tensor')
         total, _ = model.student.parse_losses(model.student(**inputs, mode='loss'))
         total.backward()
         for p in model.parameters():
@@ -111,7 +111,7 @@ def main() -> None:
     )
     theirs.load_state_dict(
         {f'architecture.{key}': value for key, value in ours.student.state_dict().items()}
-        | {f'teacher.{key}': value for key, value in ours.teacher.state_dict().items()},
+        | {f'teacher.{key}': value for key, value in ours.teacher.network.state_dict().items()},
         strict=False,
     )
     data = batch(args.size, args.batch_size)

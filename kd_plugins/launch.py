@@ -177,26 +177,6 @@ def enable_amp(cfg: Config) -> None:
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
-def teacher_of(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the teacher, ready to be tested in the place of its algorithm.
-
-    Without a preprocessor of its own it takes the student's, as in training.
-
-    Raises:
-        SystemExit: If the model has no teacher.
-    """
-    algorithm = getattr(model, 'module', model)
-    teacher = vars(algorithm).get('teacher')
-    if teacher is None:
-        raise SystemExit(
-            f'--teacher needs a config whose model has a teacher, and {type(algorithm).__name__} '
-            'has none.'
-        )
-    if not algorithm.teacher_has_own_input:
-        teacher.data_preprocessor = algorithm.data_preprocessor
-    return teacher
-
-
 def write_json(path: str, values: dict) -> None:
     """Write values to a JSON file, making its folder."""
     os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)

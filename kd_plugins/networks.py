@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
+
+from kd_plugins.files.paths import relative_to
 
 NetworkCfg = Mapping[str, Any] | BaseModel
 
@@ -33,10 +36,17 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
         The model config and, if asked for, where its pretrained weights are.
 
     Raises:
-        ValueError: If there is neither a ``type`` nor a ``cfg_path``.
+        ValueError: If there is neither a ``type`` nor a ``cfg_path``, or both.
+        FileNotFoundError: If the config file does not exist.
     """
     rest = ConfigDict(**cfg)
     path = rest.pop('cfg_path', None)
+    if 'type' in rest and path is not None:
+        raise ValueError(
+            f'{key} has both type={rest.type!r} and cfg_path={path!r}, so one of two networks '
+            'would be dropped: leave one out; where the type is inherited from a base config, '
+            f'write {key.split(".")[-1]}=dict(_delete_=True, cfg_path={path!r}).'
+        )
     if 'type' in rest:
         return rest, None
     if path is None:
@@ -49,6 +59,11 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
     if package:
         with DefaultScope.overwrite_default_scope(package):
             whole = get_config(path, pretrained)
+    elif not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'{key}.cfg_path={path!r} is not a file{relative_to(path)}: give the path of a config '
+            "file from there, or 'PACKAGE::PATH.py' of an upstream config."
+        )
     else:
         whole = Config.fromfile(path)
     model = whole.model

@@ -7,119 +7,71 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kd_plugins import checks
 from kd_plugins.structures import Progress
 
-
-@dataclass(frozen=True)
-class LinearWarmup:
-    """``min(t / length, 1)`` with ``t`` counted from 1.
-
-    Epochs are counted from 1, as DKD's published code does, so that the first
-    epoch has ``1 / length`` and a length of 1 means no warm-up.
-
-    Args:
-        length: Epochs, or iterations, until the factor is 1; at least 1.
-        by_epoch: Whether ``length`` counts epochs. Iteration-based loops have
-            none and need False.
-        name: What the user calls this setting, for error messages.
-    """
-
-    length: int
-    by_epoch: bool = True
-    name: str = 'warmup'
-
-    def __post_init__(self) -> None:
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
-            raise ValueError(
-                f'{self.name}={self.length!r} is not a warm-up length: give a whole number of '
-                'epochs, at least 1 (1 means no warm-up), or dict(length=..., by_epoch=False) '
-                'for iterations.'
-            )
-
-    @classmethod
-    def from_cfg(cls, cfg: int | Mapping[str, Any] | LinearWarmup, name: str) -> LinearWarmup:
-        """Build from a number of epochs or from ``dict(length=, by_epoch=)``."""
-        return _from_cfg(cls, cfg, name, 'length', 'warm-up')
-
-    def __call__(self, progress: Progress | None) -> float:
-        """Return the factor, in (0, 1].
-
-        Raises:
-            RuntimeError: If there is no progress to read, because the loss
-                runs outside of an algorithm that hands it over.
-            ValueError: If epochs are asked for in a loop that has none.
-        """
-        if self.length == 1:
-            return 1.0
-        said = f'{self.name}={self.length}'
-        done, _ = _position(progress, self.by_epoch, said, f'{self.name}=dict(length=<iterations>')
-        return min((done + 1) / self.length, 1.0)
+#: Share of the distance between ``min`` and ``max`` after a part x, in [0, 1], of the way.
+FORMS: Mapping[str, Callable[[float], float]] = {
+    'rise': lambda x: x,
+    'linear': lambda x: 1 - x,
+    'quadratic': lambda x: (1 - x) ** 2,
+    'half cosine': lambda x: (math.cos(math.pi * x) + 1) / 2,
+    'quarter cosine': lambda x: math.cos(math.pi * x / 2),
+}
 
 
 @dataclass(frozen=True)
-class Descent:
-    """A value that goes from ``max`` to ``min`` and stays there.
+class Schedule:
+    """``min + share(x) * (max - min)``, with x the part of the way that is over.
 
-    Epochs, or iterations, are counted from 1: the first one is already a step
-    down, and number ``length`` is the first at ``min``.
+    With a ``length``, epochs (or iterations) are counted from 1: the first one
+    is already a step on the way, and from number ``length`` on x is 1. Over the
+    whole training (``length=None``) they are counted from 0: the first one has
+    x = 0, and x would be 1 after the last.
 
     Args:
-        max: The value before the first step, finite.
-        min: The value from ``length`` on, finite and at most ``max``.
-        length: Epochs, or iterations, on the way; at least 1.
-        by_epoch: Whether ``length`` counts epochs. Iteration-based loops have
-            none and need False.
-        name: What the user calls this setting, for error messages.
-
-    Raises:
-        ValueError: If the values or the length are none.
+        form: One of :data:`FORMS`.
+        length: Epochs, or iterations, on the way; None for the whole training.
+        by_epoch: Whether epochs are counted. Iteration-based loops have none
+            and need False.
+        max: The larger end, finite.
+        min: The smaller end, finite and at most ``max``.
+        said: The setting as the user wrote it, for error messages.
+        instead: How the user writes it for iterations, for error messages.
     """
 
-    max: float
-    min: float
-    length: int
+    form: str
+    length: int | None = None
     by_epoch: bool = True
-    name: str = 'schedule'
+    max: float = 1.0
+    min: float = 0.0
+    said: str = 'the schedule'
+    instead: str = 'by_epoch=False and a number of iterations'
 
-    def __post_init__(self) -> None:
-        for key in ('max', 'min'):
-            value = getattr(self, key)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not math.isfinite(value):
-                raise ValueError(f'{self.name}.{key}={value!r} is not a finite number.')
-        if self.min > self.max:
-            raise ValueError(
-                f'{self.name}.min={self.min!r} is above max={self.max!r}: the schedule starts at '
-                'max and goes down to min.'
-            )
-        if isinstance(self.length, bool) or not isinstance(self.length, int) or self.length < 1:
-            raise ValueError(
-                f'{self.name}.length={self.length!r} is not a length: give a whole number of '
-                'epochs, at least 1, or of iterations beside by_epoch=False.'
-            )
-
-    def remaining(self, part: float) -> float:
-        """Return what is left of the descent, from 1 to 0, after ``part`` of its length."""
-        raise NotImplementedError
+    def at(self, part: float) -> float:
+        """Return the value when ``part`` of the way, in [0, 1], is over."""
+        return FORMS[self.form](part) * (self.max - self.min) + self.min
 
     def __call__(self, progress: Progress | None) -> float:
-        """Return the value for the running step, in [min, max].
+        """Return the value for the running step.
 
         Raises:
             RuntimeError: If there is no progress to read, because the part
                 runs outside of an algorithm that hands it over.
             ValueError: If :meth:`check` refuses the training.
         """
+        if self.length == 1:
+            # At its end from the beginning, whatever the training is like.
+            return self.at(1.0)
         if progress is None:
             raise RuntimeError(
-                f'{self.name} needs to know how far the training is, and nobody said: use it '
-                'inside kd_plugins.SingleTeacherDistill, or call set_progress(...) on the loss '
-                'before every step.'
+                f'{self.said} needs to know how far the training is, and nobody said: train '
+                'kd_plugins.SingleTeacherDistill with a Runner, or call set_progress(...) on the '
+                'loss before every step.'
             )
         self.check(progress)
-        step = (progress.epoch if self.by_epoch else progress.iter) + 1
-        remaining = self.remaining(min(step / self.length, 1.0))
-        return remaining * (self.max - self.min) + self.min
+        done, whole = self._count(progress)
+        return self.at(done / whole if self.length is None else min((done + 1) / self.length, 1.0))
 
     def check(self, progress: Progress) -> None:
         """Refuse a training in which the schedule would not reach its end.
@@ -128,131 +80,135 @@ class Descent:
             ValueError: If the training is shorter than ``length``, or has no
                 epochs to count.
         """
+        if self.length == 1:
+            return
         if self.by_epoch and not progress.has_epochs:
             raise ValueError(
-                f'{self.name}.length={self.length} counts epochs, but this train loop has none (an '
-                'iteration-based loop, or a single epoch), so it would never move: give '
-                'by_epoch=False and length=<iterations>.'
+                f'{self.said} counts epochs, but this train loop has none (an iteration-based '
+                'loop, or a single epoch), so it would never move: give '
+                f'{self.instead}.'
             )
-        longest = progress.max_epochs if self.by_epoch else progress.max_iters
-        if self.length > longest:
+        _, whole = self._count(progress)
+        if self.length is not None and self.length > whole:
             unit = 'epochs' if self.by_epoch else 'iterations'
             raise ValueError(
-                f'{self.name}.length={self.length} is longer than the training, which has '
-                f'{longest} {unit}, so the schedule would never reach min={self.min:g}: give a '
-                f'length of at most {longest}.'
+                f'{self.said} is longer than the training, which has {whole} {unit}, so it would '
+                f'never reach {self.at(1.0):g}: give a length of at most {whole}.'
             )
 
-
-class CosineDescent(Descent):
-    """Half a cosine: slow, fast, slow."""
-
-    def remaining(self, part: float) -> float:
-        """Return ``(cos(pi part) + 1) / 2``."""
-        return (math.cos(math.pi * part) + 1) / 2
+    def _count(self, progress: Progress) -> tuple[int, int]:
+        """Return how many epochs, or iterations, are done, and of how many."""
+        if self.by_epoch:
+            return progress.epoch, progress.max_epochs
+        return progress.iter, progress.max_iters
 
 
-class LinearDescent(Descent):
-    """A straight line."""
-
-    def remaining(self, part: float) -> float:
-        """Return ``1 - part``."""
-        return 1 - part
-
-
-@dataclass(frozen=True)
-class Decay:
-    """A share that is 1 at the start of the training and goes towards 0.
-
-    With x the part of the training that is over, counted from 0 (the first
-    epoch, or iteration, has 1; after the last one it would be 0): ``1 - x``
-    (linear), ``(1 - x)^2`` (quadratic) or ``cos(pi x / 2)`` (cosine).
+def warmup(cfg: int | Mapping[str, Any], name: str = 'warmup') -> Schedule:
+    """A factor that grows in a line, ``min(t / length, 1)`` with t counted from 1.
 
     Args:
-        form: ``'linear'``, ``'quadratic'`` or ``'cosine'``.
-        by_epoch: Whether x moves once an epoch. Iteration-based loops have no
-            epochs and need False.
-        name: What the user calls this setting, for error messages.
+        cfg: A number of epochs, of which 1 means no warm-up, or
+            ``dict(length=, by_epoch=)``.
+        name: What the user calls this setting.
+
+    Raises:
+        ValueError: If the length is none.
+    """
+    length, by_epoch = _spelled(cfg, name, 'length')
+    checks.whole_number(
+        name,
+        length,
+        right='a whole number of epochs, at least 1 (1 means no warm-up), or dict(length=..., '
+        'by_epoch=False) for iterations',
+    )
+    return Schedule(
+        'rise',
+        length,
+        by_epoch,
+        said=f'{name}={_said(length, by_epoch)}',
+        instead=f'{name}=dict(length=<iterations>, by_epoch=False)',
+    )
+
+
+def descent(
+    form: str,
+    max: float,
+    min: float,
+    length: int,
+    by_epoch: bool = True,
+    name: str = 'schedule',
+) -> Schedule:
+    """A value that goes from ``max`` to ``min`` and stays there.
+
+    Args:
+        form: ``'cosine'``, half a cosine (slow, fast, slow), or ``'linear'``.
+        max: The value before the first step, finite.
+        min: The value from ``length`` on, finite and at most ``max``.
+        length: Epochs, or iterations, on the way, at least 1.
+        by_epoch: Whether ``length`` counts epochs.
+        name: What the user calls what takes these settings.
+
+    Raises:
+        ValueError: If there is no such form, or a number is none.
+    """
+    forms = {'cosine': 'half cosine', 'linear': 'linear'}
+    checks.one_of(f'{name}.schedule', form, forms)
+    checks.number(f'{name}.max', max)
+    checks.number(f'{name}.min', min)
+    if min > max:
+        raise ValueError(
+            f'{name}.min={min!r} is above max={max!r}: the schedule starts at max and goes down '
+            'to min.'
+        )
+    checks.whole_number(
+        f'{name}.length',
+        length,
+        right='a whole number of epochs, at least 1, or of iterations beside by_epoch=False',
+    )
+    return Schedule(
+        forms[form],
+        length,
+        by_epoch,
+        max,
+        min,
+        said=f'{name}.length={length}',
+        instead='by_epoch=False and length=<iterations>',
+    )
+
+
+def decay(cfg: str | Mapping[str, Any], name: str = 'decay') -> Schedule:
+    """A share that is 1 at the start of the training and goes towards 0 over all of it.
+
+    With x the part of the training that is over: ``1 - x`` (linear),
+    ``(1 - x)^2`` (quadratic) or ``cos(pi x / 2)`` (cosine).
+
+    Args:
+        cfg: ``'linear'``, ``'quadratic'`` or ``'cosine'``, which move once an
+            epoch, or ``dict(form=, by_epoch=)``.
+        name: What the user calls this setting.
 
     Raises:
         ValueError: If there is no such form.
     """
-
-    form: str
-    by_epoch: bool = True
-    name: str = 'decay'
-
-    def __post_init__(self) -> None:
-        if self.form not in DECAY_FORMS:
-            raise ValueError(
-                f'{self.name}={self.form!r} is not one of {", ".join(map(repr, DECAY_FORMS))} '
-                '(or dict(form=..., by_epoch=False), to move in every iteration).'
-            )
-
-    @classmethod
-    def from_cfg(cls, cfg: str | Mapping[str, Any] | Decay, name: str) -> Decay:
-        """Build from a form or from ``dict(form=, by_epoch=)``."""
-        return _from_cfg(cls, cfg, name, 'form', 'decay')
-
-    def __call__(self, progress: Progress | None) -> float:
-        """Return the share for the running step, in [0, 1].
-
-        Raises:
-            RuntimeError: If there is no progress to read, because the loss
-                runs outside of an algorithm that hands it over.
-            ValueError: If epochs are asked for in a loop that has none.
-        """
-        said = f'{self.name}={self.form!r}'
-        done, of = _position(progress, self.by_epoch, said, f'{self.name}=dict(form={self.form!r}')
-        return self.at(done / of)
-
-    def at(self, part: float) -> float:
-        """Return the share when ``part`` of the training, in [0, 1], is over."""
-        return DECAY_FORMS[self.form](part)
+    forms = {'linear': 'linear', 'quadratic': 'quadratic', 'cosine': 'quarter cosine'}
+    form, by_epoch = _spelled(cfg, name, 'form')
+    checks.one_of(name, form, forms, 'or dict(form=..., by_epoch=False) to move in every iteration')
+    return Schedule(
+        forms[form],
+        by_epoch=by_epoch,
+        said=f'{name}={form!r}',
+        instead=f'{name}=dict(form={form!r}, by_epoch=False)',
+    )
 
 
-DECAY_FORMS: Mapping[str, Callable[[float], float]] = {
-    'linear': lambda x: 1 - x,
-    'quadratic': lambda x: (1 - x) ** 2,
-    'cosine': lambda x: math.cos(math.pi * x / 2),
-}
-
-
-def _from_cfg(cls: Any, cfg: Any, name: str, key: str, what: str) -> Any:
-    """Build a schedule from its one setting ``key``, or from that and ``by_epoch``."""
-    if isinstance(cfg, cls):
-        return cfg
+def _spelled(cfg: Any, name: str, key: str) -> tuple[Any, bool]:
+    """Read a setting that is one value, or that value as ``key`` beside ``by_epoch``."""
     if not isinstance(cfg, Mapping):
-        return cls(cfg, name=name)
+        return cfg, True
     if set(cfg) - {key, 'by_epoch'} or key not in cfg:
-        raise ValueError(
-            f'{name}={dict(cfg)!r} is not a {what}: it takes the keys {key} and by_epoch.'
-        )
-    return cls(cfg[key], cfg.get('by_epoch', True), name)
+        raise checks.refuse(name, dict(cfg), f'dict({key}=..., by_epoch=...) or the {key} alone')
+    return cfg[key], cfg.get('by_epoch', True)
 
 
-def _position(
-    progress: Progress | None, by_epoch: bool, said: str, instead: str
-) -> tuple[int, int]:
-    """Return how many epochs, or iterations, are done, and of how many.
-
-    Args:
-        progress: The progress, if anybody told it.
-        by_epoch: Which of them.
-        said: The setting that asks, for error messages.
-        instead: The beginning of the setting for iterations.
-    """
-    if progress is None:
-        raise RuntimeError(
-            f'{said} needs to know how far the training is, and nobody said: train '
-            'kd_plugins.SingleTeacherDistill with a Runner, or call set_progress(...) on the loss '
-            'before every step.'
-        )
-    if not by_epoch:
-        return progress.iter, progress.max_iters
-    if not progress.has_epochs:
-        raise ValueError(
-            f'{said} counts epochs, but this train loop has none (an iteration-based loop, or a '
-            f'single epoch), so it would never move: give {instead}, by_epoch=False).'
-        )
-    return progress.epoch, progress.max_epochs
+def _said(length: int, by_epoch: bool) -> str:
+    return str(length) if by_epoch else f'dict(length={length}, by_epoch=False)'

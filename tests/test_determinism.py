@@ -132,7 +132,7 @@ def on_scenes(tmp_path):
     cfg.merge_from_dict(few_scenes(tmp_path.parent))
     cfg.merge_from_dict(
         {
-            'model.distiller': term('loss_ld', type='kd_plugins.LocalizationDistillationLoss'),
+            'model.distiller': term('loss_ld', type='kd_plugins.LDLoss'),
             'train_cfg.max_epochs': 2,
             'train_cfg.val_interval': 1,
             'log_level': 'ERROR',

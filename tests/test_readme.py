@@ -33,7 +33,7 @@ def test_the_ten_lines_distil_a_stock_config(tmp_path, monkeypatch):
         }
     )
     model = Runner.from_cfg(cfg).train()
-    assert torch.equal(model.teacher.head.fc.weight, teacher.head.fc.weight)
+    assert torch.equal(model.teacher.network.head.fc.weight, teacher.head.fc.weight)
     stock = MODELS.build(Config.fromfile('my_student.py').model)
     stock.load_state_dict(torch.load('work/epoch_1.pth', weights_only=False)['state_dict'])
 

@@ -191,7 +191,7 @@ def test_sync_batchnorm_is_the_students(path):
     kinds = [type(m).__name__ for m in model.modules() if 'BatchNorm' in type(m).__name__]
     normalisations = [m for m in model.modules() if 'LayerNorm' in type(m).__name__]
     assert set(kinds) == {'SyncBatchNorm'} or (not kinds and normalisations)
-    assert not any('Sync' in type(m).__name__ for m in model.teacher.modules())
+    assert not any('Sync' in type(m).__name__ for m in model.teacher.network.modules())
 
 
 @each_config
@@ -205,7 +205,7 @@ def test_channels_last_gives_the_same_losses(path):
     model.to(dtype)
     before = model.loss(inputs, samples)
     model.to(memory_format=torch.channels_last)
-    convolutions = [m for m in model.teacher.modules() if isinstance(m, torch.nn.Conv2d)]
+    convolutions = [m for m in model.teacher.network.modules() if isinstance(m, torch.nn.Conv2d)]
     # A filter of one channel or of 1 x 1 pixels is in both formats at once.
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
     after = model.loss(inputs.contiguous(memory_format=torch.channels_last), samples)

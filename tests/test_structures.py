@@ -4,7 +4,6 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
-from kd_plugins.schedules import LinearWarmup
 from kd_plugins.structures import DenseHeadOutputs, Progress
 
 
@@ -29,7 +28,3 @@ def test_no_progress_outside_of_a_training():
 def test_one_epoch_has_no_epochs_to_schedule():
     assert not Progress(0, 10, 0, 1).has_epochs
     assert Progress(0, 10, 0, 2).has_epochs
-
-
-def test_a_length_of_one_is_no_warm_up_and_needs_no_progress():
-    assert LinearWarmup(1)(None) == 1.0

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
+from helpers.short import shorten
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.hub import get_model
@@ -42,10 +43,10 @@ def load(path, work_dir, epochs=2, **options):
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = f'{work_dir.name}_{time.time_ns()}'
     cfg.train_dataloader.dataset.indices = 160
-    cfg.train_cfg.update(max_epochs=epochs, val_interval=1)
+    cfg.train_cfg.val_interval = 1
     cfg.default_hooks.checkpoint.update(interval=1, save_best='auto')
     cfg.log_level = 'WARNING'
-    cfg.merge_from_dict(options)
+    shorten(cfg, epochs).merge_from_dict(options)
     return cfg
 
 
@@ -134,7 +135,7 @@ def test_an_iteration_based_loop_trains_and_refuses_epochs(tmp_path):
         cfg.default_hooks.checkpoint = dict(type='CheckpointHook', by_epoch=False, interval=4)
         return cfg
 
-    with pytest.raises(ValueError, match=r'DKDLoss\.warmup=5 counts epochs'):
+    with pytest.raises(ValueError, match=r'DKDLoss\.warmup=2 counts epochs'):
         train(iterations(DKD, 'epochs'))
     warmup = {
         'model.distiller.distill_losses.loss_kd.warmup': dict(
@@ -142,6 +143,19 @@ def test_an_iteration_based_loop_trains_and_refuses_epochs(tmp_path):
         )
     }
     assert train(iterations(DKD, 'iterations', **warmup))
+
+
+@pytest.mark.parametrize('resume', [False, True])
+def test_a_warm_up_longer_than_the_training_is_refused_before_the_first_step(tmp_path, resume):
+    """Accepted, it would never reach the full loss."""
+    if resume:
+        train(load(DKD, tmp_path, 1))
+    warmup = {'model.distiller.distill_losses.loss_kd.warmup': 5}
+    runner = Runner.from_cfg(load(DKD, tmp_path, 4, resume=resume, **warmup))
+    says = r'DKDLoss\.warmup=5 is longer than the training, which has 4 epochs.*at most 4'
+    with pytest.raises(ValueError, match=says):
+        runner.train()
+    assert runner.iter == (5 if resume else 0)
 
 
 @pytest.mark.parametrize('augment', ['Mixup', 'CutMix'])
@@ -194,6 +208,6 @@ def test_a_stock_mmrazor_config_runs_after_three_edits(tmp_path):
     cfg.log_level = 'WARNING'
     model = Runner.from_cfg(cfg).train()
     assert type(model).__module__ == 'kd_plugins.algorithms.single_teacher_distill'
-    assert torch.equal(model.teacher.head.fc.weight, resnet34.head.fc.weight)
+    assert torch.equal(model.teacher.network.head.fc.weight, resnet34.head.fc.weight)
     saved = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)['state_dict']
     get_model('mmpretrain::resnet/resnet18_8xb32_in1k.py').load_state_dict(saved, strict=True)

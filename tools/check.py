@@ -15,7 +15,7 @@ from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
-from kd_plugins.inspect.check import preflight
+from kd_plugins.inspect.check import check
 from kd_plugins.inspect.check.show import show
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     """Check, print, exit."""
     args = parse_args()
     cfg = launch.load_config(args)
-    report = preflight(cfg, args.iterations, args.teacher_batches, args.debug)
+    report = check(cfg, args.iterations, args.teacher_batches, args.debug)
     if args.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:

@@ -8,6 +8,7 @@ import argparse
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
+from kd_plugins.teachers import measure_teacher
 
 
 def parse_args() -> argparse.Namespace:
@@ -36,9 +37,7 @@ def main() -> None:
     else:
         cfg.load_from = args.checkpoint
     runner = launch.build_runner(cfg)
-    if args.teacher:
-        runner.model = launch.teacher_of(runner.model)
-    metrics = runner.test()
+    metrics = measure_teacher(runner) if args.teacher else runner.test()
     if args.out and runner.rank == 0:
         launch.write_json(args.out, metrics)
 

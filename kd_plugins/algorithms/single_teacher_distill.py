@@ -11,8 +11,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
-from kd_plugins.distillers import build_distiller, check_records, reset_records
-from kd_plugins.files.weights import load_weights
+from kd_plugins.distillers import ask_teacher, build_distiller, check_records, reset_records
 from kd_plugins.networks import (
     NetworkCfg,
     build_network,
@@ -24,7 +23,7 @@ from kd_plugins.networks import (
 )
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
-from kd_plugins.teachers.input import TeacherInput
+from kd_plugins.teachers import build_teacher
 
 _STUDENT = 'architecture.'
 
@@ -42,8 +41,9 @@ class SingleTeacherDistill(BaseModel):
     Args:
         architecture: The student: a model config, ``dict(cfg_path=...)`` with
             changes beside it, or a built model.
-        teacher: The teacher, likewise. It stays in eval mode as a whole, takes
-            no gradients, and runs its forward (``mode='tensor'``) only.
+        teacher: The teacher, likewise, or None for none. It stays in eval mode
+            as a whole, takes no gradients, and runs its forward
+            (``mode='tensor'``) only.
         teacher_ckpt: The teacher's checkpoint, loaded strictly. It may be left
             out where the teacher's config has ``init_cfg=dict(type='Pretrained',
             checkpoint=...)`` or ``pretrained=True`` beside its ``cfg_path``, or
@@ -54,6 +54,13 @@ class SingleTeacherDistill(BaseModel):
             top-level one here. Defaults to the one in ``architecture``.
         teacher_input_size: Height and width (or one number for both) to resize
             the teacher's input to, if it was trained for another size.
+        teacher_dtype: What the teacher computes in, by autocast: ``'bfloat16'``,
+            ``'float16'`` (on accelerators), or ``'float32'`` beside a student
+            that trains in mixed precision. By default as the student.
+        teacher_channels_last: Whether the teacher computes in torch's
+            channels-last layout.
+        teacher_compile: Whether to compile the teacher alone, or arguments of
+            ``torch.compile``.
         calculate_student_loss: Whether the student's own losses take part.
         allow_random_teacher: Accept a teacher without any weights.
         module_inplace: Leave the student's in-place activations as they are.
@@ -72,11 +79,14 @@ class SingleTeacherDistill(BaseModel):
     def __init__(
         self,
         architecture: NetworkCfg,
-        teacher: NetworkCfg,
+        teacher: NetworkCfg | None,
         distiller: Mapping[str, Any],
         teacher_ckpt: str | None = None,
         data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
         teacher_input_size: int | Sequence[int] | None = None,
+        teacher_dtype: str | None = None,
+        teacher_channels_last: bool = False,
+        teacher_compile: bool | Mapping[str, Any] = False,
         calculate_student_loss: bool = True,
         allow_random_teacher: bool = False,
         module_inplace: bool = False,
@@ -99,56 +109,30 @@ class SingleTeacherDistill(BaseModel):
         student = _build_student(architecture, data_preprocessor)
         super().__init__(student.data_preprocessor, init_cfg)
         self.architecture = student
-        with forked_random_states():
-            own_preprocessor = self._build_teacher(teacher, teacher_ckpt, allow_random_teacher)
         if not module_inplace:
             forbid_inplace(self.architecture)
-        if not teacher_module_inplace:
-            forbid_inplace(self.teacher)
-        self.teacher_input = TeacherInput(
-            self.data_preprocessor, own_preprocessor, teacher_input_size
-        )
         with forked_random_states():
-            self.distiller = build_distiller(distiller, self.architecture, self.teacher)
+            built = build_teacher(
+                teacher,
+                teacher_ckpt,
+                preprocessor=self.data_preprocessor,
+                allow_random=allow_random_teacher,
+                inplace=teacher_module_inplace,
+                input_size=teacher_input_size,
+                dtype=teacher_dtype,
+                channels_last=teacher_channels_last,
+                compile=teacher_compile,
+            )
+        self.teacher = built
+        self._owns_teacher = True
+        with forked_random_states():
+            self.distiller = build_distiller(distiller, self.architecture, built.network)
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False
         self._is_whole = False
         self._register_state_dict_hook(_to_student_keys)
         self._register_load_state_dict_pre_hook(_from_student_keys)
-
-    def _build_teacher(
-        self, cfg: NetworkCfg, ckpt: str | None, allow_random: bool
-    ) -> nn.Module | None:
-        """Build, load and freeze the teacher; return its own preprocessor, if any."""
-        own_preprocessor = True
-        built = isinstance(cfg, BaseModel)
-        if isinstance(cfg, BaseModel):
-            teacher = cfg
-        else:
-            teacher_cfg, pretrained = resolve_network(cfg, 'model.teacher')
-            init_cfg = teacher_cfg.get('init_cfg')
-            if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':
-                pretrained = teacher_cfg.pop('init_cfg')['checkpoint']
-            ckpt = ckpt or pretrained
-            own_preprocessor = 'mean' in (teacher_cfg.get('data_preprocessor') or {})
-            teacher = build_network(teacher_cfg, 'model.teacher')
-            if ckpt is None:
-                teacher.init_weights()
-        if ckpt is not None:
-            load_weights(teacher, ckpt)
-        elif not built and not allow_random:
-            raise ValueError(
-                'model.teacher_ckpt=None leaves the teacher without weights, and an untrained '
-                'teacher teaches noise: give the checkpoint of a trained teacher, or '
-                'model.allow_random_teacher=True if noise is what you want.'
-            )
-        self.teacher_ckpt = ckpt
-        teacher.requires_grad_(False)
-        # Past nn.Module.__setattr__, which would make it part of the module tree.
-        self.__dict__['teacher'] = teacher.eval()
-        self.teacher_has_own_input = own_preprocessor
-        return teacher.data_preprocessor if own_preprocessor else None
 
     @property
     def student(self) -> BaseModel:
@@ -192,13 +176,14 @@ class SingleTeacherDistill(BaseModel):
             return _prefixed('student', self.architecture(inputs, data_samples, mode='loss'))
         self._publish_progress()
         distiller.set_deliveries_override(False)
-        with torch.no_grad(), distiller.teacher_recorders, distiller.deliveries:
-            self.teacher(self.teacher_input(inputs, data_samples), data_samples, mode='tensor')
+        with distiller.teacher_recorders, distiller.deliveries:
+            self.teacher.look(inputs, data_samples)
         distiller.set_deliveries_override(True)
         mode = 'loss' if self.calculate_student_loss else 'tensor'
         with distiller.student_recorders, distiller.deliveries:
             outputs = self.architecture(inputs, data_samples, mode=mode)
         losses = _prefixed('student', outputs) if self.calculate_student_loss else {}
+        ask_teacher(distiller, self.teacher)
         check_records(distiller)
         losses.update(_prefixed('distill', distiller.compute_distill_losses()))
         reset_records(distiller)
@@ -233,23 +218,20 @@ class SingleTeacherDistill(BaseModel):
             if hasattr(module, 'set_progress'):
                 module.set_progress(progress)
 
-    def _apply(self, *args: Any, **kwargs: Any) -> SingleTeacherDistill:
-        """Move the teacher along."""
-        self.teacher._apply(*args, **kwargs)
-        return super()._apply(*args, **kwargs)
-
-    def _set_device(self, device: torch.device) -> None:
-        self.teacher._set_device(device)
-        super()._set_device(device)
+    def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> SingleTeacherDistill:
+        """Move or convert the teacher along, but no teacher of another algorithm."""
+        if self._owns_teacher:
+            self.teacher.follow(lambda module: module._apply(fn, *args, **kwargs))
+        return super()._apply(fn, *args, **kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SingleTeacherDistill:
         """Copy everything but the teacher, which copies (EMA's is one) share."""
         clone = type(self).__new__(type(self))
         memo[id(self)] = clone
-        memo[id(self.teacher)] = self.teacher
         # The teacher's forward hooks feed these recorders and no copy of them.
         memo[id(self.distiller.teacher_recorders)] = self.distiller.teacher_recorders
         clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        clone._owns_teacher = False
         return clone
 
 
@@ -294,7 +276,7 @@ def _to_student_keys(
 
 def _from_student_keys(state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Load hook: take the student's keys, bare or below ``architecture.``."""
-    own = (prefix + _STUDENT, prefix + 'distiller.', prefix + 'teacher_input.')
+    own = (prefix + _STUDENT, prefix + 'distiller.')
     for key in [k for k in state_dict if k.startswith(prefix) and not k.startswith(own)]:
         state_dict[prefix + _STUDENT + key[len(prefix) :]] = state_dict[key]
         if not key.startswith(prefix + 'data_preprocessor.'):

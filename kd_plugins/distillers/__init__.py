@@ -1,5 +1,10 @@
 """Pairing of recorded outputs, on mmrazor's ``ConfigurableDistiller``."""
 
-from kd_plugins.distillers.building import build_distiller, check_records, reset_records
+from kd_plugins.distillers.building import (
+    ask_teacher,
+    build_distiller,
+    check_records,
+    reset_records,
+)
 
-__all__ = ['build_distiller', 'check_records', 'reset_records']
+__all__ = ['ask_teacher', 'build_distiller', 'check_records', 'reset_records']

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from mmengine.config import ConfigDict
@@ -19,11 +20,12 @@ from torch import nn
 
 from kd_plugins.losses.base import LogitsLoss
 from kd_plugins.networks import classes_of
+from kd_plugins.teachers.base import Teacher
 
 KEY = 'model.distiller'
 
 
-def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Module) -> Any:
+def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Module | None) -> Any:
     """Build the distiller and connect its recorders to both networks.
 
     Args:
@@ -31,7 +33,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
             Recorders, connectors and losses are looked up in mmrazor's scope,
             so that their short names are found.
         student: The network that ``student_recorders`` read.
-        teacher: The network that ``teacher_recorders`` read.
+        teacher: The network that ``teacher_recorders`` read; None for none.
 
     Raises:
         ValueError: If a term would train nothing, or a recorder reads nothing.
@@ -47,11 +49,16 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
             raise ValueError(f'{KEY}: {" ".join(str(error).split())}') from error
     _check_arguments(distiller)
     _check_sources(distiller.student_recorders, student, 'student')
-    _check_sources(distiller.teacher_recorders, teacher, 'teacher')
-    for side, prepare, network in (
-        ('student', distiller.prepare_from_student, student),
-        ('teacher', distiller.prepare_from_teacher, teacher),
-    ):
+    sides = [('student', distiller.prepare_from_student, student)]
+    if teacher is not None:
+        _check_sources(distiller.teacher_recorders, teacher, 'teacher')
+        sides.append(('teacher', distiller.prepare_from_teacher, teacher))
+    elif distiller.teacher_recorders.recorders:
+        raise ValueError(
+            f'{KEY}.teacher_recorders={sorted(distiller.teacher_recorders.recorders)} would record '
+            'of model.teacher=None: give a teacher, or leave them out.'
+        )
+    for side, prepare, network in sides:
         try:
             prepare(network)
         except ValueError as error:
@@ -59,6 +66,21 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     _check_classes(distiller, student, teacher)
     _check_specs(distiller)
     return distiller
+
+
+def ask_teacher(distiller: Any, teacher: Teacher) -> None:
+    """Let recorders of the teacher ask it about what was recorded from the student.
+
+    Such a recorder has ``question``, the name of a student's recorder, and a
+    method ``answer(network, record)``, which returns what it records: the
+    teacher's head on the student's features, say. The record keeps its graph.
+    """
+    for recorder in distiller.teacher_recorders.recorders.values():
+        if hasattr(recorder, 'question'):
+            asked = distiller.student_recorders.get_recorder(recorder.question)
+            for record in asked.data_buffer:
+                answer = teacher.answer(partial(recorder.answer, record=record))
+                recorder.data_buffer.append(answer)
 
 
 def check_records(distiller: Any) -> None:
@@ -174,7 +196,7 @@ def _check_specs(distiller: Any) -> None:
         loss.check_specs(f'{KEY}.distill_losses.{name}', **specs)
 
 
-def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module) -> None:
+def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module | None) -> None:
     for name, loss in distiller.distill_losses.items():
         if not isinstance(loss, LogitsLoss):
             continue
@@ -196,11 +218,13 @@ def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module) -> No
             )
 
 
-def _num_classes(recorder: Any, network: nn.Module) -> int | None:
+def _num_classes(recorder: Any, network: nn.Module | None) -> int | None:
     """Return of how many classes a recorder gives logits: it says so, or reads a classifier."""
     from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 
-    read = classes_of(network, recorder.source) if type(recorder) is ModuleOutputsRecorder else None
+    read = None
+    if type(recorder) is ModuleOutputsRecorder and network is not None:
+        read = classes_of(network, recorder.source)
     return getattr(recorder, 'num_classes', None) if read is None else read
 
 

@@ -11,7 +11,7 @@ _CLASSIFIER = re.compile(r'^(fc|linear|classifier|classifier\.0)\.(weight|bias)$
 _TIMM_CLASSIFIER = re.compile(r'^(head\.fc|fc|classifier|head)\.(weight|bias)$')
 
 
-def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> dict[str, Tensor]:
+def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> Mapping[str, Tensor]:
     """Rename the weights of a published network to those of an mmpretrain classifier.
 
     The networks of mdistiller, RepDistiller, CTKD and torchvision keep their
@@ -35,7 +35,7 @@ def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> dic
         return {_timm_key(key): value for key, value in weights.items()}
     ours = any(key.startswith(('backbone.', 'head.')) for key in weights)
     if ours or backbone is None or not hasattr(head, 'fc'):
-        return dict(weights)
+        return weights
     rename = getattr(backbone, 'published_key', _resnet_key)
 
     def name(key: str) -> str:

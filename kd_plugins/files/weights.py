@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from kd_plugins.files.paths import relative_to
 from kd_plugins.files.published import classifier_weights
 
 #: A key of a batch norm that checkpoints older than torch 0.4.1 lack.
@@ -22,9 +26,11 @@ def load_weights(
     """Load every weight of a network, or say what does not fit.
 
     Takes what mmengine writes, a bare state dict, and ``{'model': ...}``, with
-    or without ``module.``. A distillation's checkpoint gives its student: what
-    kd_plugins wrote without ``distiller.*``, what mmrazor wrote without
-    ``teacher.*`` and the prefix ``architecture.``. Classifiers also take the
+    or without ``module.`` and torch.compile's ``_orig_mod.``. A distillation's
+    checkpoint gives its student: what kd_plugins wrote without ``distiller.*``,
+    what mmrazor wrote without ``teacher.*`` and the prefix ``architecture.``.
+    The network's own way of loading applies: a transformer takes the weights of
+    another input size where upstream resizes them. Classifiers also take the
     checkpoints of the networks that they were published as (see
     :func:`kd_plugins.files.published.classifier_weights`).
 
@@ -43,33 +49,57 @@ def load_weights(
     """
     if '://' not in path and not os.path.isfile(path):
         raise FileNotFoundError(
-            f'{key}={path!r} is not a file: train the {role} first, or give the path or address '
-            'of its checkpoint.'
+            f'{key}={path!r} is not a file{relative_to(path)}: train the {role} first, or give '
+            'the path or address of its checkpoint.'
         )
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     weights = classifier_weights(_state_dict_of(checkpoint, f'{key}={path!r}'), network)
-    expected = network.state_dict()
-    missing = [k for k in expected if k not in weights and not k.endswith(_OPTIONAL)]
-    unexpected = [k for k in weights if k not in expected]
-    reshaped = [k for k in expected if k in weights and weights[k].shape != expected[k].shape]
-    complaints = []
-    if reshaped:
-        k = reshaped[0]
-        complaints.append(
-            f'{len(reshaped)} weights have another shape (first: {k} is {tuple(weights[k].shape)} '
-            f'in the file, {tuple(expected[k].shape)} in the {role})'
-        )
-    if missing:
-        complaints.append(f'{len(missing)} weights are missing (first: {missing[0]})')
-    if unexpected:
-        complaints.append(f'{len(unexpected)} are unknown to the {role} (first: {unexpected[0]})')
+    complaints = _load(network, weights, role)
     if complaints:
         raise ValueError(
             f'{key}={path!r} does not fit the {role} ({describe(network)}): '
             f'{"; ".join(complaints)}. Give the checkpoint of this architecture and class count.'
         )
-    network.load_state_dict(weights, strict=False)
     return checkpoint
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor], role: str) -> list[str]:
+    """Load by the network's own rules, and return what does not fit.
+
+    Networks rename, resize and leave out weights while they load them: position
+    embeddings of another input size, heads of earlier versions, indices that
+    are computed anew.
+    """
+    expected = network.state_dict()
+    sizes = ''
+    try:
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        missing, unexpected, sizes = [], [], str(error)
+        if 'size mismatch for' not in sizes:
+            raise
+        # Torch names these alone; the others are of interest all the same.
+        missing = [k for k in expected if k not in weights]
+        unexpected = [k for k in weights if k not in expected]
+    computed = {name for name, _ in network.named_buffers()} & set(weights)
+    missing = [k for k in missing if not k.endswith(_OPTIONAL) and k not in computed]
+    reshaped = re.findall(
+        r'size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)', sizes
+    )
+    complaints = []
+    if reshaped:
+        k, given, wanted = reshaped[0]
+        complaints.append(
+            f'{len(reshaped)} weights have another shape (first: {k} is ({given}) in the file, '
+            f'({wanted}) in the {role})'
+        )
+    elif sizes:
+        complaints.append(sizes.splitlines()[-1].strip())
+    if missing:
+        complaints.append(f'{len(missing)} weights are missing (first: {missing[0]})')
+    if unexpected:
+        complaints.append(f'{len(unexpected)} are unknown to the {role} (first: {unexpected[0]})')
+    return complaints
 
 
 def _state_dict_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
@@ -81,10 +111,31 @@ def _state_dict_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
         isinstance(value, Tensor) for value in checkpoint.values()
     ):
         raise ValueError(f'{name} is not a checkpoint: it holds no state dict of tensors.')
-    plain = {key.removeprefix('module.'): value for key, value in checkpoint.items()}
+    metadata = getattr(checkpoint, '_metadata', None)
+    plain = _plain(checkpoint)
+    # The names of modules, the network's own being empty.
+    versions = _plain({f'{k}.': v for k, v in metadata.items()} if metadata else {})
     if any(key.startswith(_STUDENT) for key in plain):
-        return {k.removeprefix(_STUDENT): v for k, v in plain.items() if k.startswith(_STUDENT)}
-    return {key: value for key, value in plain.items() if not key.startswith('distiller.')}
+        plain = _below(_STUDENT, plain)
+        versions = _below(_STUDENT, versions)
+    weights = OrderedDict((k, v) for k, v in plain.items() if not k.startswith('distiller.'))
+    if versions:
+        # Networks look at the version of a module before they rename its weights.
+        weights._metadata = OrderedDict(  # type: ignore[attr-defined]
+            (key.removesuffix('.'), value) for key, value in versions.items()
+        )
+    return weights
+
+
+def _plain(names: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what wrappers have put into names: DDP in front, torch.compile anywhere."""
+    return {
+        key.replace('_orig_mod.', '').removeprefix('module.'): value for key, value in names.items()
+    }
+
+
+def _below(prefix: str, names: Mapping[str, Any]) -> dict[str, Any]:
+    return {k.removeprefix(prefix): v for k, v in names.items() if k.startswith(prefix)}
 
 
 def describe(network: nn.Module) -> str:

@@ -1,20 +1,17 @@
-"""The curriculum of learned temperatures, and their values in the log."""
+"""CTKD: the curriculum of learned temperatures, and their values in the log."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import nn
 
-from kd_plugins.hooks.log_times import is_logged
+from kd_plugins.hooks.of_runner import is_logged, trained_model
 from kd_plugins.registry import HOOKS
-from kd_plugins.schedules import CosineDescent, LinearDescent
+from kd_plugins.schedules import descent
 from kd_plugins.structures import Progress
 from kd_plugins.temperatures import LearnedTemperature
-
-SCHEDULES = {'cosine': CosineDescent, 'linear': LinearDescent}
 
 
 @HOOKS.register_module()
@@ -61,11 +58,7 @@ class CurriculumTemperatureHook(Hook):
         by_epoch: bool = True,
     ) -> None:
         name = type(self).__name__
-        if schedule not in SCHEDULES:
-            raise ValueError(
-                f'{name}.schedule={schedule!r} is not one of {", ".join(map(repr, SCHEDULES))}.'
-            )
-        self.curriculum = SCHEDULES[schedule](max, min, length, by_epoch, name)
+        self.curriculum = descent(schedule, max, min, length, by_epoch, name)
         if max > 0 or min >= 0:
             raise ValueError(
                 f'{name}.max={max!r}, min={min!r} would not train the temperature against the '
@@ -79,7 +72,7 @@ class CurriculumTemperatureHook(Hook):
         progress = Progress.from_message_hub(runner.message_hub)
         if progress is not None:
             self.curriculum.check(progress)
-        self._temperatures = named_temperatures(runner.model)
+        self._temperatures = named_temperatures(trained_model(runner))
         if not self._temperatures:
             raise ValueError(
                 f'{type(self).__name__} finds no learned temperature in the model: give a loss '
@@ -106,10 +99,9 @@ class CurriculumTemperatureHook(Hook):
 
 def named_temperatures(model: nn.Module) -> dict[str, LearnedTemperature]:
     """Return the learned temperatures of a model by the names they are logged as."""
-    trained: nn.Module = model.module if is_model_wrapper(model) else model  # type: ignore
     found = {
         path: module
-        for path, module in trained.named_modules()
+        for path, module in model.named_modules()
         if isinstance(module, LearnedTemperature)
     }
     if len(found) == 1:

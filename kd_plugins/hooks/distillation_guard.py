@@ -1,4 +1,4 @@
-"""Distillation terms that are no longer numbers, and teachers that teach nothing."""
+"""The guard of a distillation: what it does about terms that are no longer numbers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from mmengine.dist import all_reduce
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
 
+from kd_plugins import checks
+from kd_plugins.hooks import teacher_look
+from kd_plugins.hooks.of_runner import teacher_in, terms_of, trained_model
+from kd_plugins.hooks.term_watch import TermWatch
 from kd_plugins.registry import HOOKS
 
 ACTIONS = ('stop', 'skip', 'warn')
@@ -49,28 +51,24 @@ class DistillationGuardHook(Hook):
         self, action: str = 'stop', interval: int = 50, check_teacher: bool = True
     ) -> None:
         name = type(self).__name__
-        if action not in ACTIONS:
-            raise ValueError(f'{name}.action={action!r} is not one of {", ".join(ACTIONS)}.')
-        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
-            raise ValueError(f'{name}.interval={interval!r} is not a number of iterations above 0.')
-        self.action = action
-        self.interval = interval
+        self.action = checks.one_of(f'{name}.action', action, ACTIONS)
+        self.interval = checks.whole_number(
+            f'{name}.interval', interval, right='a number of iterations, at least 1'
+        )
         self.check_teacher = check_teacher
         self.watches: list[TermWatch] = []
 
     def before_train(self, runner: Any) -> None:
         """Find the terms and the teacher."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        losses = getattr(getattr(model, 'distiller', None), 'distill_losses', {})
+        model = trained_model(runner)
         for watch in self.watches:
             watch.remove()
         self.watches = [
             TermWatch(f'distill.{name}', loss, runner, self.action == 'skip')
-            for name, loss in losses.items()
+            for name, loss in terms_of(model).items()
         ]
-        teacher = vars(model).get('teacher')
-        if self.check_teacher and isinstance(teacher, nn.Module):
-            _look_once(teacher, runner)
+        if self.check_teacher:
+            teacher_look.warn_once(teacher_in(model), runner.logger)
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -101,7 +99,10 @@ class DistillationGuardHook(Hook):
     def _read(self, runner: Any) -> None:
         if not self.watches:
             return
-        counts = torch.stack([watch.count for watch in self.watches]).cpu()
+        # One copy to the host, where the count of a term is that was not computed yet.
+        devices = [watch.count.device for watch in self.watches]
+        device = next((d for d in devices if d.type != 'cpu'), devices[0])
+        counts = torch.stack([watch.count.to(device) for watch in self.watches]).cpu()
         everywhere = counts.clone()
         # Together, because the other ranks would wait for one that stopped alone.
         all_reduce(everywhere, op='max')
@@ -120,150 +121,3 @@ class DistillationGuardHook(Hook):
             )
         did = 'the term was left out there' if self.action == 'skip' else 'training goes on'
         runner.logger.warning(f'{said}; {did} (DistillationGuardHook.action={self.action!r}).')
-
-
-class TermWatch:
-    """Keeps, on the device, when a term was first not finite and what it was made of.
-
-    Args:
-        name: The name it is logged under.
-        loss: The module that computes it.
-        runner: Tells the iteration.
-        skip: Whether to take a term that is not finite out of its step.
-    """
-
-    def __init__(self, name: str, loss: nn.Module, runner: Any, skip: bool) -> None:
-        self.name = name
-        self.runner = runner
-        self.skip = skip
-        self.inputs: list[str] = []
-        self.reset()
-        self.finite = torch.ones((), dtype=torch.bool)
-        self.handles: list[Any] = [loss.register_forward_hook(self._after, with_kwargs=True)]
-        if skip:
-            self.handles.append(loss.register_forward_pre_hook(self._before, with_kwargs=True))
-            self.handles += [
-                parameter.register_hook(self._gated)
-                for parameter in loss.parameters()
-                if parameter.requires_grad
-            ]
-
-    def remove(self) -> None:
-        """Leave the loss alone."""
-        for handle in self.handles:
-            handle.remove()
-
-    def reset(self) -> None:
-        """Forget."""
-        self.count = torch.zeros((), dtype=torch.int64)
-        self.record = torch.zeros(())
-
-    def describe(self) -> str:
-        """Say what was recorded; waits for the device."""
-        iteration, term, *ranges = self.record.tolist()
-        made_of = ', '.join(
-            f'{name} in [{ranges[2 * i]:.4g}, {ranges[2 * i + 1]:.4g}]'
-            for i, name in enumerate(self.inputs)
-        )
-        return f'{self.name} became {term:.4g} at iteration {int(iteration)}' + (
-            f' ({made_of})' if made_of else ''
-        )
-
-    def _gated(self, gradient: Tensor) -> Tensor:
-        return torch.where(self.finite.to(gradient.device), gradient, torch.zeros_like(gradient))
-
-    def _before(self, loss: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        return (
-            tuple(self._gate(value) for value in args),
-            {name: self._gate(value) for name, value in kwargs.items()},
-        )
-
-    def _gate(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.requires_grad:
-            value = value.view_as(value)
-            # Zeroing the loss is not enough: 0 times an infinite derivative is NaN.
-            value.register_hook(self._gated)
-        return value
-
-    def _after(self, loss: nn.Module, args: tuple, kwargs: dict, term: Any) -> Any:
-        if not isinstance(term, Tensor):
-            return None
-        value = term.detach()
-        finite = torch.isfinite(value).all()
-        inputs = {
-            name: x.detach()
-            for name, x in [*((f'input {i}', x) for i, x in enumerate(args)), *kwargs.items()]
-            if isinstance(x, Tensor) and x.is_floating_point() and x.numel()
-        }
-        self.inputs = list(inputs)
-        ranges = [edge for x in inputs.values() for edge in torch.aminmax(x)]
-        # Filled on the device: a copy from the host would wait for it. In float32, which
-        # every device has.
-        iteration = torch.full((), self.runner.iter + 1, dtype=torch.float32, device=value.device)
-        new = torch.stack([iteration, *(x.float() for x in (value.mean(), *ranges))])
-        if self.record.shape != new.shape or self.record.device != new.device:
-            self.record = torch.zeros_like(new)
-            self.count = self.count.to(value.device)
-        self.record = torch.where(~finite & (self.count == 0), new, self.record)
-        self.count = self.count + ~finite
-        self.finite = finite
-        return torch.where(finite, term, torch.zeros_like(term)) if self.skip else None
-
-
-def _look_once(teacher: nn.Module, runner: Any) -> None:
-    """Warn, in the teacher's next forward pass, if its logits say nothing."""
-
-    def look(module: nn.Module, args: tuple, logits: Any) -> None:
-        handle.remove()
-        if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] > 1:
-            complaint = teacher_complaint(logits, _labels(args[1] if len(args) > 1 else None))
-            if complaint:
-                runner.logger.warning(complaint)
-
-    handle = teacher.register_forward_hook(look)
-
-
-def _labels(data_samples: Any) -> Tensor | None:
-    """Return the classes of a batch, (N,), if that is what its samples have."""
-    if data_samples is None or isinstance(data_samples, Tensor):
-        labels = data_samples
-    else:
-        given = [getattr(sample, 'gt_label', None) for sample in data_samples]
-        each = [
-            label.reshape(1) for label in given if isinstance(label, Tensor) and len(label) == 1
-        ]
-        if not each or len(each) < len(given):
-            return None
-        labels = torch.cat(each)
-    integers = labels is not None and labels.dim() == 1 and not labels.is_floating_point()
-    return labels if integers else None
-
-
-def teacher_complaint(logits: Tensor, labels: Tensor | None) -> str | None:
-    """Say what is wrong with a teacher, from its logits (N, C) and the classes (N,).
-
-    Returns:
-        A sentence, or None: nothing is wrong, or the batch is too small to tell.
-    """
-    size, classes = logits.shape
-    spread = (logits.float() - logits[:1].float()).abs().max()
-    scale = logits.float().abs().max()
-    if bool(spread <= 1e-6 * scale):
-        return (
-            f'the teacher gives all {size} pictures of the first batch the same logits, and '
-            'teaches nothing: check model.teacher_ckpt and the input that it was trained with '
-            '(data_preprocessor of its config).'
-        )
-    if labels is None or labels.shape[0] != size or classes < 2:
-        return None
-    chance = 1 / classes
-    limit = size * chance + 2 * (size * chance * (1 - chance)) ** 0.5
-    right = int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
-    if limit < size and right <= limit:
-        return (
-            f'the teacher is right on {right} of the {size} pictures of the first batch, where '
-            f'guessing among {classes} classes gives {size * chance:.2g}: check '
-            'model.teacher_ckpt, the order of its classes and the input that it was trained with '
-            '(data_preprocessor of its config).'
-        )
-    return None

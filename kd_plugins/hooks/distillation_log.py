@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 
-from kd_plugins.hooks.log_times import is_logged
+from kd_plugins.hooks.of_runner import is_logged, teacher_in, terms_of, trained_model
 from kd_plugins.registry import HOOKS
+from kd_plugins.teachers import Teacher
 
 
 @HOOKS.register_module()
@@ -24,7 +25,7 @@ class DistillationLogHook(Hook):
       besides, unweighted. A term says so by a method ``diagnose``, which takes
       the arguments of its ``forward`` and returns named scalars. Several terms
       that use a name get it with theirs: ``agreement.kd`` is of ``loss_kd``.
-    * ``teacher_seconds``: what the teacher's forward pass took.
+    * ``teacher_seconds``: what the teacher's look at a batch took.
 
     They go the way of all scalars: into the log, the visualizer's JSON file,
     TensorBoard, wandb. Other iterations cost nothing. In a training without a
@@ -39,19 +40,18 @@ class DistillationLogHook(Hook):
         self._handles: list[Any] = []
         self._seen: dict[str, dict[str, Tensor]] = {}
         self._seconds: float | None = None
+        self._stop_timing: Callable[[], None] = lambda: None
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Listen to the terms and the teacher if this iteration will be logged."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        terms = getattr(getattr(model, 'distiller', None), 'distill_losses', None)
+        model = trained_model(runner)
+        terms = terms_of(model)
         if not terms or not is_logged(self, runner, batch_idx):
             return
         for name, term in terms.items():
             if hasattr(term, 'diagnose'):
                 self._listen(name, term)
-        teacher = vars(model).get('teacher')
-        if teacher is not None:
-            self._time(teacher)
+        self._time(teacher_in(model))
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
@@ -59,6 +59,7 @@ class DistillationLogHook(Hook):
         """Publish what was heard, and stop listening."""
         for handle in self._handles:
             handle.remove()
+        self._stop_timing()
         names = [name for said in self._seen.values() for name in said]
         for term, said in self._seen.items():
             for name, value in said.items():
@@ -77,20 +78,17 @@ class DistillationLogHook(Hook):
 
         self._handles.append(term.register_forward_pre_hook(hear, with_kwargs=True))
 
-    def _time(self, teacher: nn.Module) -> None:
+    def _time(self, teacher: Teacher) -> None:
         begun = 0.0
 
-        def begin(*_: Any) -> None:
+        def begin() -> None:
             nonlocal begun
             begun = _now()
 
         def end(*_: Any) -> None:
             self._seconds = _now() - begun
 
-        self._handles += [
-            teacher.register_forward_pre_hook(begin),
-            teacher.register_forward_hook(end),
-        ]
+        self._stop_timing = teacher.watch(begin, end)
 
 
 def _now() -> float:

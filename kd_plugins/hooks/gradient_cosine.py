@@ -1,4 +1,4 @@
-"""The angle between what the task and what the teacher want, in the log."""
+"""DOT: the angle between what the task and what the teacher want, in the log."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from kd_plugins.hooks.log_times import is_logged
+from kd_plugins.hooks.of_runner import is_logged
 from kd_plugins.optim import DOTOptimWrapper
 from kd_plugins.registry import HOOKS
 

@@ -12,9 +12,12 @@ from mmengine.dist import barrier, is_main_process
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapper
 
 from kd_plugins.files import reading
 from kd_plugins.files.writing import ATOMIC, write_aside
+from kd_plugins.optim import DOTOptimWrapper
+from kd_plugins.optim.dot_sgd import check_state
 from kd_plugins.registry import HOOKS
 
 _POINTER = 'last_checkpoint'
@@ -35,7 +38,9 @@ class SafeCheckpointHook(CheckpointHook):
       read, whatever state ``last_checkpoint`` was left in. Without a
       ``last_checkpoint`` nothing is resumed.
     * A checkpoint of another model stops the run, where mmengine would go on
-      with the random weights that it did not find in the file.
+      with the random weights that it did not find in the file. So does one to
+      resume from that was written with DOT where DOT is off, or without it
+      where DOT is on.
 
     The arguments are those of ``CheckpointHook``. A remote ``out_dir`` is
     written by its own backend.
@@ -68,6 +73,9 @@ class SafeCheckpointHook(CheckpointHook):
         """Refuse what is not this model's, or cannot be gone on from."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         _check_content(checkpoint, model, bool(runner._resume))
+        if runner._resume and isinstance(runner.optim_wrapper, OptimWrapper):
+            with_dot = isinstance(runner.optim_wrapper, DOTOptimWrapper)
+            check_state(checkpoint['optimizer'], with_dot)
 
     def _folder(self, runner: Any) -> Path:
         if self.out_dir is None or self.out_dir == runner.work_dir:

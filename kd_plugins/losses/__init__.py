@@ -1,8 +1,8 @@
 """Distillation losses: a pure function and a thin registered class a method."""
 
 from kd_plugins.losses.bckd import (
-    BinaryClassificationKDLoss,
-    IoULocalizationKDLoss,
+    BCKDClassificationLoss,
+    BCKDLocalizationLoss,
     binary_classification_kd,
     localization_weight,
 )
@@ -10,7 +10,7 @@ from kd_plugins.losses.cskd import CSKDLoss, fused_target
 from kd_plugins.losses.deit import DeiTLoss, hard_loss
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
-from kd_plugins.losses.ld import LocalizationDistillationLoss
+from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
@@ -18,14 +18,19 @@ from kd_plugins.losses.vid import VIDLoss, vid_loss
 from kd_plugins.losses.weighted import Weighted
 from kd_plugins.losses.with_temperature import WithTemperature
 
+#: Names that they had first, for configs that import classes.
+BinaryClassificationKDLoss = BCKDClassificationLoss
+IoULocalizationKDLoss = BCKDLocalizationLoss
+LocalizationDistillationLoss = LDLoss
+
 __all__ = [
-    'BinaryClassificationKDLoss',
+    'BCKDClassificationLoss',
+    'BCKDLocalizationLoss',
     'CSKDLoss',
     'DKDLoss',
     'DeiTLoss',
-    'IoULocalizationKDLoss',
     'KDLoss',
-    'LocalizationDistillationLoss',
+    'LDLoss',
     'PKTLoss',
     'SPLoss',
     'SRRLLoss',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.structures import Progress
 from kd_plugins.temperatures import as_temperature
 
@@ -77,12 +77,9 @@ class WeightedLoss(nn.Module):
         self.loss_weight = self._check_weight('loss_weight', loss_weight)
 
     def _check_weight(self, key: str, value: float) -> float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value < 0:
-            raise ValueError(
-                f'{type(self).__name__}.{key}={value!r} is not a weight: give a number, 0 or above.'
-            )
-        return float(value)
+        return checks.number(
+            f'{type(self).__name__}.{key}', value, 'a finite weight, 0 or above', least=0
+        )
 
 
 class LogitsLoss(WeightedLoss):

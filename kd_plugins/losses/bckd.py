@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_plugins.losses.base import WeightedLoss, at_least_float32
-from kd_plugins.losses.dense import check_heads, check_outputs, mean_over_positives
+from kd_plugins.losses.detection import check_heads, check_outputs, mean_over_positives
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import DenseHeadOutputs, DenseHeadSpec
 
@@ -73,9 +73,12 @@ def iou_losses(loss_iou: Callable[..., Tensor], boxes_S: Tensor, boxes_T: Tensor
     return values.masked_fill(same.squeeze(1), 0)
 
 
-@MODELS.register_module()
-class BinaryClassificationKDLoss(WeightedLoss):
+@MODELS.register_module(['BCKDClassificationLoss', 'BinaryClassificationKDLoss'])
+class BCKDClassificationLoss(WeightedLoss):
     """BCKD's classification term, :func:`binary_classification_kd` per positive anchor.
+
+    In a config ``kd_plugins.BCKDClassificationLoss``, or
+    ``kd_plugins.BinaryClassificationKDLoss``.
 
     Every anchor counts with its label weight, on the levels that hold a positive
     one; the sum is divided by the number of positives (see
@@ -108,9 +111,12 @@ class BinaryClassificationKDLoss(WeightedLoss):
         return mean_over_positives(values, targets) * self.loss_weight
 
 
-@MODELS.register_module()
-class IoULocalizationKDLoss(WeightedLoss):
+@MODELS.register_module(['BCKDLocalizationLoss', 'IoULocalizationKDLoss'])
+class BCKDLocalizationLoss(WeightedLoss):
     """BCKD's localisation term: an IoU loss between both networks' boxes.
+
+    In a config ``kd_plugins.BCKDLocalizationLoss``, or
+    ``kd_plugins.IoULocalizationKDLoss``.
 
     Every anchor's boxes are compared, weighted by :func:`localization_weight`
     and the label weight, on the levels that hold a positive anchor; the sum is

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kd_plugins.losses.base import agreement, at_least_float32, batch_mean
 from kd_plugins.losses.deit import AnswerLoss
 from kd_plugins.registry import MODELS
-from kd_plugins.schedules import Decay
+from kd_plugins.schedules import decay as decay_of
 
 
 def fused_target(dense: Tensor, global_: Tensor, share: float) -> Tensor:
@@ -76,7 +76,7 @@ class CSKDLoss(AnswerLoss):
     At the start of the training the target of a position is the teacher's
     answer at that position, at the end its answer to the whole picture, which
     is the mean of its dense logits; between them :func:`fused_target`, with a
-    share that :class:`kd_plugins.schedules.Decay` gives.
+    share that :func:`kd_plugins.schedules.decay` gives.
 
     The published soft form is a sum over positions, divided by N: H * W times
     the mean, which ``normalizer='mean'`` gives. (DeiT's soft form beside it is
@@ -106,7 +106,7 @@ class CSKDLoss(AnswerLoss):
         decay: str | Mapping[str, Any] = 'linear',
     ) -> None:
         super().__init__(form, tau, loss_weight, normalizer)
-        self.decay = Decay.from_cfg(decay, 'CSKDLoss.decay')
+        self.decay = decay_of(decay, 'CSKDLoss.decay')
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return the loss, a scalar in float32 or better.

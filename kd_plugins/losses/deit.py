@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.losses.kd import kd_loss
 from kd_plugins.registry import MODELS
@@ -59,14 +60,8 @@ class AnswerLoss(LogitsLoss):
     ) -> None:
         super().__init__(tau, loss_weight)
         name = type(self).__name__
-        for key, value, known in (
-            ('form', form, FORMS),
-            ('normalizer', normalizer, NORMALIZERS),
-        ):
-            if value not in known:
-                raise ValueError(
-                    f'{name}.{key}={value!r} is wrong: give {" or ".join(map(repr, known))}.'
-                )
+        checks.one_of(f'{name}.form', form, FORMS)
+        checks.one_of(f'{name}.normalizer', normalizer, NORMALIZERS)
         if form == 'hard' and not (isinstance(tau, (int, float)) and tau == 1):
             raise ValueError(
                 f"{name}.tau={tau!r} has no effect with form='hard', where the teacher gives a "

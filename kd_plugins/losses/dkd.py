@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.registry import MODELS
-from kd_plugins.schedules import LinearWarmup
+from kd_plugins.schedules import warmup as warmup_of
 from kd_plugins.temperatures.base import per_sample
 
 
@@ -84,11 +84,13 @@ class DKDLoss(LogitsLoss):
         warmup: Epochs over which the whole loss grows linearly,
             ``min(epoch / warmup, 1)`` with epochs counted from 1; 1 means no
             warm-up (the paper: 20 on CIFAR-100, 1 on ImageNet). For a loop
-            without epochs: ``dict(length=..., by_epoch=False)``.
+            without epochs: ``dict(length=..., by_epoch=False)``. It must fit
+            into the training.
 
     Raises:
-        ValueError: On values out of range, shapes that differ, or labels that
-            are neither classes nor a mixture of two classes per sample.
+        ValueError: On values out of range, shapes that differ, labels that are
+            neither classes nor a mixture of two classes per sample, or, in the
+            first step, a warm-up longer than the training.
     """
 
     def __init__(
@@ -102,7 +104,7 @@ class DKDLoss(LogitsLoss):
         super().__init__(tau, loss_weight)
         self.alpha = self._check_weight('alpha', alpha)
         self.beta = self._check_weight('beta', beta)
-        self.warmup = LinearWarmup.from_cfg(warmup, 'DKDLoss.warmup')
+        self.warmup = warmup_of(warmup, 'DKDLoss.warmup')
         self._first_call = True
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:

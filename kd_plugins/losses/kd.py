@@ -38,7 +38,7 @@ def kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float | Tensor) -> Tensor:
 class KDLoss(LogitsLoss):
     """:func:`kd_loss`, averaged over the batch, times ``loss_weight``.
 
-    Labels, hard or mixed, play no part in it.
+    Labels are not used.
 
     Args:
         tau: The temperature: a number above 0 or a temperature module.

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from kd_plugins.losses.base import LogitsLoss, at_least_float32
-from kd_plugins.losses.dense import check_heads, check_outputs
+from kd_plugins.losses.detection import check_heads, check_outputs
 from kd_plugins.losses.kd import kd_loss
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import DenseHeadOutputs, DenseHeadSpec
 
 
-@MODELS.register_module()
-class LocalizationDistillationLoss(LogitsLoss):
+@MODELS.register_module(['LDLoss', 'LocalizationDistillationLoss'])
+class LDLoss(LogitsLoss):
     """KD between the distributions over the four sides of positive anchors' boxes.
+
+    In a config ``kd_plugins.LDLoss``, or ``kd_plugins.LocalizationDistillationLoss``.
 
     As in mmdet's LDHead: ``tau^2 * KL`` averaged over the bins and the four
     sides, weighted by the student's largest class probability (detached),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.losses.base import WeightedLoss, at_least_float32, check_features, full_precision
 from kd_plugins.registry import MODELS
 
@@ -58,8 +59,7 @@ class SRRLLoss(WeightedLoss):
     def __init__(self, channels_S: int, channels_T: int, loss_weight: float = 1.0) -> None:
         super().__init__(loss_weight)
         for key, value in (('channels_S', channels_S), ('channels_T', channels_T)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'SRRLLoss.{key}={value!r} is wrong: give a whole number above 0.')
+            checks.whole_number(f'SRRLLoss.{key}', value)
         self.transfer = nn.Sequential(
             nn.Linear(channels_S, channels_T, bias=False),
             nn.BatchNorm1d(channels_T),

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.losses.base import WeightedLoss, at_least_float32, check_features
 from kd_plugins.registry import MODELS
 
@@ -66,13 +67,11 @@ class VIDLoss(WeightedLoss):
     ) -> None:
         super().__init__(loss_weight)
         for key, value in (('channels_S', channels_S), ('channels_T', channels_T)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'VIDLoss.{key}={value!r} is wrong: give a whole number above 0.')
-        if not 0 < eps < init_variance < math.inf:
-            raise ValueError(
-                f'VIDLoss.init_variance={init_variance!r}, eps={eps!r} are wrong: give '
-                '0 < eps < init_variance.'
-            )
+            checks.whole_number(f'VIDLoss.{key}', value)
+        checks.number('VIDLoss.eps', eps, 'a least variance, above 0', above=0)
+        checks.number(
+            'VIDLoss.init_variance', init_variance, f'a variance above eps={eps!r}', above=eps
+        )
         self.eps = eps
         widths = (channels_S, channels_T, channels_T, channels_T)
         layers: list[nn.Module] = []

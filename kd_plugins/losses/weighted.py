@@ -32,7 +32,7 @@ class Weighted(WeightedLoss):
 
     @property
     def forward(self) -> Callable[..., Tensor]:  # type: ignore[override]
-        """Return the call, which shows the loss's own arguments to who asks."""
+        """Return the call; its signature is that of the loss's own forward."""
 
         @functools.wraps(self.loss.forward)
         def forward(*args: Any, **kwargs: Any) -> Tensor:

@@ -26,8 +26,8 @@ class WithTemperature(nn.Module):
     KLDivergence, DKDLoss, DISTLoss, WSLD and ChannelWiseDivergence are such
     losses; losses of kd_plugins take ``tau=dict(type=...)`` themselves.
 
-    mmrazor's DKDLoss stays as infinite for confident students as it is with a
-    fixed temperature; ``kd_plugins.DKDLoss`` is not.
+    mmrazor's DKDLoss is infinite for confident students, whatever the
+    temperature; ``kd_plugins.DKDLoss`` is finite.
 
     Args:
         loss: Config of the loss, without ``tau``.
@@ -63,7 +63,7 @@ class WithTemperature(nn.Module):
 
     @property
     def forward(self) -> Callable[..., Tensor]:  # type: ignore[override]
-        """Return the call, which shows the loss's own arguments to who asks."""
+        """Return the call; its signature is that of the loss's own forward."""
 
         @functools.wraps(self.loss.forward)
         def forward(*args: Any, **kwargs: Any) -> Tensor:

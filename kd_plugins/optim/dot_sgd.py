@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from kd_plugins import checks
 from kd_plugins.registry import OPTIMIZERS
 
 #: What SGD can do and DOT cannot: it would change the published update.
@@ -22,6 +22,9 @@ _UNSUPPORTED = ('nesterov', 'maximize', 'differentiable')
 #: Names in the optimizer's state; the first is SGD's own.
 TASK_BUFFER = 'momentum_buffer'
 DISTILL_BUFFER = 'distill_momentum_buffer'
+
+#: The group more that a state has; see :meth:`DOTSGD.state_dict`.
+_MARK = dict(params=[], written_by='kd_plugins.DOTSGD')
 
 
 @dataclass
@@ -95,19 +98,35 @@ class DOTSGD(Optimizer):
             lr=lr, momentum=momentum, delta=delta, dampening=dampening, weight_decay=weight_decay
         )
         super().__init__(params, defaults)  # type: ignore[arg-type]
-        for group in self.param_groups:
-            _check_number('optimizer.momentum', group['momentum'])
-            _check_number('delta', group['delta'])
-            _check_momenta(group['momentum'], group['delta'])
-            for key in _UNSUPPORTED:
-                if group.pop(key, False):
-                    raise ValueError(
-                        f'optim_wrapper.optimizer.{key}=True is not supported by DOT, whose '
-                        f'published update has none: set {key}=False.'
-                    )
         #: The distillation's gradients, of the parameters that it reaches.
         self.distill_grads: dict[Tensor, Tensor] = {}
         self._taken_apart = False
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take over what a copy or a file has; gradients are in neither, as in torch."""
+        super().__setstate__(state)
+        self.__dict__.setdefault('distill_grads', {})
+        self.__dict__.setdefault('_taken_apart', False)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group, as in SGD.
+
+        Raises:
+            ValueError: As when the optimizer is made; or if a parameter is in
+                the groups twice, or two parameters share memory.
+        """
+        super().add_param_group(param_group)
+        group = self.param_groups[-1]
+        checks.number('optim_wrapper.optimizer.momentum', group['momentum'])
+        checks.number('optim_wrapper.delta', group['delta'])
+        _check_momenta(group['momentum'], group['delta'])
+        for key in _UNSUPPORTED:
+            if group.pop(key, False):
+                raise ValueError(
+                    f'optim_wrapper.optimizer.{key}=True is not supported by DOT, whose '
+                    f'published update has none: set {key}=False.'
+                )
+        _check_distinct(self.params)
 
     @classmethod
     def from_sgd(cls, sgd: SGD, delta: float) -> DOTSGD:
@@ -171,8 +190,10 @@ class DOTSGD(Optimizer):
     def _update_buffers(self) -> list[tuple[float, list[Tensor], list[Tensor]]]:
         """Update the buffers that a gradient reaches; return what to apply."""
         # Parameters with the same settings are updated together: paramwise_cfg
-        # makes a group of each, and kernel calls for each would be slow.
-        updates: dict[tuple[bool, float, float, float, float], _Update] = defaultdict(_Update)
+        # makes a group of each, and kernel calls for each would be slow. The name of the
+        # buffer keeps a parameter from standing twice in a list: such a call on a GPU
+        # may lose one of the two changes.
+        updates: dict[tuple[str, bool, float, float, float, float], _Update] = defaultdict(_Update)
         for group in self.param_groups:
             lr, dampening = group['lr'], group['dampening']
             for p, grad, name, momentum, decay in self._reached(group):
@@ -180,11 +201,11 @@ class DOTSGD(Optimizer):
                 first = name not in state
                 if first:
                     state[name] = grad.detach().clone()
-                update = updates[first, lr, momentum, dampening, decay]
+                update = updates[name, first, lr, momentum, dampening, decay]
                 update.params.append(p)
                 update.grads.append(grad)
                 update.buffers.append(state[name])
-        for (first, _, momentum, dampening, decay), update in updates.items():
+        for (_, first, _, momentum, dampening, decay), update in updates.items():
             # As in SGD, where momentum 0 means no dampening either.
             share = 1.0 if first or not momentum else 1 - dampening
             if not first:
@@ -192,7 +213,7 @@ class DOTSGD(Optimizer):
                 torch._foreach_add_(update.buffers, update.grads, alpha=share)
             if decay:
                 torch._foreach_add_(update.buffers, update.params, alpha=share * decay)
-        return [(key[1], update.params, update.buffers) for key, update in updates.items()]
+        return [(key[2], update.params, update.buffers) for key, update in updates.items()]
 
     def _reached(self, group: dict[str, Any]) -> Iterator[tuple[Tensor, Tensor, str, float, float]]:
         """Yield parameter, gradient, name of the buffer, momentum, weight decay."""
@@ -225,25 +246,70 @@ class DOTSGD(Optimizer):
         self.distill_grads.clear()
         super().zero_grad(set_to_none=True)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state, in a form that no other optimizer loads.
+
+        It has one empty group more than the optimizer. torch's optimizers refuse
+        another number of groups; otherwise SGD would take the task's buffers for
+        its own and forget the distillation's.
+        """
+        state = super().state_dict()
+        return {**state, 'param_groups': [*state['param_groups'], dict(_MARK)]}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a state; settings come from it too, as with every optimizer.
 
         Raises:
             ValueError: If the state is another optimizer's.
         """
-        if any('delta' not in group for group in state_dict['param_groups']):
+        check_state(state_dict, dot=True)
+        groups = [group for group in state_dict['param_groups'] if not _is_mark(group)]
+        super().load_state_dict({**state_dict, 'param_groups': groups})
+
+
+def check_state(state_dict: Mapping[str, Any], dot: bool) -> None:
+    """Refuse to go on with a training with DOT by one without it, or the other way.
+
+    Args:
+        state_dict: The state of an optimizer.
+        dot: Whether the training that goes on is one with DOT.
+
+    Raises:
+        ValueError: If the state is that of the other kind.
+    """
+    groups, states = state_dict.get('param_groups', []), state_dict.get('state', {})
+    by_dot = any(map(_is_mark, groups)) or any(DISTILL_BUFFER in s for s in states.values())
+    weights = 'start from its weights with load_from=<checkpoint> and resume=False'
+    if dot and not by_dot:
+        raise ValueError(
+            'resume=True: the optimizer of this checkpoint has no momentum of the distillation, so '
+            f'the training that wrote it was without DOT: {weights}.'
+        )
+    if by_dot and not dot:
+        raise ValueError(
+            'resume=True: this checkpoint was written with DOT, and without it one of its two '
+            "momenta would be lost: set optim_wrapper.type='kd_plugins.DOTOptimWrapper', or "
+            f'{weights}.'
+        )
+
+
+def _is_mark(group: Mapping[str, Any]) -> bool:
+    return 'written_by' in group and not group['params']
+
+
+def _check_distinct(params: list[Tensor]) -> None:
+    """Refuse memory that two parameters share: both would be updated at once."""
+    seen: set[tuple[torch.device, int]] = set()
+    for p in params:
+        # Without memory, as on the device "meta", there is nothing to share.
+        place = (p.device, p.data_ptr())
+        if place[1] and place in seen:
             raise ValueError(
-                'resume=True: the optimizer of this checkpoint has no delta, so the training that '
-                'wrote it was without DOT and its momentum cannot be taken apart: start from its '
-                'weights with load_from=<checkpoint> and resume=False.'
+                f'DOTSGD got a parameter of shape {tuple(p.shape)} twice, or two parameters that '
+                'share memory: give each once (tied layers share one nn.Parameter, and '
+                'model.parameters() lists it once).'
             )
-        super().load_state_dict(state_dict)
-
-
-def _check_number(key: str, value: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value):
-        raise ValueError(f'optim_wrapper.{key}={value!r} is not a finite number.')
+        seen.add(place)
 
 
 def _check_momenta(mu: float, delta: float) -> None:

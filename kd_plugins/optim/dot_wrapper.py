@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -196,6 +197,14 @@ class DOTOptimWrapper(OptimWrapper):
             logger='current',
             level=logging.WARNING,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DOTOptimWrapper:
+        """Copy everything but the processes, which copies share."""
+        clone = type(self).__new__(type(self))
+        memo[id(self)] = clone
+        memo[id(self._process_group)] = self._process_group
+        clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return clone
 
     def state_dict(self) -> dict:
         """Return the optimizer's state, and the loss scaler's."""

@@ -9,9 +9,17 @@ import torch
 from mmengine.device import get_device
 from mmengine.optim.optimizer.amp_optimizer_wrapper import GradScaler  # the device's own
 
+from kd_plugins import checks
 
-def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+
+def as_dtype(
+    dtype: str | torch.dtype | None, key: str = 'optim_wrapper.dtype'
+) -> torch.dtype | None:
     """Return the type that autocast casts to; None for full precision.
+
+    Args:
+        dtype: Its name, such as ``'bfloat16'``.
+        key: The config key, for error messages.
 
     Raises:
         ValueError: If there is no such mixed precision, or none on a CPU.
@@ -22,13 +30,10 @@ def as_dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     name = str(dtype).removeprefix('torch.')
     if name not in known:
         raise ValueError(
-            f"optim_wrapper.dtype={dtype!r} is no mixed precision: give 'float16' or 'bfloat16', "
-            'or leave it out.'
+            f"{key}={dtype!r} is no mixed precision: give 'float16' or 'bfloat16', or leave it out."
         )
     if name == 'float16' and get_device() == 'cpu':
-        raise ValueError(
-            "optim_wrapper.dtype='float16' needs an accelerator: on a CPU give 'bfloat16'."
-        )
+        raise ValueError(f"{key}='float16' needs an accelerator: on a CPU give 'bfloat16'.")
     return known[name]
 
 
@@ -47,7 +52,7 @@ def build_scaler(loss_scale: str | float | Mapping[str, Any]) -> Any:
         return GradScaler()
     if isinstance(loss_scale, Mapping):
         return GradScaler(**loss_scale)
-    if isinstance(loss_scale, (int, float)) and not isinstance(loss_scale, bool):
+    if checks.is_number(loss_scale):
         return GradScaler(init_scale=float(loss_scale))
     raise ValueError(
         f"optim_wrapper.loss_scale={loss_scale!r} is none: give 'dynamic', a number, or a dict of "

@@ -1,4 +1,4 @@
-"""The recorder of dense detection heads."""
+"""For BCKD and LD: what a detection head predicts."""
 
 from __future__ import annotations
 

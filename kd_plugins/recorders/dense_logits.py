@@ -1,4 +1,4 @@
-"""What a classifier says at every position of its last feature map."""
+"""For CSKD: what a classifier says at every position of its last feature map."""
 
 from __future__ import annotations
 

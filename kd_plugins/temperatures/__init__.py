@@ -1,4 +1,4 @@
-"""Temperatures: parts that a distillation loss asks for its ``tau``."""
+"""Temperatures: parts that a loss asks for its ``tau``; CTKD's learn theirs."""
 
 from kd_plugins.temperatures.base import FixedTemperature, Temperature, as_temperature
 from kd_plugins.temperatures.global_temperature import GlobalTemperature

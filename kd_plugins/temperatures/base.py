@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
 
@@ -45,13 +45,13 @@ class FixedTemperature(Temperature):
 
     def __init__(self, value: float, name: str = 'tau') -> None:
         super().__init__()
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or value <= 0:
-            raise ValueError(
-                f'{name}={value!r} is not a temperature: give a number above 0 (4 is usual on '
-                'CIFAR-100, 1 on ImageNet) or a temperature module.'
-            )
-        self.value = float(value)
+        self.value = checks.number(
+            name,
+            value,
+            'a temperature, a finite number above 0 (4 is usual on CIFAR-100, 1 on ImageNet), or '
+            'a temperature module',
+            above=0,
+        )
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> float:
         return self.value

@@ -1,4 +1,4 @@
-"""Gradient reversal: the identity whose gradient is multiplied on the way back."""
+"""CTKD's gradient reversal: an identity whose gradient is multiplied on the way back."""
 
 from __future__ import annotations
 

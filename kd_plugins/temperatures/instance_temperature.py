@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.registry import MODELS
 from kd_plugins.temperatures.learned import LearnedTemperature
 
@@ -16,16 +17,7 @@ class InstanceTemperature(LearnedTemperature):
 
     The MLP has two layers with a ReLU between them and reads both networks'
     logits, detached: the reversed gradient trains the MLP and never reaches
-    the student. The authors' module is published outside of their repository;
-    width, activation and initialisation are ours.
-
-    The authors' loss for it adds 1e-7 to the teacher's probabilities, against a
-    logarithm of 0 that cannot occur in :class:`~kd_plugins.losses.KDLoss`,
-    which has no such constant. Per sample theirs is larger by ``1e-7 * tau^2 *
-    sum(log p_T - log p_S + 1)``, up to terms in 1e-14: two parts in 1e5 with 7
-    classes. With 100 classes at tau 15.6 it is one part in 1e3 to 1e4, but
-    3e-4 in the slope that trains the temperature, which is 1e-3 to 1e-2 there:
-    their constant pushes temperatures upwards, ours is the formula of the paper.
+    the student. Width, activation and initialisation are choices of this package.
 
     Args:
         num_classes: Classes of both networks, at least 2.
@@ -51,15 +43,8 @@ class InstanceTemperature(LearnedTemperature):
     ) -> None:
         super().__init__(start, end, init)
         for key, value, least in (('num_classes', num_classes, 2), ('hidden', hidden, 1)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(
-                    f'InstanceTemperature.{key}={value!r} is wrong: give a whole number, at least '
-                    f'{least}.'
-                )
-        if inputs not in ('logits', 'probabilities'):
-            raise ValueError(
-                f"InstanceTemperature.inputs={inputs!r} is wrong: give 'logits' or 'probabilities'."
-            )
+            checks.whole_number(f'InstanceTemperature.{key}', value, least)
+        checks.one_of('InstanceTemperature.inputs', inputs, ('logits', 'probabilities'))
         self.num_classes = num_classes
         self.inputs = inputs
         self.hidden = nn.Linear(2 * num_classes, hidden)

@@ -1,18 +1,19 @@
-"""What learned temperatures share: their range, and learning against the student."""
+"""CTKD: what learned temperatures share, their range and learning against the student."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
 
-from kd_plugins.schedules import CosineDescent, Descent
+from kd_plugins import checks
+from kd_plugins.schedules import Schedule, descent
 from kd_plugins.temperatures.base import Temperature
 from kd_plugins.temperatures.gradient_reversal import scale_gradient
 
 # The published curriculum on CIFAR-100: from 0 to -1 over the first 10 epochs.
-PUBLISHED_CURRICULUM = CosineDescent(max=0.0, min=-1.0, length=10, name="CTKD's default curriculum")
+PUBLISHED_CURRICULUM = descent(
+    'cosine', max=0.0, min=-1.0, length=10, name="CTKD's default curriculum"
+)
 
 
 class LearnedTemperature(Temperature):
@@ -44,17 +45,16 @@ class LearnedTemperature(Temperature):
 
     def __init__(self, start: float = 1.0, end: float = 20.0, init: float = 1.0) -> None:
         super().__init__()
-        self.start = self._check('start', start, 'a lower end of the temperature, above 0')
-        self.end = self._check('end', end, 'the width of the range of temperatures, above 0')
-        self.init = self._check('init', init, 'an initial raw value, finite', positive=False)
-        self.curriculum: Descent = PUBLISHED_CURRICULUM
+        name = type(self).__name__
+        self.start = checks.number(
+            f'{name}.start', start, 'a lower end of the temperature, above 0', above=0
+        )
+        self.end = checks.number(
+            f'{name}.end', end, 'the width of the range of temperatures, above 0', above=0
+        )
+        self.init = checks.number(f'{name}.init', init, 'an initial raw value, finite')
+        self.curriculum: Schedule = PUBLISHED_CURRICULUM
         self.last: Tensor | None = None
-
-    def _check(self, key: str, value: float, right: str, positive: bool = True) -> float:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not math.isfinite(value) or (positive and value <= 0):
-            raise ValueError(f'{type(self).__name__}.{key}={value!r} is wrong: give {right}.')
-        return float(value)
 
     def raw(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
         """Return the raw value, of shape () or (N, 1), in float32 or better."""

@@ -143,7 +143,7 @@ def build(*args, seed=0, spread=True, **kwargs):
     model = MODELS.build(distillation(*args, **kwargs))
     model.init_weights()
     if spread:
-        for network in (model.student, model.teacher):
+        for network in (model.student, model.teacher.network):
             with torch.no_grad():
                 for p in network.bbox_head.parameters():
                     p.add_(torch.randn_like(p) * 0.1)

@@ -56,7 +56,7 @@ def test_with_weights_of_0_a_student_trains_bit_for_bit_like_the_stock_one(kind)
 @pytest.mark.parametrize('kind', HEADS)
 def test_the_terms_alone_bring_a_student_closer_to_its_teacher(kind):
     model = build(detector(kind), detector(kind, width=16)).train()
-    before = {k: v.clone() for k, v in model.teacher.state_dict().items()}
+    before = {k: v.clone() for k, v in model.teacher.network.state_dict().items()}
     optimizer = torch.optim.Adam(model.student.bbox_head.parameters(), lr=0.01)
     history = []
     for _ in range(10):
@@ -66,7 +66,7 @@ def test_the_terms_alone_bring_a_student_closer_to_its_teacher(kind):
         sum(terms.values()).backward()
         optimizer.step()
     assert all(0 < last < 0.7 * first for first, last in zip(history[0], history[-1], strict=True))
-    after = model.teacher.state_dict()
+    after = model.teacher.network.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
@@ -145,7 +145,7 @@ def test_ignored_boxes_count_nothing():
 def kept_teacher(model, data):
     data = model.data_preprocessor(copy.deepcopy(data), True)
     with torch.no_grad(), model.distiller.teacher_recorders:
-        model.teacher(**data, mode='tensor')
+        model.teacher.network(**data, mode='tensor')
     return model.distiller.teacher_recorders.get_recorder('head').get_record_data()
 
 
@@ -153,10 +153,10 @@ def test_a_teacher_of_another_normalisation_gets_the_input_it_would_make_itself(
     own = dict(type='DetDataPreprocessor', mean=[103.53, 116.28, 123.675], std=[1.0, 2.0, 3.0],
                bgr_to_rgb=False, pad_value=7, pad_size_divisor=32)  # fmt: skip
     model = build(teacher=detector(width=16, preprocessor=own)).train()
-    seen = seen_by(model.teacher.backbone), seen_by(model.student.backbone)
+    seen = seen_by(model.teacher.network.backbone), seen_by(model.student.backbone)
     data = images(sizes=[(40, 64), (64, 50)])
     losses(model, copy.deepcopy(data))
-    for inputs, network in zip(seen, (model.teacher, model.student), strict=True):
+    for inputs, network in zip(seen, (model.teacher.network, model.student), strict=True):
         theirs = network.data_preprocessor(copy.deepcopy(data), True)['inputs']
         torch.testing.assert_close(inputs[0], theirs, rtol=1e-5, atol=1e-4)
     assert not torch.allclose(seen[0][0], seen[1][0])
@@ -195,7 +195,7 @@ def everything():
     neck = dict(type='ModuleOutputs', source='neck')
     for extra in (
         dict(student_recorders=dict(neck=neck), teacher_recorders=dict(neck=neck)),
-        term('loss_ld', type='kd_plugins.LocalizationDistillationLoss',
+        term('loss_ld', type='kd_plugins.LDLoss',
              tau=dict(type='kd_plugins.GlobalTemperature')),
         term('loss_cwd', dict(data_idx=0), type='mmrazor.ChannelWiseDivergence', tau=1.0,
              loss_weight=1.0),

@@ -92,7 +92,7 @@ def test_a_head_of_ones_own_may_change_layers_but_not_losses():
 
 
 def test_ld_needs_the_same_bins():
-    ld = term('loss_ld', type='kd_plugins.LocalizationDistillationLoss')
+    ld = term('loss_ld', type='kd_plugins.LDLoss')
     says = (
         r'but the {} of the student has {} bins and the {} of the teacher has {} bins: give two GFL'
     )

@@ -141,7 +141,7 @@ def test_the_teacher_sees_what_mixup_made_and_the_labels_are_mixed(augment, tmp_
         return lambda module, args, *rest: seen.setdefault(name, []).append(args[0].clone())
 
     model.student.backbone.register_forward_hook(look('student'))
-    model.teacher.backbone.register_forward_hook(look('teacher'))
+    model.teacher.network.backbone.register_forward_hook(look('teacher'))
     labels = []
     model.student.head.loss_module.register_forward_hook(
         lambda module, args, output: labels.append(args[1])
@@ -265,4 +265,4 @@ def test_a_transformer_may_teach_too():
     losses = model(torch.randn(3, 3, 32, 32), samples, mode='loss')
     losses['distill.loss_cskd'].backward()
     assert model.student.backbone.patch_embed.projection.weight.grad.any()
-    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is None for p in model.teacher.network.parameters())

@@ -23,7 +23,7 @@ def test_losses_are_the_students_and_the_terms():
     inputs, labels = batch()
     losses = model(inputs, labels, mode='loss')
     alone = model.student(inputs, labels, mode='loss')['loss']
-    rows = zip(model.student(inputs).tolist(), model.teacher(inputs).tolist(), strict=True)
+    rows = zip(model.student(inputs).tolist(), model.teacher.network(inputs).tolist(), strict=True)
     expected = sum(kd(s, t, 2.0) for s, t in rows) / len(inputs)
     assert sorted(losses) == ['distill.loss_kd', 'student.accuracy', 'student.loss']
     assert losses['student.loss'].item() == alone.item()
@@ -49,33 +49,33 @@ def test_teacher_is_outside_of_the_module_tree():
     model = build()
     mine = {id(p) for p in model.parameters()}
     assert mine == {id(p) for p in model.student.parameters()}
-    assert not any(p.requires_grad for p in model.teacher.parameters())
+    assert not any(p.requires_grad for p in model.teacher.network.parameters())
     assert 'teacher' not in dict(model.named_modules())
 
 
 def test_teacher_stays_in_eval_mode_as_a_whole():
     model = build(teacher=dict(TEACHER, dropout=0.5))
     model.train()
-    assert not any(m.training for m in model.teacher.modules())
+    assert not any(m.training for m in model.teacher.network.modules())
     assert model.student.training
 
 
 def test_teacher_moves_and_casts_along():
     model = build().double()
-    assert {p.dtype for p in model.teacher.parameters()} == {torch.float64}
-    assert model.to('meta').teacher.fc.weight.device.type == 'meta'
+    assert {p.dtype for p in model.teacher.network.parameters()} == {torch.float64}
+    assert model.to('meta').teacher.network.fc.weight.device.type == 'meta'
 
 
 def test_teacher_runs_its_forward_only_and_builds_no_graph():
     model = build()
     calls = []
-    forward = model.teacher.forward
+    forward = model.teacher.network.forward
 
     def spy(*args, mode):
         calls.append((mode, torch.is_grad_enabled()))
         return forward(*args, mode=mode)
 
-    model.teacher.forward = spy
+    model.teacher.network.forward = spy
     model(*batch(), mode='loss')
     assert calls == [('tensor', False)]
 
@@ -85,7 +85,7 @@ def test_gradients_reach_the_student_only():
     total, _ = model.parse_losses(model(*batch(), mode='loss'))
     total.backward()
     assert all(p.grad is not None for p in model.student.parameters())
-    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is None for p in model.teacher.network.parameters())
 
 
 def test_the_step_is_the_sum_of_both_gradients():
@@ -93,7 +93,7 @@ def test_the_step_is_the_sum_of_both_gradients():
     inputs, labels = batch()
     inputs = inputs.double()
     logits = model.student(inputs)
-    teacher = model.teacher(inputs)
+    teacher = model.teacher.network(inputs)
     loss = nn.functional.cross_entropy(logits, labels) + KDLoss(2.0)(logits, teacher)
     expected = torch.autograd.grad(loss, list(model.student.parameters()))
     optimizer = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
@@ -179,7 +179,7 @@ def test_a_copy_still_distils():
 
 def build_loss(model):
     inputs, _ = batch()
-    rows = zip(model.student(inputs).tolist(), model.teacher(inputs).tolist(), strict=True)
+    rows = zip(model.student(inputs).tolist(), model.teacher.network(inputs).tolist(), strict=True)
     return sum(kd(s, t, 2.0) for s, t in rows) / len(inputs)
 
 
@@ -199,7 +199,7 @@ def test_the_student_starts_as_it_would_alone():
 def test_a_random_teacher_of_the_same_kind_is_another_network():
     model = build(teacher=dict(STUDENT))
     model.init_weights()
-    assert not torch.equal(model.teacher.fc.weight, model.student.fc.weight)
+    assert not torch.equal(model.teacher.network.fc.weight, model.student.fc.weight)
 
 
 def test_weight_zero_changes_no_bit_of_the_gradients():
@@ -277,9 +277,9 @@ def test_teacher_checkpoint_is_loaded_whole(tmp_path):
     teacher = save_teacher(tmp_path / 'teacher.pth')
     model = build(teacher_ckpt=str(tmp_path / 'teacher.pth'), allow_random_teacher=False)
     for key, value in teacher.state_dict().items():
-        assert torch.equal(value, model.teacher.state_dict()[key])
+        assert torch.equal(value, model.teacher.network.state_dict()[key])
     model.init_weights()
-    assert torch.equal(teacher.fc.weight, model.teacher.fc.weight)
+    assert torch.equal(teacher.fc.weight, model.teacher.network.fc.weight)
 
 
 def test_pretrained_init_cfg_of_the_teacher_counts_and_is_strict(tmp_path):
@@ -289,7 +289,7 @@ def test_pretrained_init_cfg_of_the_teacher_counts_and_is_strict(tmp_path):
     with pytest.raises(TypeError):
         MODELS.build(with_cfg)  # the type knows no init_cfg: it is taken out before building
     model = MODELS.build(algorithm_cfg(teacher=with_cfg, allow_random_teacher=False))
-    assert torch.equal(teacher.fc.weight, model.teacher.fc.weight)
+    assert torch.equal(teacher.fc.weight, model.teacher.network.fc.weight)
 
 
 @pytest.mark.parametrize(

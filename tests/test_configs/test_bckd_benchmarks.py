@@ -54,10 +54,10 @@ def test_settings_are_as_published(row):
     assert steps.milestones == milestones and steps.gamma == 0.1
     terms = cfg.model.distiller.distill_losses
     assert dict(terms.loss_bckd_cls) == dict(
-        type='kd_plugins.BinaryClassificationKDLoss', loss_weight=1.0
+        type='kd_plugins.BCKDClassificationLoss', loss_weight=1.0
     )
     assert dict(terms.loss_bckd_loc) == dict(
-        type='kd_plugins.IoULocalizationKDLoss',
+        type='kd_plugins.BCKDLocalizationLoss',
         loss_iou=dict(type='mmdet.GIoULoss'),
         loss_weight=4.0,
     )

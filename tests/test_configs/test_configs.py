@@ -7,6 +7,7 @@ import torch
 from helpers import ROOT
 from helpers.detection import images, untrained
 from helpers.networks import install_timm
+from helpers.short import shorten
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
@@ -85,9 +86,7 @@ def test_smallest_config_trains(path, tmp_path):
     cfg = load(path)
     cfg.work_dir = str(tmp_path)
     cfg.train_dataloader.dataset.indices = 96
-    cfg.train_cfg.max_epochs = 2
-    if 'curriculum_temperature' in cfg.default_hooks:
-        cfg.default_hooks.curriculum_temperature.length = 2
+    shorten(cfg, 2)
     cfg.experiment_name = f'{Path(path).stem}_{tmp_path.name}'
     runner = Runner.from_cfg(cfg)
     before = [p.detach().clone() for p in runner.model.parameters() if p.requires_grad]

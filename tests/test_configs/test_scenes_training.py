@@ -78,7 +78,7 @@ def test_a_taught_student_is_exported_as_the_student_alone(scenes, tmp_path):
     runner = Runner.from_cfg(cfg)
     theirs = {
         **{f'architecture.{k}': v for k, v in runner.model.student.state_dict().items()},
-        **{f'teacher.{k}': v for k, v in runner.model.teacher.state_dict().items()},
+        **{f'teacher.{k}': v for k, v in runner.model.teacher.network.state_dict().items()},
     }
     ours = dict(runner.model.state_dict(), **{'distiller.term.weight': torch.zeros(1)})
     for content in (ours, theirs):

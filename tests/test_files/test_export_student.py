@@ -75,7 +75,9 @@ def test_takes_the_student_out_of_mmrazors_checkpoint(tmp_path):
     student = theirs.architecture.state_dict()
     assert set(weights) == set(student)
     assert all(torch.equal(weights[key], student[key]) for key in student)
-    assert not torch.equal(weights['head.fc.weight'], theirs.teacher.state_dict()['head.fc.weight'])
+    assert not torch.equal(
+        weights['head.fc.weight'], theirs.teacher.network.state_dict()['head.fc.weight']
+    )
 
 
 def test_published_names_carry_the_digest(tmp_path):

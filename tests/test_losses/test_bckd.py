@@ -1,3 +1,5 @@
+"""BCKD."""
+
 import math
 
 import pytest
@@ -6,9 +8,9 @@ from helpers import published_bckd as published
 from helpers.published_bckd import BINS, CASES, IMAGES, LEVELS, wave
 
 from kd_plugins.losses import (
-    BinaryClassificationKDLoss,
-    IoULocalizationKDLoss,
-    LocalizationDistillationLoss,
+    BCKDClassificationLoss,
+    BCKDLocalizationLoss,
+    LDLoss,
     binary_classification_kd,
     localization_weight,
 )
@@ -85,7 +87,7 @@ PUBLISHED = {
         cls=(0.0, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]), loc=(0.0, [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]),
     ),
 }  # fmt: skip
-TERMS = dict(cls=BinaryClassificationKDLoss, loc=IoULocalizationKDLoss)
+TERMS = dict(cls=BCKDClassificationLoss, loc=BCKDLocalizationLoss)
 
 
 @pytest.mark.parametrize('part', TERMS)
@@ -152,7 +154,7 @@ def test_the_teacher_gets_no_gradient(term):
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_half_precision_is_left_at_once(dtype):
     half, full = records(dtype=dtype), records(dtype=torch.float32, rounded_to=dtype)
-    for term in (*TERMS.values(), LocalizationDistillationLoss):
+    for term in (*TERMS.values(), LDLoss):
         loss = term()(*half[:2])
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, term()(*full[:2]), rtol=1e-6, atol=0)
@@ -185,7 +187,7 @@ BOXES = dict(
 
 @pytest.mark.parametrize('kind', IOU_LOSSES)
 def test_every_iou_loss_of_mmdet_is_finite_on_any_boxes(kind):
-    term = IoULocalizationKDLoss(dict(type=f'mmdet.{kind}'))
+    term = BCKDLocalizationLoss(dict(type=f'mmdet.{kind}'))
     boxes_S, boxes_T = (torch.tensor([pair[i] for pair in BOXES.values()]) for i in (0, 1))
     boxes_S.requires_grad_()
     values = iou_losses(term.loss_iou, boxes_S, boxes_T)
@@ -198,12 +200,12 @@ def test_every_iou_loss_of_mmdet_is_finite_on_any_boxes(kind):
     torch.testing.assert_close(values[5], theirs)
 
 
-@pytest.mark.parametrize('term', [*TERMS.values(), LocalizationDistillationLoss])
+@pytest.mark.parametrize('term', [*TERMS.values(), LDLoss])
 def test_no_positive_anywhere_is_0_with_a_gradient_of_0(term):
     preds_S, preds_T, leaves = records('nothing')
     loss = term()(preds_S, preds_T)
     assert loss.item() == 0
-    leaf = leaves[0] if term is BinaryClassificationKDLoss else leaves[1]
+    leaf = leaves[0] if term is BCKDClassificationLoss else leaves[1]
     grads = torch.autograd.grad(loss, leaf)
     assert not any(grad.any() for grad in grads)
 
@@ -212,7 +214,7 @@ def test_ignored_anchors_count_nothing():
     preds_S, preds_T, leaves = records()
     for term in TERMS.values():
         loss = term()(preds_S, preds_T)
-        leaf = leaves[0] if term is BinaryClassificationKDLoss else leaves[1]
+        leaf = leaves[0] if term is BCKDClassificationLoss else leaves[1]
         grads = torch.autograd.grad(loss, leaf, retain_graph=True)
         # As listed in published_bckd: image, row, column of the first level.
         assert not grads[0][0, :, 0, 3].any() and not grads[0][1, :, 3, 5].any()
@@ -222,16 +224,17 @@ def test_ignored_anchors_count_nothing():
 @pytest.mark.parametrize(
     ('cfg', 'says'),
     [
-        (dict(loss_weight=-1.0), r'IoULocalizationKDLoss\.loss_weight=-1\.0 is not a weight'),
+        (dict(loss_weight=-1.0), r'BCKDLocalizationLoss\.loss_weight=-1\.0 is wrong: give a'
+         r' finite weight'),
         (dict(loss_iou=dict(type='mmdet.GIoULoss', loss_weight=2.0)),
-         r'loss_iou=GIoULoss has loss_weight=2\.0: leave it at 1 and give IoULocalizationKDLoss\.'),
+         r'loss_iou=GIoULoss has loss_weight=2\.0: leave it at 1 and give BCKDLocalizationLoss\.'),
         (dict(loss_iou=dict(type='mmdet.FocalLoss')), r'loss_iou=FocalLoss does not compare boxes'),
         (dict(loss_iou=dict(type='kd_plugins.KDLoss')), r'loss_iou=KDLoss does not compare boxes'),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused(cfg, says):
     with pytest.raises(ValueError, match=says):
-        MODELS.build(dict(type='kd_plugins.IoULocalizationKDLoss', **cfg))
+        MODELS.build(dict(type='kd_plugins.BCKDLocalizationLoss', **cfg))
 
 
 def test_records_that_do_not_fit_are_refused():

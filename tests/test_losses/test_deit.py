@@ -1,3 +1,5 @@
+"""DeiT."""
+
 import math
 
 import pytest
@@ -93,8 +95,8 @@ def test_extreme_logits_and_an_empty_batch_stay_finite(form, dtype):
         (dict(normalizer='sum'), r"DeiTLoss.normalizer='sum' is wrong: give 'published' or 'mean'"),
         (dict(tau=3.0), r"DeiTLoss.tau=3.0 has no effect with form='hard'"),
         (dict(tau=dict(type='kd_plugins.GlobalTemperature')), 'has no effect with'),
-        (dict(form='soft', tau=0.0), r'DeiTLoss.tau=0.0 is not a temperature'),
-        (dict(loss_weight=-1.0), r'DeiTLoss.loss_weight=-1.0 is not a weight'),
+        (dict(form='soft', tau=0.0), r'DeiTLoss.tau=0.0 is wrong: give a temperature'),
+        (dict(loss_weight=-1.0), r'DeiTLoss.loss_weight=-1.0 is wrong: give a finite weight'),
     ],
 )
 def test_bad_settings_are_named(arguments, says):

@@ -1,3 +1,5 @@
+"""DKD."""
+
 import warnings
 
 import pytest
@@ -164,6 +166,15 @@ def test_warm_up_in_iterations():
     for iteration, factor in ((0, 0.25), (3, 1.0), (900, 1.0)):
         loss.set_progress(at(0, max_epochs=1, iter=iteration))
         assert loss(*preds, LABELS).item() == pytest.approx(factor * plain, rel=1e-12)
+
+
+@pytest.mark.parametrize('progress', [dict(max_epochs=19), dict(max_epochs=19, iter=7)])
+def test_a_warm_up_longer_than_the_training_is_refused(progress):
+    loss = DKDLoss(warmup=20)
+    loss.set_progress(at(0, **progress))
+    says = r'DKDLoss\.warmup=20 is longer than the training, which has 19 epochs.*at most 19'
+    with pytest.raises(ValueError, match=says):
+        loss(*wave_logits(), LABELS)
 
 
 def test_warm_up_without_epochs_is_refused():

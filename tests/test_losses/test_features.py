@@ -245,9 +245,17 @@ def test_bad_settings_are_refused_by_name(kind, key, value):
         kind(**{'channels_S': 3, 'channels_T': 6, key: value})
 
 
-@pytest.mark.parametrize('bad', [dict(eps=0.0), dict(init_variance=1e-6), dict(eps=math.inf)])
-def test_bad_variances_are_refused(bad):
-    with pytest.raises(ValueError, match='0 < eps < init_variance'):
+@pytest.mark.parametrize(
+    ('bad', 'says'),
+    [
+        (dict(eps=0.0), r'VIDLoss\.eps=0\.0 is wrong: give .* above 0'),
+        (dict(eps=math.inf), r'VIDLoss\.eps=inf is wrong'),
+        (dict(init_variance=1e-6), r'VIDLoss\.init_variance=1e-06 .* above eps=1e-05'),
+        (dict(init_variance='5'), r"VIDLoss\.init_variance='5' is wrong"),
+    ],
+)
+def test_bad_variances_are_refused(bad, says):
+    with pytest.raises(ValueError, match=says):
         VIDLoss(3, 6, **bad)
 
 

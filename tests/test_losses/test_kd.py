@@ -1,3 +1,5 @@
+"""KD."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""CTKD with other packages' losses."""
+
 import copy
 import inspect
 

@@ -11,7 +11,7 @@ from helpers import ROOT, detection
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from kd_plugins.inspect.check import preflight
+from kd_plugins.inspect.check import check
 from kd_plugins.networks import build_network, classifier, resolve_network
 from kd_plugins.new_config import writing
 from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method, methods
@@ -54,7 +54,7 @@ def ckpt(tmp_path_factory):
 @for_task(CLASSIFICATION)
 def test_what_is_written_trains(tmp_path, ckpt, method):
     cfg = written(tmp_path / 'my.py', STUDENT, method, TEACHER, ckpt)
-    report = preflight(cfg, iterations=2, teacher_batches=0)
+    report = check(cfg, iterations=2, teacher_batches=0)
     assert report.ok and report.findings == []
     assert report.student.parameters == 10978 and report.teacher.parameters == 174970
     assert {read.source for read in report.terms[0].reads} >= {'student.head.fc', 'teacher.head.fc'}
@@ -138,7 +138,7 @@ def test_folders_of_pictures_take_the_place_of_the_data(tmp_path):
             for key in ('scale', 'crop_size'):
                 if key in step:
                     step[key] = 32
-    report = preflight(cfg, iterations=1, teacher_batches=1)
+    report = check(cfg, iterations=1, teacher_batches=1)
     assert report.data.samples == 12 and report.data.classes == 3
     assert report.student.classes == report.teacher.classes == 3
     assert list(report.teacher_metrics) == ['accuracy/top1'] and report.teacher_samples == 12

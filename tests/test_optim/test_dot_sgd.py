@@ -2,6 +2,8 @@
 
 import copy
 import math
+import pickle
+import warnings
 
 import pytest
 import torch
@@ -280,11 +282,126 @@ def test_state_goes_through_a_checkpoint(tmp_path):
     assert not torch.allclose(flat(params), flat(fresh), atol=1e-3)
 
 
-def test_sgds_state_is_refused():
+def test_other_optimizers_states_are_refused():
     p = nn.Parameter(torch.ones(1))
-    sgd = torch.optim.SGD([p], lr=0.1, momentum=0.9)
-    with pytest.raises(ValueError, match='resume=True: the optimizer of this checkpoint has no'):
-        dot([p]).load_state_dict(sgd.state_dict())
+    for other in (torch.optim.SGD([p], lr=0.1, momentum=0.9), torch.optim.AdamW([p])):
+        p.grad = torch.ones(1)
+        other.step()
+        # Some optimizers have a delta of their own (SGDP).
+        other.param_groups[0]['delta'] = 0.1
+        with pytest.raises(ValueError, match='resume=True: .* no momentum of the distillation'):
+            dot([p]).load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize('steps', [0, 3])
+@pytest.mark.parametrize('groups', ['one', 'each'])
+def test_no_other_optimizer_takes_its_state(steps, groups):
+    """SGD would use the task's buffers and forget the distillation's."""
+    params = parameters()
+    grouped = [*params.values()]
+    if groups == 'each':
+        grouped = [dict(params=[p]) for p in params.values()]
+    optimizer = dot(copy.copy(grouped))
+    run(params, optimizer, steps)
+    for other in (torch.optim.SGD(grouped, lr=0.1, momentum=0.9), torch.optim.AdamW(grouped)):
+        before = copy.deepcopy(other.state_dict())
+        with pytest.raises(ValueError, match='different number of parameter groups'):
+            other.load_state_dict(optimizer.state_dict())
+        assert other.state_dict() == before
+
+
+def test_a_state_of_an_earlier_release_is_taken_over():
+    params = parameters()
+    optimizer = dot(params.values())
+    run(params, optimizer, 5)
+    earlier = torch.optim.Optimizer.state_dict(optimizer)
+    assert len(earlier['param_groups']) == 1
+    resumed = dot(params.values(), delta=0.01)
+    resumed.load_state_dict(earlier)
+    for p in params.values():
+        assert resumed.state[p].keys() == optimizer.state[p].keys()
+    assert resumed.param_groups[0]['delta'] == 0.075
+
+
+def by_pickle(things):
+    return pickle.loads(pickle.dumps(things))
+
+
+@pytest.mark.parametrize('copied', [copy.deepcopy, by_pickle])
+def test_a_copy_goes_on_as_the_original_would_and_leaves_it_alone(copied):
+    params = parameters()
+    optimizer = dot(params.values(), weight_decay=0.02)
+    run(params, optimizer, 5)
+    # Between a backward pass and the step, as a copy may be made at any time.
+    give(optimizer, params['both'], *gradients('both', params['both'].detach(), 5))
+    theirs, other = copied((params, optimizer))
+    ends = {name: p.detach().clone() for name, p in params.items()}
+    assert all(torch.equal(theirs[name], value) for name, value in ends.items())
+    # Gradients are no part of a copy, as everywhere in torch.
+    assert all(p.grad is None for p in theirs.values()) and not other.distill_grads
+    assert other.params[0] is theirs['both']
+    with pytest.raises(RuntimeError, match='without a backward pass'):
+        other.step()
+    run(theirs, other, 9, first=5)
+    assert all(torch.equal(params[name], value) for name, value in ends.items())
+    assert set(optimizer.distill_grads) == {params['both']}
+    optimizer.zero_grad()
+    run(params, optimizer, 9, first=5)
+    assert torch.equal(flat(params), flat(theirs))
+    # Without the buffers it would not be so.
+    fresh = {name: nn.Parameter(value) for name, value in ends.items()}
+    run(fresh, dot(fresh.values(), weight_decay=0.02), 9, first=5)
+    assert not torch.allclose(flat(fresh), flat(theirs), atol=1e-3)
+
+
+@pytest.mark.parametrize('delta', [0.0, 1e-20, 0.075])
+@pytest.mark.parametrize('decay', [0.0, 0.1])
+def test_no_call_changes_a_tensor_twice(delta, decay, monkeypatch):
+    """On a GPU such a call may lose one of the changes."""
+    in_place = [name for name in dir(torch) if name.startswith('_foreach_') and name[-1] == '_']
+    called = []
+    for name in in_place:
+        kernel = getattr(torch, name)
+
+        def checked(tensors, *args, kernel=kernel, **kwargs):
+            places = [t.data_ptr() for t in tensors]
+            assert len(set(places)) == len(places)
+            called.append(kernel)
+            return kernel(tensors, *args, **kwargs)
+
+        monkeypatch.setattr(torch, name, checked)
+    params = parameters()
+    run(params, dot(params.values(), delta=delta, weight_decay=decay), 5)
+    assert len(called) >= 5
+
+
+def test_a_parameter_is_taken_once():
+    p, q = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    shares = nn.Parameter(p.data)
+    for params in ([p, p], [p, shares], [dict(params=[p]), dict(params=[q, shares])]):
+        with (
+            warnings.catch_warnings(),
+            pytest.raises(ValueError, match=r'parameter of shape \(2,\) twice, or two'),
+        ):
+            warnings.simplefilter('ignore')  # torch's own, about the first case
+            dot(params)
+    with pytest.raises(ValueError, match='more than one parameter group'):
+        dot([dict(params=[p]), dict(params=[p])])
+    optimizer = dot([p, q])
+    with pytest.raises(ValueError, match='twice, or two'):
+        optimizer.add_param_group(dict(params=[shares]))
+    # Neighbours in one piece of memory are apart, and what is empty has none.
+    whole = torch.zeros(4)
+    dot([nn.Parameter(whole[:2]), nn.Parameter(whole[2:])])
+    dot([nn.Parameter(torch.ones(0)), nn.Parameter(torch.ones(0))])
+
+
+def test_a_group_that_is_added_later_is_checked():
+    optimizer = dot([nn.Parameter(torch.ones(1))])
+    with pytest.raises(ValueError, match='momentum of the task 0.8 and of the distillation 1,'):
+        optimizer.add_param_group(dict(params=[nn.Parameter(torch.ones(1))], delta=0.1))
+    with pytest.raises(ValueError, match='nesterov=True is not supported by DOT'):
+        optimizer.add_param_group(dict(params=[nn.Parameter(torch.ones(1))], nesterov=True))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -393,9 +510,9 @@ def test_memory_is_one_gradient_and_one_buffer_more_than_sgds():
         (dict(momentum=0.0), r'delta=0\.075 beside optim_wrapper\.optimizer\.momentum=0\.0 makes'),
         (dict(momentum=1.0, delta=0.0), 'must be at least 0 and below 1'),
         (dict(delta=-0.2), 'the momentum of the task 1.1'),
-        (dict(delta=math.nan), r'optim_wrapper\.delta=nan is not a finite number'),
-        (dict(delta='0.075'), r"optim_wrapper\.delta='0\.075' is not a finite number"),
-        (dict(momentum=None), r'optim_wrapper\.optimizer\.momentum=None is not a finite number'),
+        (dict(delta=math.nan), r'optim_wrapper\.delta=nan is wrong: give a finite number'),
+        (dict(delta='0.075'), r"optim_wrapper\.delta='0\.075' is wrong: give a fin"),
+        (dict(momentum=None), r'optim_wrapper\.optimizer\.momentum=None is wrong'),
     ],
 )
 def test_momenta_out_of_range_are_refused(settings, says):

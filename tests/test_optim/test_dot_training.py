@@ -48,6 +48,24 @@ def test_a_resumed_run_ends_in_the_same_weights(tmp_path, settings):
     assert not torch.equal(whole['head.fc.weight'], other['head.fc.weight'])
 
 
+@pytest.mark.parametrize('first, then', [('dot', 'kd'), ('kd', 'dot')])
+@pytest.mark.parametrize('hook', ['kd_plugins.SafeCheckpointHook', 'CheckpointHook'])
+def test_going_on_without_dot_or_only_then_with_it_is_refused(tmp_path, first, then, hook):
+    paths = dict(dot=DOT, kd='configs/kd/kd_digits.py')
+    options = {'default_hooks.checkpoint.type': hook}
+    train(load(paths[first], tmp_path, 1, **options))
+    says = {'dot': 'without it one of its two', 'kd': 'has no momentum of the distillation'}[first]
+    if (first, hook) == ('dot', 'CheckpointHook'):
+        # The sentence is that of our hook; without it torch stops the run.
+        says = 'different number of parameter groups'
+    again = load(paths[then], tmp_path, 2, resume=True, **options)
+    with pytest.raises(ValueError, match=says):
+        train(again)
+    # From its weights it may go on.
+    again.resume, again.load_from = False, str(tmp_path / 'epoch_1.pth')
+    train(again)
+
+
 def rows(work_dir):
     (file,) = work_dir.glob('*/vis_data/scalars.json')
     return [row for row in map(json.loads, file.read_text().splitlines()) if 'iter' in row]

@@ -241,6 +241,22 @@ def test_resumed_in_the_middle_it_ends_in_the_same_weights():
     assert_close(train(again, resumed, 5, first=5), weights(whole), 0)
 
 
+def test_a_copy_steps_its_own_network():
+    model = network()
+    dot = wrapper(model)
+    train(model, dot, 3)
+    copied, other = copy.deepcopy((model, dot))
+    # As a process group, which cannot be copied.
+    dot._process_group = other._process_group = (_ for _ in ())
+    assert copy.deepcopy(dot)._process_group is dot._process_group
+    dot._process_group = other._process_group = None
+    before = weights(model)
+    expected = by_hand(network(), 8)
+    assert_close(train(copied, other, 5, first=3), expected)
+    assert_close(weights(model), before, 0.0)
+    assert_close(train(model, dot, 5, first=3), expected)
+
+
 def test_paramwise_groups_differ():
     model = network()
     custom = dict(head=dict(lr_mult=0.0), stem=dict(decay_mult=3.0), distill_head=dict(delta=0.0))

@@ -1,9 +1,14 @@
 import pytest
 import torch
-from helpers import STUDENT, TEACHER, build, save_teacher
-from mmengine.registry import MODELS
-from mmengine.structures import BaseDataElement
+from helpers import STUDENT, TEACHER, build, distiller, save_teacher
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.structures import DetDataSample
+from mmengine.logging import MessageHub
+from mmengine.model import BaseDataPreprocessor
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import InstanceData
 from mmpretrain.models.utils import ClsDataPreprocessor
+from mmpretrain.structures import DataSample
 
 from kd_plugins.files.weights import load_weights
 from kd_plugins.teachers.input import TeacherInput
@@ -75,7 +80,7 @@ def test_a_teacher_without_weights_is_refused():
 
 def test_a_built_teacher_is_taken_as_it_is():
     ready = teacher()
-    assert build(teacher=ready, allow_random_teacher=False).teacher is ready
+    assert build(teacher=ready, allow_random_teacher=False).teacher.network is ready
 
 
 def test_a_part_of_a_network_is_refused():
@@ -107,14 +112,142 @@ def test_the_teacher_sees_what_its_own_preprocessor_would_give(rgb_S, rgb_T):
     torch.testing.assert_close(got, own(dict(inputs=pictures))['inputs'], rtol=1e-4, atol=1e-3)
 
 
-def test_padding_becomes_the_teachers():
+@pytest.mark.parametrize('stale', [False, True])
+@pytest.mark.parametrize('means', [(MEAN_T, STD_T), (MEAN_S, STD_S)], ids=['other', 'same'])
+def test_padding_becomes_the_teachers_wherever_the_preprocessor_padded(means, stale):
+    """What samples say of their sizes is stale after torchvision's Resize."""
     pictures = [torch.full((3, 4, 6), 200, dtype=torch.uint8), torch.full((3, 6, 3), 50).byte()]
-    samples = [BaseDataElement(metainfo=dict(img_shape=tuple(p.shape[1:]))) for p in pictures]
+    said = [(2, 2)] * 2 if stale else [tuple(p.shape[1:]) for p in pictures]
+    samples = [DataSample(metainfo=dict(img_shape=shape)) for shape in said]
     student = preprocessor(MEAN_S, STD_S, pad_value=0)
-    own = preprocessor(MEAN_T, STD_T, pad_value=7)
+    own = preprocessor(*means, pad_value=7)
     convert = TeacherInput(student, own)
-    got = convert(student(dict(inputs=pictures))['inputs'], samples)
+    batch = student(dict(inputs=pictures, data_samples=samples))['inputs']
+    before = batch.clone()
+    got = convert(batch)
     torch.testing.assert_close(got, own(dict(inputs=pictures))['inputs'], rtol=1e-4, atol=1e-3)
+    assert torch.equal(batch, before)  # the student's
+
+
+def test_a_stale_size_blanks_nothing():
+    picture = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    samples = [DataSample(metainfo=dict(img_shape=(4, 4)))]
+    student, own = preprocessor(MEAN_S, STD_S), preprocessor(MEAN_T, STD_T)
+    convert = TeacherInput(student, own)
+    got = convert(student(dict(inputs=picture, data_samples=samples))['inputs'])
+    torch.testing.assert_close(got, own(dict(inputs=picture))['inputs'], rtol=1e-4, atol=1e-3)
+
+
+def detectors(mean, std, **kwargs):
+    normal = dict(mean=list(mean), std=list(std)) if mean else {}
+    return DetDataPreprocessor(**normal, **kwargs)
+
+
+def detection_batch():
+    generator = torch.Generator().manual_seed(0)
+    pictures = [
+        torch.randint(1, 256, (3, *size), dtype=torch.uint8, generator=generator)
+        for size in ((20, 33), (31, 18))
+    ]
+    objects = InstanceData(bboxes=torch.zeros(0, 4))
+    samples = [
+        DetDataSample(metainfo=dict(img_shape=(5, 5)), gt_instances=objects) for _ in pictures
+    ]
+    return dict(inputs=pictures, data_samples=samples)
+
+
+def test_a_preprocessor_without_a_mean_is_a_declaration():
+    """YOLOX's networks take raw pixels, padded by 114."""
+    student = detectors(MEAN_S, STD_S, bgr_to_rgb=True, pad_size_divisor=16)
+    own = detectors(None, None, pad_size_divisor=16, pad_value=114)
+    convert = TeacherInput(student, own)
+    got = convert(student(detection_batch(), True)['inputs'])
+    expected = own(detection_batch(), True)['inputs']
+    assert expected.max() == 255 and (expected == 114).any()
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_channel_order_alone_is_a_declaration():
+    student, own = detectors(MEAN_S, STD_S), detectors(MEAN_S[::-1], STD_S[::-1], bgr_to_rgb=True)
+    got = TeacherInput(student, own)(student(detection_batch(), True)['inputs'])
+    torch.testing.assert_close(got, own(detection_batch(), True)['inputs'])
+    pictures = torch.randint(0, 256, (2, 3, 6, 5), dtype=torch.uint8)
+    got = TeacherInput(ClsDataPreprocessor(), ClsDataPreprocessor(to_rgb=True))(pictures.float())
+    assert torch.equal(got, pictures.flip(1).float())
+
+
+def padded_places(augment):
+    """Where the teacher's batch is padded, and how large the pictures in it are."""
+    init_default_scope('mmdet')
+    MessageHub.get_current_instance().update_info('iter', 0)
+    student = detectors(MEAN_S, STD_S, pad_size_divisor=32, batch_augments=[augment])
+    if augment['type'] == 'BatchSyncRandomResize':
+        student.batch_augments[0]._input_size = (64, 64)  # as it draws later in a training
+    convert = TeacherInput(student, detectors(MEAN_T, STD_T, pad_value=1000))
+    return (convert(student(detection_batch(), True)['inputs']) == 1000).all(dim=1)
+
+
+def outside(sizes, whole):
+    places = torch.ones(len(sizes), *whole, dtype=torch.bool)
+    for place, (height, width) in zip(places, sizes, strict=True):
+        place[:height, :width] = False
+    return places
+
+
+def test_batches_that_are_resized_keep_their_padding():
+    # Padded to 32 x 64, then resized to 64 x 64: heights double.
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(64, 64))
+    expected = outside([(40, 33), (62, 18)], (64, 64))
+    assert torch.equal(padded_places(resize), expected)
+
+
+def test_batches_that_are_padded_further_are_padding_there():
+    pad = dict(type='BatchFixedSizePad', size=(48, 80), img_pad_value=0)
+    assert torch.equal(padded_places(pad), outside([(20, 33), (31, 18)], (48, 80)))
+
+
+def test_a_preprocessor_of_another_kind_is_refused():
+    class Strange(BaseDataPreprocessor):
+        def forward(self, data, training=False):
+            return data
+
+    own = preprocessor(MEAN_T, STD_T)
+    with pytest.raises(ValueError, match=r"the student has the data_preprocessor 'Strange'"):
+        TeacherInput(Strange(), own)
+    with pytest.raises(ValueError, match=r"the teacher has the data_preprocessor 'Strange'"):
+        TeacherInput(own, Strange())
+    assert TeacherInput(Strange(), None)(torch.ones(1)) == 1
+
+
+@pytest.mark.parametrize(
+    'declared, cfg',
+    [
+        (False, None),
+        (True, dict(type='mmdet.DetDataPreprocessor', pad_size_divisor=32)),
+        (True, dict(type='mmpretrain.ClsDataPreprocessor', to_rgb=True)),
+        (True, dict(type='mmpretrain.ClsDataPreprocessor', num_classes=10)),
+        (True, dict(type='mmpretrain.ClsDataPreprocessor', mean=[1.0], std=[1.0])),
+    ],
+    ids=['none', 'raw', 'order', 'classes', 'mean'],
+)
+def test_configs_and_built_models_declare_by_one_rule(declared, cfg):
+    as_cfg = build(teacher=dict(TEACHER, data_preprocessor=cfg))
+    as_model = build(teacher=teacher(data_preprocessor=cfg), allow_random_teacher=False)
+    assert as_cfg.teacher.has_own_input is as_model.teacher.has_own_input is declared
+
+
+def test_mmpretrains_classifiers_declare_nothing_where_nothing_was_given():
+    cfg = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LinearClsHead', num_classes=4, in_channels=64),
+    )
+    init_default_scope('mmpretrain')
+    fc = dict(logits=dict(type='ModuleOutputs', source='head.fc'))
+    for teacher in (cfg, MODELS.build(cfg)):
+        model = build(teacher=teacher, distiller=distiller(teacher_recorders=fc))
+        assert not model.teacher.has_own_input
 
 
 def test_one_normalisation_is_left_bit_for_bit():

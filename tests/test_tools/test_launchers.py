@@ -24,6 +24,7 @@ TINY = [
     'test_dataloader.dataset.indices=64', 'train_cfg.max_epochs=2', 'train_cfg.val_interval=2',
     'default_hooks.checkpoint.interval=1',
     'model.teacher_ckpt=None', 'model.allow_random_teacher=True',
+    'model.distiller.distill_losses.loss_kd.warmup=2',
 ]  # fmt: skip
 
 SRUN = '''#!{python}

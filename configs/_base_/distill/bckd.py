@@ -5,9 +5,9 @@ distiller = dict(
     student_recorders=dict(head=dict(type='kd_plugins.DenseHead')),
     teacher_recorders=dict(head=dict(type='kd_plugins.DenseHead')),
     distill_losses=dict(
-        loss_bckd_cls=dict(type='kd_plugins.BinaryClassificationKDLoss', loss_weight=1.0),
+        loss_bckd_cls=dict(type='kd_plugins.BCKDClassificationLoss', loss_weight=1.0),
         loss_bckd_loc=dict(
-            type='kd_plugins.IoULocalizationKDLoss',
+            type='kd_plugins.BCKDLocalizationLoss',
             loss_iou=dict(type='mmdet.GIoULoss'),
             loss_weight=4.0,
         ),

@@ -105,9 +105,7 @@ def describe_value(value: Any) -> str:
 def describe_data(runner: Runner, cfg: Config) -> Data:
     """Describe what a training that has begun is fed."""
     loader = runner.train_dataloader
-    loop = runner.train_loop
     per_epoch = len(loader)
-    epochs = loop.max_epochs if cfg.train_cfg.get('by_epoch') else loop.max_iters / per_epoch
     classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
     scaling = cfg.get('auto_scale_lr') or {}
     return Data(
@@ -119,7 +117,7 @@ def describe_data(runner: Runner, cfg: Config) -> Data:
         base_batch_size=scaling.get('base_batch_size'),
         scales_lr=bool(scaling.get('enable', False)),
         iterations_per_epoch=per_epoch,
-        epochs=epochs,
+        epochs=runner.max_iters / per_epoch,
     )
 
 

@@ -1,4 +1,4 @@
-"""What is worth telling about what a preflight has seen."""
+"""What is worth telling about what a check has seen."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from kd_plugins.experiments.metrics import Headline, headline, is_guessing
 from kd_plugins.inspect.check.report import Report
 
 #: Beyond this ratio of gradients, one part drowns the other.
 DROWNS = 1000.0
+#: So many points of accuracy or average precision less are clearly worse.
+CLEARLY = 1.0
 
 
 def examine(report: Report) -> None:
@@ -139,12 +142,15 @@ def _batch(report: Report) -> None:
 
 
 def _teacher(report: Report) -> None:
-    if report.teacher is None or report.student is None:
-        if report.student is not None:
-            report.add(
-                'note',
-                'the model is no distillation of kd_plugins: there is no teacher to check.',
-            )
+    if report.student is None:
+        return
+    if report.teacher is None:
+        report.add(
+            'note',
+            'the distillation has no teacher (model.teacher=None): there is none to check.'
+            if report.distils
+            else 'the model is no distillation of kd_plugins: there is no teacher to check.',
+        )
         return
     if report.teacher.parameters < report.student.parameters:
         report.add(
@@ -153,32 +159,48 @@ def _teacher(report: Report) -> None:
             f'{report.student.parameters:,} parameters).',
             'check that model.teacher and model.architecture are not swapped.',
         )
-    if report.teacher_samples:
-        classes = report.teacher.classes or (report.data and report.data.classes) or 0
-        _skill(report, report.teacher_samples, classes)
+    found = headline(report.teacher_metrics)
+    if found is not None and report.teacher_samples:
+        _skill(report, found)
+        _own_input(report, found)
 
 
-def _skill(report: Report, samples: int, classes: int) -> None:
-    name, value, chance = _headline(report.teacher_metrics, samples, classes)
-    if name and value <= chance:
+def _skill(report: Report, found: Headline) -> None:
+    samples = report.teacher_samples
+    classes = (report.teacher and report.teacher.classes) or (report.data and report.data.classes)
+    if found.value(report.teacher_metrics) is None:
+        report.add(
+            'note',
+            f'{found.name} tells nothing of the teacher: none of the {samples} pictures that were '
+            'drawn has an object.',
+            'draw more with --teacher-batches.',
+        )
+    elif is_guessing(report.teacher_metrics, samples, classes or 0):
         report.add(
             'error',
-            f'the teacher guesses: {name} is {value:g} on {samples} samples of the validation set.',
+            f'the teacher guesses: {found.name} is {report.teacher_metrics[found.name]:g} on '
+            f'{samples} samples of the validation set.',
             'check that model.teacher_ckpt was trained on these classes in this order, and that '
             "the teacher's config declares its own normalisation if it differs.",
         )
 
 
-def _headline(
-    metrics: Mapping[str, float], samples: int, classes: int
-) -> tuple[str | None, float, float]:
-    """Return the first metric that is known, and what pure guessing could reach."""
-    top1 = metrics.get('accuracy/top1')
-    if top1 is not None and classes > 1:
-        p = 1 / classes
-        # Three deviations of a binomial above the mean.
-        return 'accuracy/top1', top1, 100 * (p + 3 * math.sqrt(p * (1 - p) / samples))
-    for name, value in metrics.items():
-        if name.endswith('bbox_mAP'):
-            return name, value, 0.005
-    return None, math.nan, math.nan
+def _own_input(report: Report, found: Headline) -> None:
+    """Compare the teacher on what it teaches with and on its own preprocessing."""
+    taught = found.value(report.teacher_metrics)
+    own = found.value(report.teacher_own_metrics)
+    if taught is None or own is None:
+        return
+    p = own / 100
+    luck = 100 * math.sqrt(p * (1 - p) / report.teacher_samples) if found.is_top1 else 0.0
+    worse = own - taught > max(CLEARLY, luck)
+    report.add(
+        'warning' if worse else 'note',
+        f'the teacher has {found.label} {taught:.4g} on the input with which it teaches and '
+        f'{own:.4g} on its own preprocessing, which makes another input of the same '
+        f'{report.teacher_samples} samples.',
+        'bring size and padding of the data pipeline and of model.data_preprocessor nearer to '
+        "those of the teacher's training, or set model.teacher_input_size."
+        if worse
+        else '',
+    )

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import io
-import logging
-import resource
-import sys
 import tempfile
-import time
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -22,6 +16,7 @@ from torch import nn
 
 from kd_plugins import launch
 from kd_plugins.algorithms import SingleTeacherDistill
+from kd_plugins.experiments.timing import median, now
 from kd_plugins.inspect.check import findings
 from kd_plugins.inspect.check.describe import (
     describe_data,
@@ -31,15 +26,17 @@ from kd_plugins.inspect.check.describe import (
     tensors_in,
 )
 from kd_plugins.inspect.check.gradients import take_gradients
+from kd_plugins.inspect.check.memory import PeakMemory
 from kd_plugins.inspect.check.report import Cost, Read, Report, Term
 from kd_plugins.inspect.check.teacher import evaluate_teacher
+from kd_plugins.inspect.quiet import quiet, silence
 
 
 class _Enough(Exception):
     """Raised to leave the training."""
 
 
-def preflight(
+def check(
     cfg: Config, iterations: int = 3, teacher_batches: int = 4, debug: bool = False
 ) -> Report:
     """Train a few iterations in a temporary directory and report.
@@ -60,16 +57,22 @@ def preflight(
     """
     report = Report(config=str(cfg.filename or 'the config'))
     steps = 'the config cannot be built'
-    with tempfile.TemporaryDirectory() as folder, _silence():
+    with tempfile.TemporaryDirectory() as folder, silence():
         try:
-            runner = launch.build_runner(_quiet(cfg, folder))
+            runner = launch.build_runner(_for_check(cfg, folder))
             steps = 'the training stops in its first iterations'
             probe = _Probe(report, cfg, iterations)
             runner.register_hook(probe)
             with contextlib.suppress(_Enough):
                 runner.train()
             steps = 'the teacher cannot be evaluated on the validation set'
-            if isinstance(probe.model, SingleTeacherDistill) and teacher_batches:
+            if runner._val_loop is None:
+                report.add(
+                    'warning',
+                    'there is no validation: neither the teacher nor the student will be measured.',
+                    'give val_dataloader, val_evaluator and val_cfg.',
+                )
+            elif report.teacher is not None and teacher_batches:
                 evaluate_teacher(report, runner, teacher_batches)
         except (Exception, SystemExit) as error:
             if debug:
@@ -81,15 +84,9 @@ def preflight(
     return report
 
 
-def _quiet(cfg: Config, folder: str) -> Config:
-    """Return the config with what it writes going to a folder, silently."""
-    cfg = copy.deepcopy(cfg)
-    cfg.work_dir = folder
-    cfg.launcher = 'none'
-    cfg.log_level = 'ERROR'
-    cfg.visualizer = None
-    cfg.resume = False
-    cfg.experiment_name = f'preflight_{time.time_ns()}'
+def _for_check(cfg: Config, folder: str) -> Config:
+    """Return the config without what would stop it, and with a validation in random order."""
+    cfg = quiet(cfg, folder)
     # What these would stop at, the report says.
     hooks = cfg.get('default_hooks') or {}
     for name in list(hooks):
@@ -105,19 +102,6 @@ def _quiet(cfg: Config, folder: str) -> Config:
     return cfg
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what upstream prints and warns out of the report."""
-    before = logging.root.manager.disable
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)
-
-
 class _Probe(Hook):
     """Looks at the first batch, measures the iterations, and leaves."""
 
@@ -127,13 +111,12 @@ class _Probe(Hook):
         self.report = report
         self.cfg = cfg
         self.iterations = iterations
-        self.model: nn.Module | None = None
         self.times: list[float] = []
         self.teacher_times: list[float] = []
+        self.memory = PeakMemory()
 
     def before_train(self, runner: Runner) -> None:
         """Compare a checkpoint to start from with the model, which upstream does not do."""
-        self.model = runner.model
         path = self.cfg.get('load_from')
         if path and not self.cfg.get('resume'):
             kept = runner.model.state_dict()
@@ -142,20 +125,24 @@ class _Probe(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Look at everything once, then let the iterations run."""
-        if not self.times:
+        if self.report.student is None:
             self._look(runner, data_batch)
-            self._watch_teacher()
-            self.started = _now()
-            self.times.append(0.0)
+            if self.report.teacher is not None:
+                begun: list[float] = []
+                runner.model.teacher.watch(
+                    lambda: begun.append(now()),
+                    lambda *_: self.teacher_times.append(now() - begun.pop()),
+                )
+            self.memory.start()
+            self.started = now()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Take the time; leave after the last iteration."""
-        now = _now()
-        self.times.append(now - self.started)
-        self.started = now
-        if len(self.times) > self.iterations:
+        self.times.append(now() - self.started)
+        self.started = now()
+        if len(self.times) == self.iterations:
             self._leave(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -164,17 +151,17 @@ class _Probe(Hook):
 
     def _leave(self, runner: Runner) -> None:
         # The first iteration pays for workers, caches and compiling.
-        seconds = sorted(self.times[2:] or self.times[1:])
-        middle = seconds[len(seconds) // 2]
-        teacher = sorted(self.teacher_times[1:] or self.teacher_times or [0.0])
+        seconds = median(self.times, warm_up=1)
         data = self.report.data
         assert data is not None
+        memory, of = self.memory.read()
         self.report.cost = Cost(
             device=_device_name(),
-            seconds_per_iteration=middle,
-            teacher_share=teacher[len(teacher) // 2] / middle,
-            seconds_in_all=middle * data.iterations_per_epoch * data.epochs,
-            peak_memory_mib=_peak_memory(),
+            seconds_per_iteration=seconds,
+            teacher_share=median(self.teacher_times or [0.0], warm_up=1) / seconds,
+            seconds_in_all=seconds * data.iterations_per_epoch * data.epochs,
+            peak_memory_mib=memory,
+            memory_of=of,
         )
         raise _Enough
 
@@ -192,18 +179,19 @@ class _Probe(Hook):
         report.student = describe_network(
             student, model_cfg.get('architecture', model_cfg), start, inputs, 'the config'
         )
-        if distillation:
-            samples = data.get('data_samples') if isinstance(data, Mapping) else None
+        report.distils = distillation
+        if distillation and model.teacher:
+            teacher = model.teacher
             report.teacher = describe_network(
-                model.teacher,
+                teacher.network,
                 model_cfg.teacher,
-                f'{len(model.teacher.state_dict())} tensors of {model.teacher_ckpt}'
-                if model.teacher_ckpt
+                f'{len(teacher.network.state_dict())} tensors of {teacher.weights}'
+                if teacher.weights
                 else 'none were loaded',
-                model.teacher_input(inputs, samples),
+                teacher.convert(inputs),
                 'the config',
             )
-            if not model.teacher_has_own_input:
+            if not teacher.has_own_input:
                 report.teacher.mean, report.teacher.std = report.student.mean, report.student.std
                 report.teacher.swaps_channels = report.student.swaps_channels
         reading = self._reading_terms(model) if distillation else contextlib.nullcontext()
@@ -235,14 +223,6 @@ class _Probe(Hook):
             for handle in handles:
                 handle.remove()
 
-    def _watch_teacher(self) -> None:
-        teacher = vars(self.model).get('teacher')
-        if teacher is None:
-            return
-        begun: list[float] = []
-        teacher.register_forward_pre_hook(lambda *_: begun.append(_now()))
-        teacher.register_forward_hook(lambda *_: self.teacher_times.append(_now() - begun.pop()))
-
 
 def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:
     """Return the network that an argument of a term is recorded in, and where in it."""
@@ -256,20 +236,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
 def _device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f'CPU, {torch.get_num_threads()} threads'
-
-
-def _peak_memory() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_allocated() / 2**20)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak / (2**20 if sys.platform == 'darwin' else 2**10))

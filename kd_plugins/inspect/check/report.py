@@ -1,4 +1,4 @@
-"""The records that a preflight fills in; all plain, for JSON."""
+"""The records that a check fills in; all plain, for JSON."""
 
 from __future__ import annotations
 
@@ -94,23 +94,35 @@ class Data:
 
 @dataclass
 class Cost:
-    """What the training takes, from the iterations that were run."""
+    """What the training takes, from the iterations that were run.
+
+    ``memory_of`` says of what ``peak_memory_mib`` is the peak; check's own needs
+    are no part of it where the system can tell them apart.
+    """
 
     device: str
     seconds_per_iteration: float
     teacher_share: float
     seconds_in_all: float
     peak_memory_mib: int
+    memory_of: str
 
 
 @dataclass
 class Report:
-    """Everything that a preflight found out; what it did not get to is None."""
+    """Everything that a check found out; what it did not get to is None.
+
+    ``teacher_metrics`` are the teacher's on the input with which it teaches,
+    ``teacher_own_metrics`` on its own preprocessing, where that makes another input
+    of the same samples.
+    """
 
     config: str
+    distils: bool = False
     student: Network | None = None
     teacher: Network | None = None
     teacher_metrics: dict[str, float] = field(default_factory=dict)
+    teacher_own_metrics: dict[str, float] = field(default_factory=dict)
     teacher_samples: int = 0
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from kd_plugins.experiments.metrics import headline
+from kd_plugins.experiments.timing import duration
 from kd_plugins.inspect.check.report import Network, Report
 
 _STYLE = {'error': 'bold red', 'warning': 'yellow', 'note': 'dim'}
@@ -52,11 +54,21 @@ def _networks(report: Report) -> Table:
     }
     for name, cell in rows.items():
         table.add_row(f'[dim]{name}[/]', *(escape(cell(n)) for n in present.values()))
-    if report.teacher_metrics:
-        best = ', '.join(f'{k} {v:.4g}' for k, v in [*report.teacher_metrics.items()][:3])
-        said = f'{best} on {report.teacher_samples} samples'
+    if report.teacher_samples:
+        said = f'{_metrics(report.teacher_metrics)} on {report.teacher_samples} samples'
+        if report.teacher_own_metrics:
+            said += (
+                f', as it teaches; {_metrics(report.teacher_own_metrics)} on its own preprocessing'
+            )
         table.add_row('[dim]measured[/]', *[''] * (len(present) - 1), escape(said))
     return table
+
+
+def _metrics(metrics: dict[str, float]) -> str:
+    """Name the first three, the headline before all; -1 is COCO's word for nothing to find."""
+    found = headline(metrics)
+    names = sorted(metrics, key=lambda name: found is None or name != found.name)[:3]
+    return ', '.join(f'{k} {metrics[k]:.4g}' if metrics[k] != -1 else f'{k} ?' for k in names)
 
 
 def _normalisation(network: Network) -> str:
@@ -115,15 +127,8 @@ def _lines(report: Report) -> list[str]:
         share = f' (the teacher {100 * cost.teacher_share:.0f} %)' if report.teacher else ''
         lines.append(
             f'cost on {cost.device}: {1000 * cost.seconds_per_iteration:.0f} ms an iteration'
-            f'{share}, {_duration(epoch)} an epoch, '
-            f'{_duration(cost.seconds_in_all)} in all without validation, peak memory '
-            f'{cost.peak_memory_mib:,} MiB'
+            f'{share}, {duration(epoch)} an epoch, '
+            f'{duration(cost.seconds_in_all)} in all without validation, peak memory '
+            f'{cost.memory_of} {cost.peak_memory_mib:,} MiB'
         )
     return lines
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f'{seconds:.1f} s'
-    minutes = seconds / 60
-    return f'{minutes:.0f} min' if minutes < 120 else f'{minutes / 60:.1f} h'

@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine.runner import Runner
+from torch import nn
 
-from kd_plugins import launch
 from kd_plugins.inspect.check.report import Report
+from kd_plugins.teachers import teacher_of
 
 
 def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
-    """Run the validation's metrics on the teacher, over its first batches.
+    """Run the validation's metrics on the teacher, over some batches.
+
+    It is measured on the input with which it teaches and, where its own
+    preprocessing would make another input of these batches, on that one, too.
 
     Args:
         report: Gets the metrics, and on how many samples.
-        runner: The training's; its model is a distillation.
+        runner: The training's; its model is a distillation with a teacher, and
+            there is a validation.
         batches: How many batches.
     """
-    if runner._val_loop is None:
-        report.add(
-            'warning',
-            'there is no validation: neither the teacher nor the student will be measured.',
-            'give val_dataloader, val_evaluator and val_cfg.',
-        )
-        return
-    teacher: Any = launch.teacher_of(runner.model)
-    loop = runner.val_loop
+    loop, taught = runner.val_loop, teacher_of(runner.model)
+    drawn = [*itertools.islice(loop.dataloader, batches)]
+    report.teacher_metrics, report.teacher_samples = _measure(loop, taught, drawn)
+    network = taught.teacher.network
+    if network is not None and any(taught.own_input_differs(batch) for batch in drawn):
+        report.teacher_own_metrics, _ = _measure(loop, network, drawn)
+
+
+def _measure(loop: Any, network: nn.Module, batches: Sequence[Any]) -> tuple[dict[str, float], int]:
+    """Return the metrics of a network over batches, and the number of samples."""
     seen: list[Any] = []
-    for number, batch in enumerate(loop.dataloader):
-        if number == batches:
-            break
+    for batch in batches:
+        # Preprocessors write into the samples.
+        batch = copy.deepcopy(batch)
         with torch.no_grad():
-            outputs = teacher.val_step(batch)
+            outputs = network.val_step(batch)
         loop.evaluator.process(data_samples=outputs, data_batch=batch)
         seen.extend(outputs)
-    for metric in loop.evaluator.metrics:
-        if hasattr(metric, 'img_ids') and hasattr(seen[0], 'img_id'):
-            # CocoMetric counts what it was not shown as missed.
-            metric.img_ids = [sample.img_id for sample in seen]
+    detection = [
+        metric
+        for metric in loop.evaluator.metrics
+        if hasattr(metric, 'img_ids') and hasattr(seen[0], 'img_id')
+    ]
+    for metric in detection:
+        # CocoMetric counts what it was not shown as missed.
+        metric.img_ids = [sample.img_id for sample in seen]
     metrics = loop.evaluator.evaluate(len(seen))
-    report.teacher_metrics = {key: float(value) for key, value in metrics.items() if value == value}
-    report.teacher_samples = len(seen)
+    for metric in detection:
+        name = f'{metric.prefix}/bbox_mAP'
+        if 'bbox' in getattr(metric, 'metrics', ()) and name not in metrics:
+            # CocoMetric gives nothing where nothing was detected.
+            objects = metric._coco_api.get_ann_ids(img_ids=metric.img_ids, cat_ids=metric.cat_ids)
+            metrics[name] = 0.0 if objects else -1.0
+    return {key: float(value) for key, value in metrics.items() if value == value}, len(seen)

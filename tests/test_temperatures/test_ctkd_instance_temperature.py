@@ -1,3 +1,5 @@
+"""CTKD's instance-wise temperature."""
+
 import math
 
 import pytest

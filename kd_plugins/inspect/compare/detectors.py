@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +52,17 @@ def detect(
     data = algorithm.data_preprocessor(batch, False)
     inputs, samples = data['inputs'], data['data_samples']
     found, records = [], []
-    for network, manager, seen in (
-        (algorithm.architecture, algorithm.distiller.student_recorders, inputs),
+    student = algorithm.architecture
+    for manager, look, predict in (
         (
-            algorithm.teacher,
+            algorithm.distiller.student_recorders,
+            lambda: student(inputs, samples, mode='tensor'),
+            lambda given: student(inputs, given, mode='predict'),
+        ),
+        (
             algorithm.distiller.teacher_recorders,
-            algorithm.teacher_input(inputs, samples),
+            lambda: algorithm.teacher.look(inputs, samples),
+            lambda given: algorithm.teacher.predict(inputs, given),
         ),
     ):
         heads = [r for r in manager.recorders.values() if isinstance(r, DenseHeadRecorder)]
@@ -66,15 +72,23 @@ def detect(
                 'configs/_base_/distill/bckd.py does.'
             )
         with manager:
-            network(seen, samples, mode='tensor')
+            look()
         records.append((heads[0].get_record_data(), heads[0].spec))
-        predicted = network.predict(seen, copy.deepcopy(samples), rescale=False)
+        predicted = predict(_unscaled(samples))
         found.append([_kept(sample.pred_instances, score) for sample in predicted])
     (record_S, spec), (record_T, _) = records
     assert spec is not None  # of a head that has been found
     weights = localization_weight(record_S.cls_logits.float(), record_T.cls_logits.float())
     maps = _weight_maps(weights, record_S.level_sizes, spec, tuple(inputs.shape[2:]))
     return [Detections(*each) for each in zip(*found, maps, strict=True)]
+
+
+def _unscaled(samples: Sequence[Any]) -> list[Any]:
+    """Return copies whose predictions come in pixels of the network's input."""
+    copies = [copy.deepcopy(sample) for sample in samples]
+    for sample in copies:
+        sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
+    return copies
 
 
 def _kept(instances: Any, score: float) -> tuple[Tensor, Tensor, Tensor]:

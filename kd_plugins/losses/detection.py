@@ -1,4 +1,4 @@
-"""What the losses of dense detection heads share: checks and the mean over positives."""
+"""What the detection terms (BCKD, LD) share: checks and the mean over positives."""
 
 from __future__ import annotations
 

@@ -1,3 +1,5 @@
+"""The dense logits that CSKD reads."""
+
 import copy
 
 import pytest

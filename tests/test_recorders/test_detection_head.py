@@ -101,7 +101,7 @@ def test_boxes_of_positive_anchors_are_what_the_heads_own_loss_receives(kind):
 @pytest.mark.parametrize('kind', KINDS)
 def test_the_teachers_boxes_of_all_anchors_are_those_it_would_predict(kind):
     model = pair(kind)
-    teacher = model.teacher
+    teacher = model.teacher.network
     data = model.data_preprocessor(images(), True)
     with torch.no_grad():
         outs = teacher(**data, mode='tensor')
@@ -138,7 +138,7 @@ def test_boxes_are_decoded_in_full_precision_under_autocast(kind):
     model = pair(kind)
     data = model.data_preprocessor(images(), True)
     with torch.no_grad():
-        outs = model.teacher(**data, mode='tensor')
+        outs = model.teacher.network(**data, mode='tensor')
     adapter = model.distiller.teacher_recorders.get_recorder('head').adapter
     with torch.autocast('cpu', torch.bfloat16):
         half = adapter.outputs(outs, None).boxes
@@ -165,7 +165,7 @@ def test_boxes_do_not_depend_on_the_mode_of_the_head():
 def test_targets_are_computed_once_and_only_for_the_student():
     model = pair('GFL')
     calls = []
-    for side, head in (('S', model.student.bbox_head), ('T', model.teacher.bbox_head)):
+    for side, head in (('S', model.student.bbox_head), ('T', model.teacher.network.bbox_head)):
         assign = head.assigner.assign
         head.assigner.assign = lambda *a, side=side, assign=assign, **k: (
             calls.append(side), assign(*a, **k))[1]  # fmt: skip
@@ -203,7 +203,7 @@ def test_a_copy_of_the_model_listens_to_itself():
 
 def test_nothing_is_left_on_the_heads_even_after_an_error():
     model = pair('GFL')
-    heads = [model.student.bbox_head, model.teacher.bbox_head]
+    heads = [model.student.bbox_head, model.teacher.network.bbox_head]
     before = [set(vars(head)) for head in heads]
     losses(model, images())
     assert [set(vars(head)) for head in heads] == before

@@ -1,3 +1,8 @@
+"""CTKD: the hook that sets the curriculum and logs temperatures."""
+
+import math
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers.vector_training import GLOBAL, kd, logged, runner_of
@@ -5,7 +10,8 @@ from mmengine.registry import MODELS
 
 from kd_plugins.hooks import CurriculumTemperatureHook
 from kd_plugins.hooks.curriculum_temperature import named_temperatures
-from kd_plugins.schedules import CosineDescent, LinearDescent
+from kd_plugins.hooks.of_runner import trained_model
+from kd_plugins.schedules import descent
 
 INSTANCE = dict(type='kd_plugins.InstanceTemperature', num_classes=4, hidden=3)
 
@@ -71,8 +77,10 @@ def test_several_terms_are_logged_by_name(tmp_path):
     tau = temperature(runner, 'loss_each').last
     assert last['tau.each_min'] < last['tau.each'] < last['tau.each_max']
     assert tau.shape == (8, 1)
+    assert list(named_temperatures(runner.model)) == ['tau.kd', 'tau.each']
     # DDP, here its forerunner, puts the model below a module of its own.
-    assert list(named_temperatures(torch.nn.DataParallel(runner.model))) == ['tau.kd', 'tau.each']
+    wrapped = SimpleNamespace(model=torch.nn.DataParallel(runner.model))
+    assert trained_model(wrapped) is runner.model
 
 
 def test_published_curriculum_without_the_hook(tmp_path):
@@ -110,8 +118,7 @@ def test_curriculum_is_recomputed_and_not_saved(tmp_path):
     again = runner_of(tmp_path / 'again', dict(length=4), load_from=path, resume=True)
     record = Recorder(temperature(again))
     again.train()
-    cosine = CosineDescent(0.0, -1.0, 4)
-    expected = [cosine.remaining(0.75) - 1] * 5 + [-1.0] * 5
+    expected = [(math.cos(math.pi * 0.75) + 1) / 2 - 1] * 5 + [-1.0] * 5
     assert record.strengths == pytest.approx(expected, rel=1e-12)
 
 
@@ -154,7 +161,7 @@ def test_model_without_learned_temperatures_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ('settings', 'says'),
     [
-        (dict(schedule='step'), r"Hook\.schedule='step' is not one of 'cosine', 'linear'"),
+        (dict(schedule='step'), r"Hook\.schedule='step' is wrong: give 'cosine' or 'linear'"),
         (dict(min=0.0), r'Hook\.max=0\.0, min=0\.0 would not train'),
         (dict(max=1.0), r'Hook\.max=1\.0, min=-1\.0 would not train'),
         (dict(min=1.0), r'Hook\.min=1\.0 is above max'),
@@ -167,8 +174,8 @@ def test_bad_settings_are_refused_by_name(settings, says):
 
 
 def test_defaults_are_the_published_curriculum():
-    assert CurriculumTemperatureHook().curriculum == CosineDescent(
-        0.0, -1.0, 10, name='CurriculumTemperatureHook'
-    )
-    assert isinstance(CurriculumTemperatureHook('linear').curriculum, LinearDescent)
+    name = 'CurriculumTemperatureHook'
+    assert CurriculumTemperatureHook().curriculum == descent('cosine', 0.0, -1.0, 10, name=name)
+    linear = CurriculumTemperatureHook('linear', length=4).curriculum
+    assert linear == descent('linear', 0.0, -1.0, 4, name=name) and linear.at(0.5) == -0.5
     assert MODELS.get('kd_plugins.GlobalTemperature') is not None

@@ -1,3 +1,5 @@
+"""CTKD's gradient reversal."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""CTKD's global temperature."""
+
 import math
 
 import pytest
@@ -150,7 +152,9 @@ def test_is_built_by_config_in_every_loss():
 
 def test_is_refused_where_nobody_tells_the_progress():
     loss = KDLoss(GlobalTemperature())
-    with pytest.raises(RuntimeError, match=r'curriculum needs to know.*SingleTeacherDistill'):
+    with pytest.raises(
+        RuntimeError, match=r'default curriculum.* needs to know.*SingleTeacherDistill'
+    ):
         loss(torch.zeros(2, 3), torch.zeros(2, 3))
 
 

@@ -1,0 +1,82 @@
+"""Checks of single settings, for whoever reads a config.
+
+Each returns the value if it is right, and otherwise raises a ``ValueError`` that
+names the key, the value and what would be right.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, TypeGuard
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """Whether a value is a finite number; True and False are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def refuse(key: str, value: Any, right: str) -> ValueError:
+    """Return the error that tells what is wrong.
+
+    Args:
+        key: What the user calls the setting.
+        value: What it is set to.
+        right: What would be right; it goes on after "give".
+    """
+    return ValueError(f'{key}={value!r} is wrong: give {right}.')
+
+
+def whole_number(key: str, value: Any, least: int = 1, right: str | None = None) -> int:
+    """Return a whole number that is at least ``least``.
+
+    Args:
+        key, value: As in :func:`refuse`.
+        least: The least number that is accepted.
+        right: As in :func:`refuse`; by default it says "whole number" and ``least``.
+
+    Raises:
+        ValueError: If it is none, or smaller.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise refuse(key, value, right or f'a whole number, at least {least}')
+    return value
+
+
+def number(
+    key: str,
+    value: Any,
+    right: str = 'a finite number',
+    above: float = -math.inf,
+    least: float = -math.inf,
+) -> float:
+    """Return a finite number within bounds, as a float.
+
+    Args:
+        key, value, right: As in :func:`refuse`.
+        above: It must be greater than this.
+        least: It must be at least this.
+
+    Raises:
+        ValueError: If it is none, not finite, or out of bounds.
+    """
+    if not is_number(value) or value <= above or value < least:
+        raise refuse(key, value, right)
+    return float(value)
+
+
+def one_of(key: str, value: Any, known: Iterable[Any], also: str = '') -> Any:
+    """Return a value that is one of those that are known.
+
+    Args:
+        key, value: As in :func:`refuse`.
+        known: What is accepted.
+        also: What else can be given, after a comma.
+
+    Raises:
+        ValueError: If it is another one.
+    """
+    known = tuple(known)
+    if value not in known:
+        raise refuse(key, value, ' or '.join(map(repr, known)) + (also and f', {also}'))
+    return value

@@ -1,0 +1,110 @@
+"""What every teacher is to the rest of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Answer = TypeVar('Answer')
+
+
+class Teacher:
+    """Nobody to ask: ``teacher=None``. The kinds of teachers are its subclasses.
+
+    A teacher is no part of the module tree, so that optimizers, EMA, DDP and
+    checkpoints never see it, and no part of a copy either: deep copies of an
+    algorithm share its teacher.
+
+    Attributes:
+        network: The network that is asked, or None.
+        weights: Where its weights come from, in words; None where nobody said.
+        has_own_input: Whether the network declares a preprocessor of its own.
+        data_preprocessor: The student's, whose batches it is shown.
+    """
+
+    network: nn.Module | None = None
+    weights: str | None = None
+    has_own_input = False
+    data_preprocessor: nn.Module | None = None
+
+    def __bool__(self) -> bool:
+        return self.network is not None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
+        return self
+
+    def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
+        """Show the teacher a batch, for its recorders to record.
+
+        Without a gradient, without a loss, in the teacher's own precision.
+
+        Args:
+            inputs: The student's preprocessed batch, (N, channels, H, W).
+            data_samples: Its samples.
+
+        Returns:
+            What the network's forward returns; None where there is none.
+        """
+        return None
+
+    def answer(self, question: Callable[[nn.Module], Answer]) -> Answer:
+        """Ask the network something that was recorded from the student.
+
+        Gradients reach what the question holds of the student; the teacher's
+        weights take none.
+
+        Args:
+            question: Is called with the network, in its precision.
+
+        Raises:
+            RuntimeError: If there is no network.
+        """
+        raise RuntimeError('model.teacher=None cannot answer: give a teacher.')
+
+    def convert(self, inputs: Tensor) -> Tensor:
+        """Return the network's input for the student's preprocessed batch."""
+        return inputs
+
+    def predict(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
+        """Return the network's predictions for the student's preprocessed batch.
+
+        Raises:
+            RuntimeError: If there is no network.
+        """
+        raise RuntimeError('model.teacher=None cannot predict: give a teacher.')
+
+    @torch.no_grad()
+    def val_step(self, data: Any) -> Any:
+        """Return the predictions for a batch as the data loader gives it.
+
+        They come from the input with which the teacher teaches: mmrazor's loops,
+        which validate a teacher, measure what it teaches.
+
+        Raises:
+            RuntimeError: If there is no network.
+        """
+        assert self.data_preprocessor is not None
+        data = self.data_preprocessor(data, False)
+        return self.predict(**data) if isinstance(data, dict) else self.predict(*data)
+
+    def watch(
+        self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
+    ) -> Callable[[], None]:
+        """Have functions called around every :meth:`look`.
+
+        Hooks on the network itself would not be seen by a compiled one.
+
+        Args:
+            before: Called without arguments.
+            after: Called with what the network returned and the data samples.
+
+        Returns:
+            What ends it.
+        """
+        return lambda: None
+
+    def follow(self, change: Callable[[nn.Module], Any]) -> None:
+        """Move or convert the network as the algorithm that owns it is."""

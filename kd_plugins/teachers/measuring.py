@@ -1,0 +1,112 @@
+"""Measuring a teacher as it teaches."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from kd_plugins.teachers.base import Teacher
+
+
+class AsTaught(nn.Module):
+    """A teacher in the place of a model that is validated or tested.
+
+    Its predictions come from the input with which it teaches: the student's
+    preprocessed batch, converted; in the precision in which it teaches.
+
+    Args:
+        teacher: The teacher.
+
+    Raises:
+        ValueError: If there is no teacher.
+    """
+
+    def __init__(self, teacher: Teacher) -> None:
+        super().__init__()
+        if not teacher:
+            raise ValueError('model.teacher=None: there is no teacher to measure.')
+        self.teacher = teacher
+
+    def val_step(self, data: Any) -> Any:
+        """Return the teacher's predictions for a batch as the data loader gives it."""
+        return self.teacher.val_step(data)
+
+    test_step = val_step
+
+    @torch.no_grad()
+    def own_input_differs(self, data: Any) -> bool:
+        """Whether the teacher's own preprocessor would give it another input.
+
+        Args:
+            data: A batch as the data loader gives it.
+        """
+        network = self.teacher.network
+        preprocessor = self.teacher.data_preprocessor
+        if network is None or preprocessor is None or not self.teacher.has_own_input:
+            return False
+        first, second = copy.deepcopy(data), copy.deepcopy(data)
+        taught = self.teacher.convert(preprocessor(first, False)['inputs'])
+        own = network.data_preprocessor(second, False)['inputs'].to(taught)
+        if own.shape != taught.shape:
+            return True
+        # Undoing one normalisation and applying another rounds, by little of the range.
+        return bool((own - taught).abs().max() > 1e-3 * (1 + own.abs().max()))
+
+
+def teacher_of(model: nn.Module) -> AsTaught:
+    """Return the teacher of an algorithm, ready to be measured in its place.
+
+    Args:
+        model: An algorithm of kd_plugins, in a wrapper or not.
+
+    Raises:
+        ValueError: If it has no teacher.
+    """
+    algorithm = model.module if is_model_wrapper(model) else model
+    teacher = vars(algorithm).get('teacher')
+    if not isinstance(teacher, Teacher) or not teacher:
+        raise ValueError(
+            f'the config has no teacher to measure: its model is a {type(algorithm).__name__}'
+            f'{" with teacher=None" if isinstance(teacher, Teacher) else ""}; give the config of a '
+            'distillation.'
+        )
+    return AsTaught(teacher)
+
+
+def measure_teacher(runner: Any) -> dict[str, float]:
+    """Test the teacher of a Runner's model on the input with which it teaches.
+
+    Where its own preprocessor would give it another input, it is tested on that
+    too, and both are said in the log.
+
+    Args:
+        runner: Its model is an algorithm of kd_plugins, in a wrapper or not.
+
+    Returns:
+        The metrics on the input with which it teaches; those on its own
+        preprocessing beside them, with ``own/`` in front of their names.
+
+    Raises:
+        ValueError: If there is no teacher.
+    """
+    taught = teacher_of(runner.model)
+    runner.model = taught
+    metrics = dict(runner.test())
+    batch = next(iter(runner.test_dataloader))
+    if not taught.own_input_differs(batch):
+        return metrics
+    runner.model = taught.teacher.network
+    own = runner.test()
+    runner.logger.warning(
+        'the teacher does not teach on the input that its own data_preprocessor gives: there it '
+        f'reaches {_said(own)}, and as it teaches {_said(metrics)}.'
+    )
+    return metrics | {f'own/{name}': value for name, value in own.items()}
+
+
+def _said(metrics: dict[str, float]) -> str:
+    return ', '.join(f'{name} {value:.4g}' for name, value in list(metrics.items())[:3])

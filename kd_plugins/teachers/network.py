@@ -1,0 +1,136 @@
+"""One network as a teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_plugins.teachers.base import Answer, Teacher
+from kd_plugins.teachers.input import TeacherInput
+
+Watcher = tuple[Callable[..., None] | None, Callable[..., None] | None]
+
+
+class NetworkTeacher(Teacher):
+    """A fixed network, whole in eval mode.
+
+    It goes where its input is, and reads it in the type of its own weights, so
+    that whoever asks needs to know neither.
+
+    Args:
+        network: The network, with its weights.
+        input: What makes its input of the student's.
+        data_preprocessor: The student's, whose batches it is shown.
+        weights: Where its weights come from, in words.
+        dtype: What autocast computes in; float32 for none even where the
+            student trains in mixed precision; None for the student's precision.
+        channels_last: Whether it computes in torch's channels-last layout.
+        compile: Arguments of ``torch.compile``; None to leave it as it is.
+        owned: Whether it may be moved and converted with its algorithm. A
+            network that somebody else has built is only moved to its input.
+    """
+
+    network: nn.Module
+
+    def __init__(
+        self,
+        network: nn.Module,
+        input: TeacherInput,
+        data_preprocessor: nn.Module,
+        weights: str | None = None,
+        dtype: torch.dtype | None = None,
+        channels_last: bool = False,
+        compile: Mapping[str, Any] | None = None,
+        owned: bool = True,
+    ) -> None:
+        self.network = network.requires_grad_(False).eval()
+        self.input = input
+        self.data_preprocessor = data_preprocessor
+        self.weights = weights
+        self.dtype = dtype
+        self.layout = torch.channels_last if channels_last else None
+        if self.layout is not None:
+            network.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.owned = owned
+        self._run = network if compile is None else torch.compile(network, **compile)
+        self._watchers: list[Watcher] = []
+
+    @property
+    def has_own_input(self) -> bool:  # type: ignore[override]
+        """Whether the network declares a preprocessor of its own."""
+        return self.input.declared
+
+    @torch.no_grad()
+    def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
+        """See :meth:`Teacher.look`."""
+        for before, _ in self._watchers:
+            if before is not None:
+                before()
+        with self._precision(inputs.device):
+            outputs = self._run(self.convert(inputs), data_samples, mode='tensor')
+        for _, after in list(self._watchers):
+            if after is not None:
+                after(outputs, data_samples)
+        return outputs
+
+    def answer(self, question: Callable[[nn.Module], Answer]) -> Answer:
+        """See :meth:`Teacher.answer`."""
+        with self._precision(self._weight().device):
+            return question(self.network)
+
+    @torch.no_grad()
+    def convert(self, inputs: Tensor) -> Tensor:
+        """Return the network's input, (N, channels, H', W'), for the student's batch."""
+        self._go_to(inputs.device)
+        inputs = self.input(inputs)
+        if inputs.is_floating_point():
+            inputs = inputs.to(self._weight().dtype)
+        if self.layout is not None and inputs.dim() == 4:
+            inputs = inputs.contiguous(memory_format=self.layout)
+        return inputs
+
+    @torch.no_grad()
+    def predict(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
+        """See :meth:`Teacher.predict`."""
+        with self._precision(inputs.device):
+            return self.network(self.convert(inputs), data_samples, mode='predict')
+
+    def watch(
+        self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
+    ) -> Callable[[], None]:
+        """See :meth:`Teacher.watch`."""
+        watcher = before, after
+        self._watchers.append(watcher)
+
+        def remove() -> None:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+        return remove
+
+    def follow(self, change: Callable[[nn.Module], Any]) -> None:
+        """See :meth:`Teacher.follow`."""
+        if self.owned:
+            change(self.network)
+            change(self.input)
+            # Tells its own preprocessor, too.
+            self.network.to(self._weight().device)
+
+    def _precision(self, device: torch.device) -> AbstractContextManager:
+        if self.dtype is None:
+            return nullcontext()
+        if self.dtype is torch.float32:
+            return torch.autocast(device.type, enabled=False)
+        return torch.autocast(device.type, self.dtype)
+
+    def _go_to(self, device: torch.device) -> None:
+        if self._weight().device != device:
+            self.network.to(device)
+            self.input.to(device)
+
+    def _weight(self) -> Tensor:
+        return next(self.network.parameters())

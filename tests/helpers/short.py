@@ -1,0 +1,14 @@
+"""Trainings of a few epochs from configs that are meant for many."""
+
+
+def shorten(cfg, epochs):
+    """Train so many epochs, with every schedule at its end by then."""
+    cfg.train_cfg.max_epochs = epochs
+    curriculum = cfg.default_hooks.get('curriculum_temperature')
+    if curriculum:
+        curriculum.length = min(curriculum.length, epochs)
+    distiller = cfg.model.get('distiller') or {}
+    for term in (distiller.get('distill_losses') or {}).values():
+        if isinstance(term.get('warmup'), int):
+            term.warmup = min(term.warmup, epochs)
+    return cfg

@@ -1,0 +1,84 @@
+"""The figure of a teacher is that of the input with which it teaches."""
+
+import copy
+
+import pytest
+import torch
+from helpers import ROOT
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from kd_plugins.teachers import measure_teacher, teacher_of
+
+
+def runner_of(tmp_path, **model):
+    cfg = Config.fromfile(ROOT / 'configs/kd/kd_digits.py')
+    cfg.work_dir = str(tmp_path)
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True, **model)
+    cfg.model.teacher.data_preprocessor = dict(mean=[40.0], std=[20.0])
+    cfg.default_hooks.update(checkpoint=dict(type='CheckpointHook'))
+    return Runner.from_cfg(cfg)
+
+
+def accuracy(network, runner, prepare):
+    """Top-1 of a network over the test set, in percent."""
+    right = seen = 0
+    network.eval()
+    for batch in runner.test_dataloader:
+        with torch.no_grad():
+            logits = network(prepare(batch), mode='tensor')
+        labels = torch.tensor([int(sample.gt_label) for sample in batch['data_samples']])
+        right += int((logits.argmax(dim=1) == labels).sum())
+        seen += len(labels)
+    return 100 * right / seen
+
+
+def pixels(batch):
+    inputs = batch['inputs']
+    return torch.stack(list(inputs)).float()
+
+
+def test_it_is_measured_as_it_teaches_and_both_figures_are_said_where_they_differ(
+    tmp_path, monkeypatch
+):
+    runner = runner_of(tmp_path, teacher_input_size=4)
+    network = runner.model.teacher.network
+    said = []
+    monkeypatch.setattr(runner.logger, 'warning', said.append)
+    metrics = measure_teacher(runner)
+
+    def own(batch):
+        return (pixels(batch) - 40) / 20
+
+    def taught(batch):
+        return torch.nn.functional.interpolate(own(batch), (4, 4), mode='bilinear', antialias=True)
+
+    expected = accuracy(network, runner, taught), accuracy(network, runner, own)
+    assert metrics['accuracy/top1'] == pytest.approx(expected[0], abs=0.2)
+    assert metrics['own/accuracy/top1'] == pytest.approx(expected[1], abs=0.2)
+    assert expected[0] != expected[1]
+    assert len(said) == 1 and 'as it teaches accuracy/top1' in said[0]
+
+
+def test_one_figure_where_both_inputs_are_the_same(tmp_path):
+    runner = runner_of(tmp_path)
+    network = runner.model.teacher.network
+    metrics = measure_teacher(runner)
+    assert list(metrics) == ['accuracy/top1']
+    expected = accuracy(network, runner, lambda batch: (pixels(batch) - 40) / 20)
+    assert metrics['accuracy/top1'] == pytest.approx(expected, abs=0.2)
+
+
+def test_what_is_no_teacher_is_not_measured():
+    with pytest.raises(ValueError, match='no teacher to measure: its model is a Linear'):
+        teacher_of(torch.nn.Linear(1, 1))
+
+
+def test_a_copy_of_the_batch_is_compared(tmp_path):
+    runner = runner_of(tmp_path, teacher_input_size=4)
+    taught = teacher_of(runner.model)
+    batch = next(iter(runner.test_dataloader))
+    before = copy.deepcopy(batch)
+    assert taught.own_input_differs(batch)
+    for one, other in zip(batch['inputs'], before['inputs'], strict=True):
+        assert torch.equal(one, other)

@@ -1,0 +1,82 @@
+"""Show what a trained student and its teacher make of the same pictures.
+
+    python tools/compare.py CONFIG CHECKPOINT --view answers --images a.png b.png
+    python tools/compare.py CONFIG CHECKPOINT --view correlation
+    python tools/compare.py CONFIG CHECKPOINT --view tsne
+    python tools/compare.py CONFIG CHECKPOINT --view boxes
+    python tools/compare.py CONFIG CHECKPOINT --view patches --images 3 250 871
+
+``answers``: both networks' first classes for some pictures, and the value of
+every distillation term for each alone. ``correlation``: how differently both
+relate the classes, the matrix that the DKD paper shows. ``tsne``: both networks'
+penultimate features, by class. ``boxes``, for dense detectors: what both find, and
+how much every place tells them apart, which is what BCKD weighs boxes with.
+``patches``, for CSKD: what the teacher answers at every position, the target at
+some moments of the training, and the answers of the student's patches.
+The teacher sees each picture as in training. Without ``--images``, pictures of the
+validation set.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.inspect.compare import VIEWS, Choice, compare
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Compare a student with its teacher.')
+    parser.add_argument('config', help='config of the distillation')
+    parser.add_argument('checkpoint', help="the student's checkpoint")
+    parser.add_argument('--view', choices=VIEWS, default='answers')
+    parser.add_argument(
+        '--images',
+        nargs='+',
+        default=(),
+        metavar='IMAGE',
+        help='pictures for --view answers, boxes or patches: files, or numbers of validation '
+        'pictures',
+    )
+    parser.add_argument(
+        '--samples', type=int, help='of the validation set; by default 6, 5 (patches) or 1000'
+    )
+    parser.add_argument(
+        '--moments', type=float, nargs='+', default=Choice.moments,
+        help='parts of the training that are over, 0 to 1, for --view patches',
+    )  # fmt: skip
+    parser.add_argument('--out', type=Path, help='picture to write, by default VIEW.png')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    args = parser.parse_args()
+    if not Path(args.config).is_file():
+        parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    if args.images and args.view in ('correlation', 'tsne'):
+        parser.error(f'--view {args.view} is of the validation set: give --samples, not --images.')
+    if args.samples is not None and args.samples < 1:
+        parser.error(f'--samples {args.samples} is no number of pictures: give 1 or more.')
+    if any(not 0 <= moment <= 1 for moment in args.moments):
+        parser.error(f'--moments {args.moments} are parts of a training: give numbers from 0 to 1.')
+    return args
+
+
+def main() -> None:
+    """Compare, print, write."""
+    args = parse_args()
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    choice = Choice(args.images, args.samples, args.moments)
+    try:
+        figure, said = compare(cfg, args.checkpoint, args.view, choice)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(str(error))
+    out = args.out or Path(f'{args.view}.png')
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150)
+    print('\n'.join([*said, f'wrote {out}']))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,3 +1,4 @@
+import functools
 import sys
 from pathlib import Path
 
@@ -9,6 +10,33 @@ import kd_plugins  # noqa: F401  (first, so that mmrazor can be imported)
 ROOT = Path(__file__).resolve().parents[1]
 # Helpers are imported as `from helpers import ...`, wherever a test lies.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _upstream_indices_are_read_once():
+    """Keep mmengine from reading all of a package's metafiles for every config of it."""
+    from mmengine.config import utils
+    from mmengine.hub import hub
+
+    with pytest.MonkeyPatch.context() as patch:
+        read = utils._get_cfg_metainfo
+
+        @functools.cache
+        def look_up(*where):
+            try:
+                return read(*where), None
+            except ValueError as error:  # not listed, as base configs are not
+                return None, error
+
+        def once(*where):
+            found, error = look_up(*where)
+            if error is not None:
+                raise error
+            return found
+
+        for module in (utils, hub):
+            patch.setattr(module, '_get_cfg_metainfo', once)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -54,12 +54,12 @@ def test_builds_and_gives_finite_losses(path, monkeypatch):
     MessageHub.get_current_instance().update_info_dict(
         dict(iter=0, max_iters=100, epoch=0, max_epochs=10)
     )
-    samples = [DataSample().set_gt_label(i) for i in range(4)]
+    samples = [DataSample().set_gt_label(i) for i in range(2)]
     if '_crd_' in path:
         for i, sample in enumerate(samples):
             sample.set_field(torch.tensor(i), 'sample_idx')
             sample.set_field(torch.arange(i, i + 16385), 'contrast_sample_idxs')
-    data = dict(inputs=torch.randint(0, 255, (4, channels, size, size)), data_samples=samples)
+    data = dict(inputs=torch.randint(0, 255, (2, channels, size, size)), data_samples=samples)
     losses = model(**model.data_preprocessor(data, training=True), mode='loss')
     total, log = model.parse_losses(losses)
     assert torch.isfinite(total) and total.requires_grad

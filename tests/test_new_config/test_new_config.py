@@ -1,6 +1,5 @@
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -314,29 +313,33 @@ def test_a_folder_that_says_no_method_is_named(tmp_path, says):
         methods(tmp_path)
 
 
-def tool(*arguments, monkeypatch=None):
+@pytest.fixture
+def tool(monkeypatch):
     """Run the tool in this process; return what it exits with."""
-    monkeypatch.setattr(sys, 'argv', ['new_config.py', *map(str, arguments)])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_path(str(ROOT / 'tools/new_config.py'), run_name='__main__')
-    return caught.value.code
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['new_config.py', *map(str, arguments)])
+        try:
+            runpy.run_path(str(ROOT / 'tools/new_config.py'), run_name='__main__')
+        except SystemExit as error:
+            return error.code
+        return 0
+
+    return run
 
 
-def test_from_the_command_line(tmp_path, monkeypatch, capsys):
+def test_from_the_command_line(tmp_path, monkeypatch, capsys, tool):
+    monkeypatch.chdir(tmp_path)
     out = tmp_path / 'configs' / 'my.py'
     given = ['--student', STUDENT, '--method', 'kd', '--out', out]
-    line = [sys.executable, ROOT / 'tools/new_config.py', *given, '--teacher', TEACHER]
-    reply = subprocess.run(
-        [*map(str, line), '--teacher-ckpt', 't.pth'], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert reply.returncode == 0, reply.stderr
-    assert reply.stdout == f'wrote {out}; next: python tools/check.py {out}\n'
+    assert tool(*given, '--teacher', TEACHER, '--teacher-ckpt', 't.pth') == 0
+    assert f'wrote {out}; next: python tools/check.py {out}\n' in capsys.readouterr().out
     assert sorted(os.listdir(out.parent)) == ['my.py']
     assert Config.fromfile(out).model.teacher_ckpt == f'{tmp_path}/configs/../t.pth'
-    assert tool(*given, '--teacher', TEACHER, monkeypatch=monkeypatch) == 2
+    assert tool(*given, '--teacher', TEACHER) == 2
     assert 'exists: give another name' in capsys.readouterr().err
     out.unlink()
-    assert tool(*given, '--teacher', 'gone.py', monkeypatch=monkeypatch) == 2
+    assert tool(*given, '--teacher', 'gone.py') == 2
     assert "--teacher 'gone.py' is no file" in capsys.readouterr().err
-    assert '--teacher None' in tool(*given, monkeypatch=monkeypatch)
+    assert '--teacher None' in tool(*given)
     assert not out.exists()

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.logging import MessageHub
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.files.weights import load_weights
 from kd_plugins.new_config.writing import classifier
+from kd_plugins.structures import Progress
 
 
 @dataclass
@@ -141,10 +141,7 @@ def term_values(
     train_cfg = cfg.train_cfg
     epochs = train_cfg.get('max_epochs', 1) if train_cfg.get('by_epoch') else 1
     iters = train_cfg.get('max_iters', epochs)
-    hub = MessageHub.get_current_instance()
-    at_the_end = dict(iter=iters - 1, max_iters=iters, epoch=epochs - 1, max_epochs=epochs)
-    for key, value in at_the_end.items():
-        hub.update_info(key, value)
+    algorithm.set_progress(Progress(iters - 1, iters, epochs - 1, epochs))
     values: dict[str, list[float]] = {}
     for i in range(len(batch['data_samples'])):
         alone = {key: column[i : i + 1] for key, column in batch.items()}

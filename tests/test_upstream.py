@@ -97,7 +97,8 @@ MOBILEONE = {
     'model.head.in_channels': 64,
     'model.head.topk': (1,),
     'custom_hooks.0.schedule': [
-        dict(action_epoch=2, train_pipeline=[SWITCHED], batch_augments=dict(augments=[dict(type='Mixup', alpha=0.5)])),
+        dict(action_epoch=2, train_pipeline=[SWITCHED],
+             batch_augments=dict(augments=[dict(type='Mixup', alpha=0.5)])),
         dict(action_epoch=3, loss=dict(type='LabelSmoothLoss', label_smooth_val=0.3,
                                        num_classes=5)),
     ],

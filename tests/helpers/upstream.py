@@ -112,7 +112,7 @@ def stock(path, options, folder, batch_size=4, epochs=3):
 
 
 def put(cfg, key, value):
-    """Set ``model.backbone.depth`` or ``custom_hooks.0.momentum``; dicts are replaced, not merged."""
+    """Set ``model.backbone.depth`` or ``custom_hooks.0.momentum``, without merging dicts."""
     *path, last = key.split('.')
     for name in path:
         cfg = cfg[int(name)] if name.isdigit() else cfg.setdefault(name, {})

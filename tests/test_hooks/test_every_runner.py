@@ -63,7 +63,7 @@ def test_the_runner_that_was_built_first_follows_its_own_progress(tmp_path):
 
 
 def test_loops_without_epochs_are_followed(tmp_path):
-    warm = dict(WARM, warmup=2, warmup_by_epoch=False)
+    warm = dict(WARM, warmup=dict(length=2, by_epoch=False))
     made = runner_of(tmp_path, None, max_epochs=2, losses=dict(loss_kd=warm), by_epoch=False)
     hook = Follows()
     made.register_hook(hook)
@@ -73,8 +73,8 @@ def test_loops_without_epochs_are_followed(tmp_path):
 
 def test_the_optimizer_wrapper_logs_into_its_runners_hub(tmp_path):
     wrapper = dict(optimizer=dict(type='SGD', lr=0.1), clip_grad=dict(max_norm=1.0))
-    first, _ = runner(tmp_path / 'a', 1, optim_wrapper=wrapper)
-    second, _ = runner(tmp_path / 'b', 1, optim_wrapper=copy.deepcopy(wrapper))
+    first, _ = runner(tmp_path / 'a', 2, optim_wrapper=wrapper)
+    second, _ = runner(tmp_path / 'b', 2, optim_wrapper=copy.deepcopy(wrapper))
     first.train()
     assert 'train/grad_norm' in first.message_hub.log_scalars
     assert 'train/grad_norm' not in second.message_hub.log_scalars

@@ -6,11 +6,17 @@ their order, schedules, modes, averages, predictions and weights are bit for bit
 same. A further config is one line of CASES.
 """
 
+import copy
 from typing import NamedTuple
 
 import pytest
 import torch
-from helpers.upstream import assert_same, average, distil, run, stock
+from helpers import TinyClassifier, algorithm_cfg, distiller
+from helpers.tiny_training import config
+from helpers.upstream import assert_same, average, built, distil, run, stock, watch
+from mmdet.models import RetinaNet
+from mmengine.hooks import Hook
+from mmengine.registry import MODELS
 
 SWITCHED = dict(type='Brighten')
 ARCH = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
@@ -192,16 +198,22 @@ CASES = {
 def test_a_stock_config_trains_as_it_does_alone(name, tmp_path):
     path, options, source = CASES[name]
     cfg = stock(path, options, tmp_path)
-    alone, seen_alone = run(cfg)
-    distilled, seen = run(distil(cfg, source))
+    alone, seen = run(cfg)
     assert len(seen.groups) == 6 and len(seen.predictions) in (8, 16)
+    assert_trained_alike((alone, seen), run(distil(cfg, source)))
+    assert_something_happened(name, seen, alone)
+
+
+def assert_trained_alike(expected, got):
+    """Both runs are the same in all that was seen of them."""
+    (alone, seen_alone), (distilled, seen) = expected, got
+    assert len(seen_alone.groups) == len(seen.groups)
     for before, after in zip(seen_alone.groups, seen.groups, strict=True):
         assert_same(before, after)
     assert_same(seen_alone.modes, seen.modes)
     assert_same(alone.model.state_dict(), distilled.model.state_dict())
     assert_same(average(alone), average(distilled))
     assert_same(seen_alone.predictions, seen.predictions)
-    assert_something_happened(name, seen_alone, alone)
 
 
 def assert_something_happened(name, seen, runner):
@@ -226,3 +238,116 @@ def assert_something_happened(name, seen, runner):
         assert seen.modes[0]
     if 'scaled' in name:
         assert first[0]['initial_lr'] == pytest.approx(0.1 * 4 / 256)
+
+
+DEIT = 'mmpretrain::deit/deit-base_16xb64_in1k.py'
+LINEAR = 'head.layers.head'
+
+
+def test_init_cfg_of_the_algorithm_is_that_of_the_student_alone(tmp_path):
+    cfg = stock(DEIT, vit(**SOON), tmp_path)
+    distilled = distil(cfg, LINEAR, init_cfg=cfg.model.init_cfg)
+    del distilled.model.architecture['init_cfg']
+    assert_trained_alike(run(cfg), run(distilled))
+
+
+def test_load_from_takes_what_the_student_alone_has_saved(tmp_path):
+    cfg = stock(DEIT, vit(**SOON), tmp_path)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    first, _ = run(cfg)
+    later = copy.deepcopy(cfg)
+    later.load_from = str(tmp_path / 'epoch_3.pth')
+    later.default_hooks.checkpoint = None
+    later.optim_wrapper.optimizer.lr = 1e-3
+    alone = run(later)
+    assert not torch.equal(alone[0].model.head.layers.head.weight,
+                           first.model.head.layers.head.weight)  # fmt: skip
+    assert_trained_alike(alone, run(distil(later, LINEAR)))
+
+
+def test_resuming_as_a_distillation_what_the_student_alone_has_begun(tmp_path):
+    cfg = stock(DEIT, vit(**SOON), tmp_path)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=1)
+    cfg.custom_hooks.append(dict(type='kd_plugins.SeedByProgressHook'))
+    whole, seen = run(cfg)
+    resumed = distil(cfg, LINEAR)
+    resumed.update(resume=True, load_from=str(tmp_path / 'epoch_2.pth'))
+    got, seen_again = run(resumed)
+    assert_same(seen.groups[4:], seen_again.groups)
+    assert_same(whole.model.state_dict(), got.model.state_dict())
+    assert_same(average(whole), average(got))
+
+
+def test_runners_that_take_turns_train_as_each_does_alone(tmp_path):
+    cfgs = [
+        stock(CASES[name].path, CASES[name].options, tmp_path)
+        for name in ('layer decay of a ViT, mixup', 'precise statistics of batch norms')
+    ]
+    for cfg in cfgs:
+        cfg.custom_hooks.append(dict(type='kd_plugins.SeedByProgressHook'))
+
+    def train(runner):
+        runner.set_randomness(seed=0)
+        runner.train()
+
+    alone = [built(cfg) for cfg in cfgs]
+    for runner in alone:
+        train(runner)
+    first, second = (built(distil(cfg, 'head.fc')) for cfg in cfgs)
+
+    class Meanwhile(Hook):
+        """Leaves the first runner for the second one in its first epoch."""
+
+        def after_train_epoch(self, runner):
+            if runner.epoch == 0:
+                train(second)
+
+    first.register_hook(Meanwhile())
+    train(first)
+    for expected, got in zip(alone, (first, second), strict=True):
+        assert_trained_alike((expected, watch(expected)), (got, watch(got)))
+
+
+@MODELS.register_module(force=True)
+class RetinaNetOfEpochs(RetinaNet):
+    """A detector that weighs its losses by what mmdet's SetEpochInfoHook tells it."""
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+    def loss(self, *args, **kwargs):
+        losses = super().loss(*args, **kwargs)
+        return {k: [v * (1 + self.epoch) for v in values] for k, values in losses.items()}
+
+
+def test_a_detector_is_told_its_epoch(tmp_path):
+    path, options, source = CASES['frozen stages and statistics of a detector']
+    cfg = stock(path, {**options, 'model.type': 'RetinaNetOfEpochs'}, tmp_path)
+    cfg.custom_hooks.append(dict(type='SetEpochInfoHook'))
+    alone, seen = run(cfg)
+    assert alone.model.epoch == 2
+    assert_trained_alike((alone, seen), run(distil(cfg, source)))
+
+
+@MODELS.register_module(force=True)
+class WithLambda(TinyClassifier):
+    """A classifier whose loss mmpretrain's DenseCLHook switches on."""
+
+    loss_lambda = 0.5
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        out = super().forward(inputs, data_samples, mode)
+        return dict(loss=out['loss'] * self.loss_lambda) if mode == 'loss' else out
+
+
+def test_an_attribute_that_a_hook_sets_reaches_the_student(tmp_path):
+    none = distiller(dict(type='kd_plugins.KDLoss', tau=2.0, loss_weight=0.0))
+    student = dict(type='WithLambda')
+    ends = []
+    for model in (dict(student), algorithm_cfg(architecture=dict(student), distiller=none)):
+        cfg = config(tmp_path, model=model, default_hooks=dict(checkpoint=None))
+        cfg.custom_hooks += [dict(type='mmpretrain.DenseCLHook', start_iters=2), dict(type='Watch')]
+        cfg.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
+        ends.append(run(cfg))
+    assert_trained_alike(*ends)
+    assert ends[1][0].model.student.loss_lambda == 0.5

@@ -63,7 +63,7 @@ class Watch(Hook):
             [
                 {
                     key: [names[id(p)] for p in value] if key == 'params' else copy.copy(value)
-                    for key, value in group.items()
+                    for key, value in sorted(group.items())
                 }
                 for group in runner.optim_wrapper.optimizer.param_groups
             ]
@@ -157,11 +157,21 @@ def distil(cfg, source, loss_weight=0.0, **changes):
 
 def run(cfg):
     """Train; return the runner and what :class:`Watch` saw."""
+    runner = built(cfg)
+    runner.train()
+    return runner, watch(runner)
+
+
+def built(cfg):
+    """Build a runner of its own name."""
     cfg = Config(copy.deepcopy(cfg._cfg_dict.to_dict()))
     cfg.experiment_name = f'upstream_{time.time_ns()}'
-    runner = Runner.from_cfg(cfg)
-    runner.train()
-    return runner, next(hook for hook in runner.hooks if isinstance(hook, Watch))
+    return Runner.from_cfg(cfg)
+
+
+def watch(runner):
+    """The hook that saw the training."""
+    return next(hook for hook in runner.hooks if type(hook) is Watch)
 
 
 def average(runner):

@@ -17,6 +17,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.rendezvous import rendezvous
 
+from kd_plugins.files.writing import write_aside
+
+#: Where the first of several starts of a training notes who it is, in the work directory.
+START_NOTE = '.started'
 #: mmengine's strategies that cut a model into pieces.
 SHARDING = ('FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy')
 
@@ -139,18 +143,50 @@ def slurm_environment() -> dict[str, str]:
     )
 
 
-def restarted_with_a_checkpoint(work_dir: str) -> bool:
-    """Whether a launcher has started this again, with a checkpoint to go on from.
+def restarted_with_a_checkpoint(work_dir: str, launcher: str = 'none') -> bool:
+    """Whether a launcher has started this again, with a checkpoint of its own to go on from.
 
-    torchrun counts its restarts, Slurm its requeues. ``dist_train.sh`` tells
-    when it began: an older checkpoint in the same directory is not this run's.
+    torchrun counts its restarts, Slurm its requeues. The first start notes in the
+    work directory who it is. Later ones go on from a checkpoint only if the note is
+    theirs and the checkpoint is younger: an older one is that of another start.
+
+    Args:
+        work_dir: The work directory.
+        launcher: The runner's, which says who writes the note.
     """
-    counts = (os.environ.get(key, '0') for key in ('TORCHELASTIC_RESTART_COUNT',
-                                                   'SLURM_RESTART_COUNT'))  # fmt: skip
-    pointer = osp.join(work_dir, 'last_checkpoint')
-    if not any(int(count) for count in counts) or not osp.isfile(pointer):
-        return False
-    return osp.getmtime(pointer) >= float(os.environ.get('KD_PLUGINS_STARTED', 0))
+    env = os.environ
+    requeues, restarts = (
+        int(env.get(f'{who}_RESTART_COUNT', '0')) for who in ('SLURM', 'TORCHELASTIC')
+    )
+    # What stays the same in all starts and on all nodes; torchrun has a name if it is given one.
+    here = dict(slurm=env.get('SLURM_JOB_ID', ''), torchrun=env.get('TORCHELASTIC_RUN_ID', ''))
+    note, pointer = (osp.join(work_dir, name) for name in (START_NOTE, 'last_checkpoint'))
+    noted = _read_json(note)
+    requeued = requeues > 0 and noted.get('slurm') == here['slurm']
+    restarted = restarts > 0 and noted.get('torchrun') == here['torchrun']
+    if requeued or restarted:
+        if not osp.isfile(pointer):
+            return False
+        written = osp.getmtime(pointer)
+        # dist_train.sh tells when it began, should that start have died before its note.
+        began = 0.0 if requeued else float(env.get('KD_PLUGINS_STARTED', 0))
+        return written >= max(osp.getmtime(note), began)
+    if _is_first_process(launcher):
+        write_aside(json.dumps(here).encode(), note)
+    return False
+
+
+def _is_first_process(launcher: str) -> bool:
+    rank = dict(pytorch='RANK', slurm='SLURM_PROCID', mpi='OMPI_COMM_WORLD_RANK').get(launcher)
+    return rank is None or os.environ.get(rank, '0') == '0'
+
+
+def _read_json(path: str) -> dict[str, Any]:
+    try:
+        with open(path, encoding='utf-8') as file:
+            return dict(json.load(file))
+    except (OSError, ValueError):
+        return {}
 
 
 def enable_amp(cfg: Config) -> None:

@@ -12,13 +12,13 @@ from helpers.detection import images
 from helpers.tiny_pictures import boxes, patches
 from helpers.tiny_training import config, train
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPERS, init_default_scope
 from mmengine.runner import Runner
 
 from kd_plugins import launch
+from kd_plugins.structures import Progress
 
 KD = dict(type='kd_plugins.KDLoss', tau=2.0)
 GLOBAL = dict(type='kd_plugins.GlobalTemperature')
@@ -196,11 +196,9 @@ def test_sync_batchnorm_is_the_students(path):
 
 @each_config
 def test_channels_last_gives_the_same_losses(path):
-    hub = MessageHub.get_current_instance()
-    for key, value in dict(iter=20, max_iters=300, epoch=2, max_epochs=30).items():
-        hub.update_info(key, value)
     torch.manual_seed(1)
     model = build(path).train()
+    model.set_progress(Progress(iter=20, max_iters=300, epoch=2, max_epochs=30))
     inputs, samples, dtype = batch_for(model, path)
     model.to(dtype)
     before = model.loss(inputs, samples)

@@ -47,7 +47,7 @@ def apply(args: argparse.Namespace, cfg: Config) -> None:
                 'batch size that its learning rate is meant for.'
             )
         cfg.auto_scale_lr.enable = True
-    if launch.restarted_with_a_checkpoint(cfg.work_dir):
+    if launch.restarted_with_a_checkpoint(cfg.work_dir, cfg.launcher):
         args.resume = 'auto'
     if args.resume is not None:
         cfg.resume = True

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from mmengine.logging import MessageHub
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 
+from kd_plugins.algorithms.student import StudentModel
 from kd_plugins.distillers import ask_teacher, build_distiller, check_records, reset_records
 from kd_plugins.networks import (
     NetworkCfg,
@@ -23,11 +22,9 @@ from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
 from kd_plugins.teachers import build_teacher
 
-_STUDENT = 'architecture.'
-
 
 @MODELS.register_module()
-class SingleTeacherDistill(BaseModel):
+class SingleTeacherDistill(StudentModel):
     """Train a student beside a fixed teacher, in mmrazor's vocabulary.
 
     To the outside this model *is* the student: its checkpoints hold the
@@ -66,7 +63,12 @@ class SingleTeacherDistill(BaseModel):
         teacher_module_inplace: The same for the teacher.
         teacher_trainable, teacher_norm_eval, student_trainable: mmrazor's
             names, accepted with mmrazor's defaults.
-        init_cfg: As in every mmengine model.
+        init_cfg: The student's, as in every mmengine model.
+        load_from_except: Patterns, as in file names, of the student's weights
+            that a training may begin without where its ``load_from`` (or
+            ``init_cfg``) lacks them, has more of them, or has them in another
+            shape: ``['head.fc.*']`` for another number of classes. The log
+            names each of them. Every other weight has to fit.
 
     Raises:
         ValueError: On a configuration that would train something else than it
@@ -92,7 +94,8 @@ class SingleTeacherDistill(BaseModel):
         teacher_trainable: bool = False,
         teacher_norm_eval: bool = True,
         student_trainable: bool = True,
-        init_cfg: dict | None = None,
+        init_cfg: dict | Sequence[dict] | None = None,
+        load_from_except: Sequence[str] = (),
     ) -> None:
         for key, value, only in (
             ('teacher_trainable', teacher_trainable, False),
@@ -105,8 +108,7 @@ class SingleTeacherDistill(BaseModel):
                     'and whole in eval mode, and the student is what trains.'
                 )
         student = build_student_network(architecture, data_preprocessor)
-        super().__init__(student.data_preprocessor, init_cfg)
-        self.architecture = student
+        super().__init__(student, init_cfg, load_from_except)
         if not module_inplace:
             forbid_inplace(self.architecture)
         with forked_random_states():
@@ -129,26 +131,10 @@ class SingleTeacherDistill(BaseModel):
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False
         self._is_whole = False
-        self._register_state_dict_hook(_to_student_keys)
-        self._register_load_state_dict_pre_hook(_from_student_keys)
-
-    @property
-    def student(self) -> BaseModel:
-        """The student; ``architecture`` is mmrazor's name for it."""
-        return self.architecture
-
-    def __getattr__(self, name: str) -> Any:
-        """Look on the student for what is not here, as upstream hooks expect."""
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == 'architecture':
-                raise
-            return getattr(self.architecture, name)
 
     def init_weights(self) -> None:
         """Initialise the student as if it were alone, then what the terms learn."""
-        self.architecture.init_weights()
+        super().init_weights()
         with forked_random_states():
             self.distiller.init_weights()
 
@@ -158,7 +144,7 @@ class SingleTeacherDistill(BaseModel):
         """Return losses for ``mode='loss'``, else what the student returns."""
         if mode == 'loss':
             return self.loss(inputs, data_samples)
-        return self.architecture(inputs, data_samples, mode=mode, **kwargs)
+        return super().forward(inputs, data_samples, mode, **kwargs)
 
     def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Any]:
         """Return ``student.*`` and ``distill.*`` losses and diagnostics.
@@ -172,7 +158,6 @@ class SingleTeacherDistill(BaseModel):
             self._is_whole = True
         if self.distillation_stopped:
             return _prefixed('student', self.architecture(inputs, data_samples, mode='loss'))
-        self._publish_progress()
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries:
             self.teacher.look(inputs, data_samples)
@@ -210,8 +195,12 @@ class SingleTeacherDistill(BaseModel):
                 log_vars[name] = torch.stack([part.detach() for part in parts[prefix]]).sum()
         return total, log_vars
 
-    def _publish_progress(self) -> None:
-        progress = Progress.from_message_hub(MessageHub.get_current_instance())
+    def set_progress(self, progress: Progress | None) -> None:
+        """Tell the terms how far the training has come; mmengine's Runner does so.
+
+        Args:
+            progress: The training's, or None outside of one.
+        """
         for module in self.distiller.modules():
             if hasattr(module, 'set_progress'):
                 module.set_progress(progress)
@@ -229,38 +218,9 @@ class SingleTeacherDistill(BaseModel):
         # The teacher's forward hooks feed these recorders and no copy of them.
         memo[id(self.distiller.teacher_recorders)] = self.distiller.teacher_recorders
         clone.__dict__.update(copy.deepcopy(self.__dict__, memo))
-        clone._owns_teacher = False
+        clone.__dict__['_owns_teacher'] = False
         return clone
 
 
 def _prefixed(prefix: str, losses: Mapping[str, Any]) -> dict[str, Any]:
     return {f'{prefix}.{name}': value for name, value in losses.items()}
-
-
-def _to_student_keys(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict
-) -> None:
-    """State-dict hook: give the student's keys without a prefix.
-
-    The preprocessor stands here a second time, being the student's own.
-    """
-    for key in [k for k in state_dict if k.startswith(prefix + 'data_preprocessor.')]:
-        del state_dict[key]
-    _rename(state_dict, prefix + _STUDENT, prefix)
-    metadata = getattr(state_dict, '_metadata', None)
-    if metadata is not None:
-        _rename(metadata, prefix + _STUDENT, prefix)
-
-
-def _from_student_keys(state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load hook: take the student's keys, bare or below ``architecture.``."""
-    own = (prefix + _STUDENT, prefix + 'distiller.')
-    for key in [k for k in state_dict if k.startswith(prefix) and not k.startswith(own)]:
-        state_dict[prefix + _STUDENT + key[len(prefix) :]] = state_dict[key]
-        if not key.startswith(prefix + 'data_preprocessor.'):
-            del state_dict[key]
-
-
-def _rename(mapping: dict[str, Any], old: str, new: str) -> None:
-    for key in [k for k in mapping if k.startswith(old)]:
-        mapping[new + key[len(old) :]] = mapping.pop(key)

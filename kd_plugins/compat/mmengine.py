@@ -1,42 +1,48 @@
-"""Reading checkpoints safely wherever mmengine reads one.
+"""What mmengine lacks, added to two of its modules as soon as they are imported.
 
-mmengine reads checkpoints by ``torch.load``, which runs what a pickle tells it
-to: always on torch 2.1, and after one warning in the maintained continuation.
-As soon as ``mmengine.runner.checkpoint`` is imported, its loaders read by
-:mod:`kd_plugins.files.reading` instead.
+* It reads checkpoints by ``torch.load``, which runs what a pickle tells it to:
+  always on torch 2.1, and after one warning in the maintained continuation. The
+  loaders of ``mmengine.runner.checkpoint`` read by
+  :mod:`kd_plugins.files.reading` instead.
+* It tells a model nothing of the training that it is in. What models find for
+  themselves, ``MessageHub.get_current_instance()``, belongs to the runner that
+  was built last. ``RuntimeInfoHook``, which every runner has, tells them, see
+  :mod:`kd_plugins.hooks.every_runner`.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-_CHECKPOINT = 'mmengine.runner.checkpoint'
 
+class _CompletingLoader(importlib.abc.Loader):
+    """Runs a module, then completes it."""
 
-class _GuardingLoader(importlib.abc.Loader):
-    """Runs a module, then gives it to :func:`kd_plugins.files.reading.install`."""
-
-    def __init__(self, loader: importlib.abc.Loader) -> None:
+    def __init__(
+        self, loader: importlib.abc.Loader, complete: Callable[[ModuleType], None]
+    ) -> None:
         self._loader = loader
+        self._complete = complete
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _guard_checkpoints(module)
+        self._complete(module)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
 
-class CheckpointFinder(importlib.abc.MetaPathFinder):
-    """Finds mmengine's module of checkpoint loaders."""
+class MMEngineFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules of mmengine that are to be completed."""
 
     def find_spec(
         self,
@@ -44,12 +50,12 @@ class CheckpointFinder(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for this module, None for every other one."""
-        if fullname != _CHECKPOINT:
+        """Return a spec for these modules, None for every other one."""
+        if fullname not in _COMPLETIONS:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _GuardingLoader(spec.loader)
+            spec.loader = _CompletingLoader(spec.loader, _COMPLETIONS[fullname])
         return spec
 
 
@@ -60,9 +66,36 @@ def _guard_checkpoints(module: ModuleType) -> None:
     reading.install(module)
 
 
+def _tell_models(module: ModuleType) -> None:
+    hook = module.RuntimeInfoHook  # type: ignore[attr-defined]
+    for name in ('before_train', 'before_train_iter'):
+        method = getattr(hook, name)
+        if not hasattr(method, '__wrapped__'):
+            setattr(hook, name, _then_tell(method))
+
+
+def _then_tell(method: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(method)
+    def call(self: Any, runner: Any, *args: Any, **kwargs: Any) -> None:
+        from kd_plugins.hooks import every_runner
+
+        method(self, runner, *args, **kwargs)
+        getattr(every_runner, method.__name__)(runner)
+
+    return call
+
+
+_COMPLETIONS: dict[str, Callable[[ModuleType], None]] = {
+    'mmengine.runner.checkpoint': _guard_checkpoints,
+    'mmengine.hooks.runtime_info_hook': _tell_models,
+}
+
+
 def install() -> None:
-    """Let checkpoints be read safely; calling it twice is fine."""
-    if not any(isinstance(finder, CheckpointFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, CheckpointFinder())
-        if _CHECKPOINT in sys.modules:
-            _guard_checkpoints(sys.modules[_CHECKPOINT])
+    """Let both modules be completed; calling it twice is fine."""
+    if any(isinstance(finder, MMEngineFinder) for finder in sys.meta_path):
+        return
+    sys.meta_path.insert(0, MMEngineFinder())
+    for name, complete in _COMPLETIONS.items():
+        if name in sys.modules:
+            complete(sys.modules[name])

@@ -13,10 +13,11 @@ import torch.distributed as dist
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller
 from helpers.tiny_pictures import Pictures, patches
-from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
+
+from kd_plugins.structures import Progress
 
 #: KD and DKD at once.
 TERMS = dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=2.0),
@@ -33,9 +34,8 @@ def of_vectors():
 
 def of_patches():
     """CSKD, with a target between the teacher's dense and its global answers."""
-    progress = dict(iter=4, max_iters=10, epoch=4, max_epochs=10)
-    MessageHub.get_current_instance().update_info_dict(progress)
     model = MODELS.build(patches(data_preprocessor=dict(type='BaseDataPreprocessor')))
+    model.set_progress(Progress(iter=4, max_iters=10, epoch=4, max_epochs=10))
     model.init_weights()
     samples = [Pictures(8)[i] for i in range(8)]
     pictures = torch.stack([sample['inputs'] for sample in samples])

@@ -13,9 +13,10 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller
-from mmengine.logging import MessageHub
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
+
+from kd_plugins.structures import Progress
 
 STEPS = 60
 TERMS = dict(
@@ -55,10 +56,9 @@ if __name__ == '__main__':
     model = MMDistributedDataParallel(algorithm_here, device_ids=None)
     sgd = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     wrapper = OptimWrapper(sgd)
-    hub = MessageHub.get_current_instance()
     path, alone = [learned(algorithm_here)], None
     for step in range(STEPS):
-        hub.update_info_dict(dict(iter=step, max_iters=STEPS, epoch=step // 6, max_epochs=10))
+        algorithm_here.set_progress(Progress(step, STEPS, epoch=step // 6, max_epochs=10))
         inputs, labels = batch(seed=100 * step + rank, size=8)
         if alone is None:
             total, _ = algorithm_here.parse_losses(algorithm_here(inputs, labels, mode='loss'))

@@ -26,10 +26,12 @@ from helpers import SMALLEST
 from helpers.few_scenes import few_scenes
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
+
+from kd_plugins.structures import Progress
 
 #: How far a loss may be from the CPU's, as a share of it.
 MOST = {'float32': 1e-4, 'bfloat16': 0.02, 'float16': 0.005}
@@ -104,15 +106,14 @@ def config(path: Path, folder: str) -> Config:
 
 def step(cfg: Config, batch: dict, device: str, precision: str, steps: int) -> Step:
     """Take one step from the same weights; time some more."""
-    hub = MessageHub.get_current_instance()
-    # Amid a curriculum.
-    hub.update_info_dict(dict(iter=20, max_iters=300, epoch=2, max_epochs=30))
     set_random_seed(0)
     model_cfg = dict(cfg.model)
     model_cfg.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     model = MODELS.build(model_cfg)
     model.init_weights()
     model.to(device).train()
+    # Amid a curriculum.
+    model.set_progress(Progress(iter=20, max_iters=300, epoch=2, max_epochs=30))
     wrapper = build_optim_wrapper(model, wrapper_of(cfg, precision))
     wrapper.initialize_count_status(model, 0, ATTEMPTS + steps)
     before = weights(model)

@@ -14,6 +14,7 @@ from torch import nn
 
 from kd_plugins.files.export_student import export_student
 from kd_plugins.files.weights import load_weights
+from kd_plugins.structures import Progress
 
 
 def config(tmp_path, epochs=2, **changes):
@@ -256,11 +257,9 @@ def test_a_published_checkpoint_of_timm_loads_into_the_teacher(monkeypatch, tmp_
 
 def test_a_transformer_may_teach_too():
     model = dense_only(distilled(), vit(out_type='cls_token'))
-    from mmengine.logging import MessageHub
     from mmpretrain.structures import DataSample
 
-    progress = dict(iter=0, max_iters=100, epoch=0, max_epochs=10)
-    MessageHub.get_current_instance().update_info_dict(progress)
+    model.set_progress(Progress(iter=0, max_iters=100, epoch=0, max_epochs=10))
     samples = [DataSample().set_gt_label(i) for i in range(3)]
     losses = model(torch.randn(3, 3, 32, 32), samples, mode='loss')
     losses['distill.loss_cskd'].backward()

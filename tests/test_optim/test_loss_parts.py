@@ -5,12 +5,12 @@ import weakref
 import pytest
 import torch
 from helpers import batch, build
-from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from kd_plugins.optim.loss_parts import SplitLosses, parts_of
+from kd_plugins.structures import Progress
 
 
 class Model(BaseModel):
@@ -127,9 +127,7 @@ def test_a_copy_of_the_model_has_a_binding_of_its_own():
 def test_our_algorithm_logs_the_parts_as_it_does_without():
     model = build()
     inputs, labels = batch()
-    MessageHub.get_current_instance().update_info_dict(
-        dict(iter=0, max_iters=9, epoch=0, max_epochs=3)
-    )
+    model.set_progress(Progress(iter=0, max_iters=9, epoch=0, max_epochs=3))
     torch.manual_seed(0)
     expected, log_before = model.parse_losses(model(inputs, labels, mode='loss'))
     model.parse_losses = SplitLosses(model)

@@ -149,28 +149,90 @@ def test_the_environment_of_slurm_becomes_torchs(monkeypatch, slurm):
     assert launch.slurm_environment() == expected
 
 
-@pytest.mark.parametrize(
-    ('count', 'started', 'pointer', 'expected'),
-    [
-        ('0', None, True, False),
-        ('1', None, True, True),
-        ('1', None, False, False),
-        ('2', -10, True, True),
-        ('1', +10, True, False),  # what an older start has left
-    ],
-)
-@pytest.mark.parametrize('who', ['TORCHELASTIC', 'SLURM'])
-def test_a_restart_resumes_what_this_start_has_written(
-    tmp_path, monkeypatch, who, count, started, pointer, expected
-):
-    for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT', 'KD_PLUGINS_STARTED'):
+#: The environment of the first start, and of the one after it.
+AGAIN = {
+    'a requeue': (
+        dict(SLURM_JOB_ID='7'),
+        dict(SLURM_JOB_ID='7', SLURM_RESTART_COUNT='1'),
+    ),
+    'a requeue of dist_train.sh': (
+        dict(SLURM_JOB_ID='7', KD_PLUGINS_STARTED=-10),
+        dict(SLURM_JOB_ID='7', SLURM_RESTART_COUNT='1', KD_PLUGINS_STARTED=+20),
+    ),
+    'a restart': (
+        dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_RESTART_COUNT='0'),
+        dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_RESTART_COUNT='1'),
+    ),
+    'a restart after a requeue': (
+        dict(SLURM_JOB_ID='7', TORCHELASTIC_RUN_ID='a'),
+        dict(SLURM_JOB_ID='7', SLURM_RESTART_COUNT='1', TORCHELASTIC_RUN_ID='b',
+             TORCHELASTIC_RESTART_COUNT='2', KD_PLUGINS_STARTED=+20),
+    ),
+}  # fmt: skip
+ALL = {name for pair in AGAIN.values() for env in pair for name in env}
+
+
+def start(monkeypatch, folder, env):
+    """Start with this environment; return whether it goes on from a checkpoint."""
+    for name in ALL:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv(f'{who}_RESTART_COUNT', count)
-    if started is not None:
-        monkeypatch.setenv('KD_PLUGINS_STARTED', str(time.time() + started))
-    if pointer:
-        (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
-    assert launch.restarted_with_a_checkpoint(str(tmp_path)) is expected
+    for name, value in env.items():
+        value = str(time.time() + value) if isinstance(value, int) else value
+        monkeypatch.setenv(name, value)
+    return launch.restarted_with_a_checkpoint(str(folder))
+
+
+def checkpoint(folder, age):
+    """Leave a checkpoint of some seconds ago, or to come."""
+    pointer = folder / 'last_checkpoint'
+    pointer.write_text('epoch_1.pth')
+    os.utime(pointer, (time.time() - age,) * 2)
+
+
+@pytest.mark.parametrize('kind', AGAIN)
+def test_a_restart_resumes_what_its_first_start_has_written(tmp_path, monkeypatch, kind):
+    first, again = AGAIN[kind]
+    checkpoint(tmp_path, age=1000)  # another training's
+    assert not start(monkeypatch, tmp_path, first)
+    assert not start(monkeypatch, tmp_path, again)
+    checkpoint(tmp_path, age=-1)
+    assert start(monkeypatch, tmp_path, again)
+    assert start(monkeypatch, tmp_path, again)
+    (tmp_path / 'last_checkpoint').unlink()
+    assert not start(monkeypatch, tmp_path, again)
+
+
+def test_a_requeued_job_does_not_go_on_from_another_jobs_checkpoint(tmp_path, monkeypatch):
+    assert not start(monkeypatch, tmp_path, dict(SLURM_JOB_ID='7'))
+    checkpoint(tmp_path, age=-1)
+    # Its first start died before it could note anything.
+    other = dict(SLURM_JOB_ID='8', SLURM_RESTART_COUNT='1')
+    assert not start(monkeypatch, tmp_path, other)
+    os.utime(tmp_path / launch.START_NOTE, (time.time() + 10,) * 2)
+    assert not start(monkeypatch, tmp_path, other)
+    checkpoint(tmp_path, age=-20)
+    assert start(monkeypatch, tmp_path, dict(other, SLURM_RESTART_COUNT='2'))
+
+
+def test_a_restart_whose_first_start_died_at_once_does_not_go_on_from_an_older_one(
+    tmp_path, monkeypatch
+):
+    assert not start(monkeypatch, tmp_path, dict(TORCHELASTIC_RESTART_COUNT='0'))
+    checkpoint(tmp_path, age=0)
+    again = dict(TORCHELASTIC_RESTART_COUNT='1', KD_PLUGINS_STARTED=+10)
+    assert not start(monkeypatch, tmp_path, again)
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'rank'),
+    [('pytorch', 'RANK'), ('slurm', 'SLURM_PROCID'), ('mpi', 'OMPI_COMM_WORLD_RANK')],
+)
+def test_the_first_process_notes_the_start(tmp_path, monkeypatch, launcher, rank):
+    monkeypatch.delenv('SLURM_RESTART_COUNT', raising=False)
+    for value, notes in (('1', False), ('0', True)):
+        monkeypatch.setenv(rank, value)
+        launch.restarted_with_a_checkpoint(str(tmp_path / 'work'), launcher)
+        assert (tmp_path / 'work' / launch.START_NOTE).is_file() is notes
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmengine.logging import MessageHub
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.networks import classifier
+from kd_plugins.structures import Progress
 
 
 @dataclass
@@ -77,15 +77,8 @@ def term_values(runner: Runner, batch: dict[str, Any]) -> dict[str, list[float]]
     training's loop knows the length.
     """
     algorithm, loop = runner.model, runner.train_loop
-    at_the_end = dict(
-        iter=loop.max_iters - 1,
-        max_iters=loop.max_iters,
-        epoch=loop.max_epochs - 1,
-        max_epochs=loop.max_epochs,
-    )
-    hub = MessageHub.get_current_instance()
-    for key, value in at_the_end.items():
-        hub.update_info(key, value)
+    iters, epochs = loop.max_iters, loop.max_epochs
+    algorithm.set_progress(Progress(iters - 1, iters, epochs - 1, epochs))
     values: dict[str, list[float]] = {}
     for i in range(len(batch['data_samples'])):
         alone = {key: column[i : i + 1] for key, column in batch.items()}

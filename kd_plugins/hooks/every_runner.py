@@ -1,0 +1,60 @@
+"""What the model of every Runner is told of its training, whatever hooks a config has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import nn
+
+from kd_plugins.hooks.of_runner import trained_model
+from kd_plugins.structures import Progress
+
+
+def before_train(runner: Any) -> None:
+    """Give the optimizer wrapper the runner's message hub, and look at the config's names.
+
+    mmengine's wrapper takes the hub that was made last, which may be another runner's.
+
+    Raises:
+        ValueError: If ``paramwise_cfg`` names what the optimizer does not see.
+    """
+    wrapper = runner.optim_wrapper
+    for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
+        each.message_hub = runner.message_hub
+    model = trained_model(runner)
+    if hasattr(model, 'set_progress'):
+        check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
+
+
+def before_train_iter(runner: Any) -> None:
+    """Tell a distillation how far the training is that trains it."""
+    model = trained_model(runner)
+    if hasattr(model, 'set_progress'):
+        model.set_progress(Progress.from_message_hub(runner.message_hub))
+
+
+def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuse mmrazor's names of parameters, which upstream would silently pass over.
+
+    Raises:
+        ValueError: If a key of ``paramwise_cfg.custom_keys`` says ``architecture``
+            and no parameter is called so.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    for key in _custom_keys(optim_wrapper):
+        if 'architecture' in key and not any(key in name for name in names):
+            bare = key.removeprefix('architecture').removeprefix('.')
+            instead = f'write {bare!r}' if bare else 'set it for the whole optimizer'
+            raise ValueError(
+                f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}] matches no parameter: the '
+                f'parameters of a distillation have the names of the student alone, so {instead}.'
+            )
+
+
+def _custom_keys(cfg: Any) -> Iterator[str]:
+    """Yield the keys of every ``custom_keys``; there may be several optimizers."""
+    if isinstance(cfg, Mapping):
+        yield from cfg.get('custom_keys') or ()
+        for value in cfg.values():
+            yield from _custom_keys(value)

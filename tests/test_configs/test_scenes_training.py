@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.datasets.scene_drawing import SceneSettings
-from kd_plugins.experiments.repeat import Run, finished, run_once
+from kd_plugins.experiments.results import Run, finished
+from kd_plugins.experiments.run import run_once
 from kd_plugins.files.export_student import export_student
 
 STUDENT = 'vanilla/gfl_scenes_student.py'
@@ -127,7 +128,7 @@ def test_a_repeated_detector_keeps_its_average_precision(scenes, tmp_path):
     short(STUDENT, scenes, tmp_path / 'work').dump(tmp_path / 'short.py')
     run = Run('alone', str(tmp_path / 'short.py'), 0, str(tmp_path / 'work'))
     result = run_once(run)
-    assert result.metric == 'coco/bbox_mAP' and result.epochs == [2]
+    assert result.headline.name == 'coco/bbox_mAP' and result.steps == [2]
     assert set(result.metrics) >= METRICS
     assert result.accuracy == [100 * result.metrics['coco/bbox_mAP'][0]]
     assert result.predictions == [] and result.seconds > 0
@@ -140,5 +141,5 @@ def test_an_evaluator_that_nobody_asked_for_is_named(scenes, tmp_path):
     cfg.val_evaluator.metric = 'proposal'
     cfg.dump(tmp_path / 'short.py')
     run = Run('alone', str(tmp_path / 'short.py'), 0, str(tmp_path / 'work'))
-    with pytest.raises(KeyError, match='val_evaluator gives .*AR@100.* none of .*coco/bbox_mAP'):
+    with pytest.raises(ValueError, match='val_evaluator gives .*AR@100.* none of .*coco/bbox_mAP'):
         run_once(run)

@@ -3,14 +3,13 @@ import statistics
 import subprocess
 import sys
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 import torch
 from helpers import ROOT
 
-from kd_plugins.experiments import repeat
-from kd_plugins.experiments.repeat import Result
+from kd_plugins.experiments import repeat, results
+from kd_plugins.experiments.results import Result
 
 TOOL = ROOT / 'tools' / 'repeat.py'
 
@@ -90,10 +89,10 @@ def test_trains_every_seed_once_and_reports_last_and_best(tool, config, tmp_path
 
 
 def _only_new(runs, trained):
-    results = {run: repeat.finished(run) for run in runs}
-    trained.extend(run for run in runs if results[run] is None)
-    some = next(result for result in results.values() if result)
-    return {run: result or some for run, result in results.items()}
+    kept = {run: results.finished(run) for run in runs}
+    trained.extend(run for run in runs if kept[run] is None)
+    some = next(result for result in kept.values() if result)
+    return {run: result or some for run, result in kept.items()}
 
 
 def fake(monkeypatch, tool, accuracies):
@@ -141,7 +140,7 @@ def test_overrides_reach_every_run_and_the_config_hash(tool, config, monkeypatch
     tool(config, '--seeds', 0, 1, '--cfg-options', 'optim_wrapper.optimizer.lr=0.5')
     changed = json.loads(path.read_text())
     for run in seen['runs']:
-        cfg = repeat.load_config(run)
+        cfg = results.load_config(run)
         assert cfg.optim_wrapper.optimizer.lr == 0.5 and cfg.randomness.seed == run.seed
     assert plain['config_hash'] != changed['config_hash']
     assert changed['cfg_options'] == {'optim_wrapper.optimizer.lr': 0.5}
@@ -162,17 +161,14 @@ def test_runs_go_to_all_gpus_or_all_cores(gpus, jobs, tool, config, monkeypatch)
     assert seen['devices'] == list(range(gpus)) and seen['jobs'] == (jobs or 11)
 
 
-def test_a_process_takes_the_gpu_whose_turn_it_is(tmp_path, monkeypatch):
+def test_a_process_takes_the_gpu_that_it_is_given(tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(torch.cuda, 'set_device', taken.append)
     monkeypatch.setattr(torch, 'set_num_threads', lambda n: None)
     monkeypatch.setattr(repeat.os, 'dup2', lambda a, b: None)
     monkeypatch.setattr(repeat.logging, 'captureWarnings', lambda on: None)
-    turns = SimpleQueue()
     for device in (1, 0, None):
-        turns.put(device)
-    for _ in range(3):
-        repeat._start_process(str(tmp_path / 'log'), turns)
+        repeat._start_process(str(tmp_path / 'log'), device)
     assert taken == [1, 0]
 
 

@@ -7,7 +7,7 @@ from helpers import ROOT
 from helpers.tiny_training import config, train
 
 import kd_plugins
-from kd_plugins.experiments.repeat import environment
+from kd_plugins.experiments import environment
 
 
 def starts(work_dir):

@@ -6,7 +6,11 @@ import torch
 from helpers import ROOT
 
 from kd_plugins.experiments import repeat
-from kd_plugins.experiments.repeat import Run, epochs_done, finished, run_all, run_once
+from kd_plugins.experiments import run as running
+from kd_plugins.experiments.identity import config_hash
+from kd_plugins.experiments.repeat import run_all
+from kd_plugins.experiments.results import Run, finished, load_config, steps_done
+from kd_plugins.experiments.run import run_once
 
 
 @pytest.fixture
@@ -30,10 +34,10 @@ def final_weights(run):
 
 
 def test_keeps_what_a_run_gave(run):
-    assert finished(run) is None and epochs_done(run) == 0
+    assert finished(run) is None and steps_done(run) == 0
     result = run_once(run)
-    assert epochs_done(run) == 2
-    assert result.epochs == [1, 2]
+    assert steps_done(run) == 2
+    assert result.steps == [1, 2]
     assert len(result.accuracy) == 2 and result.last == result.accuracy[1]
     assert result.best == max(result.accuracy)
     assert result.parameters == 10978
@@ -48,7 +52,7 @@ def test_keeps_what_a_run_gave(run):
 
 def test_a_finished_run_is_not_run_again_until_its_config_changes(run, monkeypatch):
     result = run_once(run)
-    monkeypatch.setattr(repeat, 'run_once', lambda run: pytest.fail('ran again'))
+    monkeypatch.setattr(repeat, '_run_side_by_side', lambda *_: pytest.fail('ran again'))
     seen = []
     assert run_all([run], 1, Path(run.work_dir) / 'log', lambda r, x: seen.append(x)) == {
         run: result
@@ -63,7 +67,7 @@ def test_a_finished_run_is_not_run_again_until_its_config_changes(run, monkeypat
 
     # Even a start that is cut off at once leaves nothing of the old config to go on with.
     with monkeypatch.context() as patch:
-        patch.setattr(repeat.Runner, 'from_cfg', interrupt)
+        patch.setattr(running.Runner, 'from_cfg', interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_once(run)
     names = {path.name for path in Path(run.work_dir).iterdir()}
@@ -75,11 +79,11 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, tmp_path, monkeypatch, 
     whole = Run(run.name, run.config, run.seed, str(tmp_path / 'whole'))
     undisturbed = run_once(whole)
 
-    def interrupt(runner):
+    def interrupt(curve):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(repeat, '_predict', interrupt)
+        patch.setattr(running.Validations, 'headline', interrupt)
         with pytest.raises(KeyboardInterrupt):
             run_once(run)
     # As if it had been stopped after the first epoch: the second one's files are gone.
@@ -89,9 +93,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(run, tmp_path, monkeypatch, 
     curve = json.loads((folder / 'metrics.json').read_text())
     kept = {'1': curve['1']} if validated else {}
     (folder / 'metrics.json').write_text(json.dumps(kept))
-    assert finished(run) is None and epochs_done(run) == 1
+    assert finished(run) is None and steps_done(run) == 1
     result = run_once(run)
-    assert result.epochs == [1, 2]
+    assert result.steps == [1, 2]
     assert result.accuracy == undisturbed.accuracy
     assert result.predictions == undisturbed.predictions
     a, b = final_weights(run), final_weights(whole)
@@ -108,9 +112,9 @@ def test_another_teacher_makes_results_stale(tmp_path):
     config = tmp_path / 'taught.py'
     config.write_text(f"model = dict(type='X', teacher_ckpt='{teacher}')\n")
     run = Run('taught', str(config), 0, str(tmp_path))
-    before = repeat.config_hash(repeat.load_config(run))
+    before = config_hash(load_config(run))
     result = dict(
-        config_hash=before, epochs=[1], accuracy=[1.0], predictions=[], parameters=1, seconds=1.0
+        config_hash=before, steps=[1], accuracy=[1.0], predictions=[], parameters=1, seconds=1.0
     )
     (tmp_path / 'result.json').write_text(json.dumps(result))
     assert finished(run) is not None

@@ -29,6 +29,7 @@ from kd_plugins.experiments.results import (
     Failure,
     Result,
     Run,
+    hash_of_all_seeds,
     length,
     load_config,
     other_versions,
@@ -135,12 +136,13 @@ def main() -> None:
         Run(name, str(args.config), seed, str(args.work_dir / str(seed)), args.cfg_options)
         for seed in args.seeds
     ]
+    identity = hash_of_all_seeds(runs[0])
     done, failures = train(runs, args, console)
     said = f'{len(failures)} of {len(runs)} seeds failed; see {args.work_dir / "output.log"}'
     if not done:
         sys.exit(said)
     results = {run: done[run] for run in runs if run in done}
-    summary = summarise(args.config, args.cfg_options, results, failures)
+    summary = summarise(args.config, args.cfg_options, identity, results, failures)
     path = args.work_dir / 'repeat.json'
     write_aside(json.dumps(summary, indent=2).encode() + b'\n', path)
     console.print(table(summary))

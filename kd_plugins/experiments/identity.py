@@ -52,9 +52,9 @@ def config_hash(cfg: Config) -> str:
     built = _resolve(cfg.to_dict(), '')
     built.pop('work_dir', None)
     digest = hashlib.sha256(json.dumps([__version__, _canonical(built)]).encode())
-    for file in sorted({*_named_files(built), *_imported_files(built)}):
-        digest.update(f'\n{file}\n'.encode())
-        with open(file, 'rb') as stream:
+    for name, path in sorted({*_named_files(built), *_imported_files(built)}):
+        digest.update(f'\n{name}\n'.encode())
+        with open(path, 'rb') as stream:
             while chunk := stream.read(1 << 22):
                 digest.update(chunk)
     return digest.hexdigest()[:16]
@@ -76,6 +76,8 @@ def _canonical(value: Any) -> Any:
     """Return what JSON can hold, the same in every process and for every order of keys."""
     if isinstance(value, Mapping):
         return sorted([repr(k), _canonical(v)] for k, v in value.items())
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(repr, value))
     if _is_list(value):
         return [_canonical(v) for v in value]
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -86,11 +88,11 @@ def _canonical(value: Any) -> Any:
 
 
 def _is_list(value: Any) -> bool:
-    return isinstance(value, (Sequence, set, frozenset)) and not isinstance(value, (str, bytes))
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
 
-def _named_files(value: Any, root: str = '', key: str = '') -> Iterator[str]:
-    """Yield the files that strings name, from here or from the ``data_root`` beside them."""
+def _named_files(value: Any, root: str = '', key: str = '') -> Iterator[tuple[str, str]]:
+    """Yield strings that name a file, from here or below the ``data_root`` beside them."""
     if isinstance(value, Mapping):
         below = value.get('data_root')
         for name, item in value.items():
@@ -103,10 +105,10 @@ def _named_files(value: Any, root: str = '', key: str = '') -> Iterator[str]:
         # mmengine's loader expands the home directory as well.
         for path in {os.path.expanduser(value), os.path.join(root, value)}:
             if os.path.isfile(path):
-                yield path
+                yield value, path
 
 
-def _imported_files(built: Mapping[str, Any]) -> Iterator[str]:
+def _imported_files(built: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     names = (built.get('custom_imports') or {}).get('imports') or []
     for name in [names] if isinstance(names, str) else names:
         try:
@@ -114,4 +116,4 @@ def _imported_files(built: Mapping[str, Any]) -> Iterator[str]:
         except (ImportError, ValueError):
             continue
         if spec is not None and spec.origin and Path(spec.origin).is_file():
-            yield spec.origin
+            yield name, spec.origin

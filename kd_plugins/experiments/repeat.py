@@ -93,8 +93,10 @@ def run_all(
     if todo:
         log.parent.mkdir(parents=True, exist_ok=True)
         _run_side_by_side(todo, jobs, log, note, tick, devices)
+    results = {run: results[run] for run in runs if run in results}
     if failures:
-        raise RunsFailedError(results, failures, log)
+        failed = {run: failures[run] for run in runs if run in failures}
+        raise RunsFailedError(results, failed, log)
     return results
 
 

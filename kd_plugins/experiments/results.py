@@ -101,6 +101,13 @@ def load_config(run: Run) -> Config:
     return cfg
 
 
+def hash_of_all_seeds(run: Run) -> str:
+    """Return the config hash of a run whichever its seed."""
+    cfg = load_config(run)
+    cfg.randomness.pop('seed')
+    return config_hash(cfg)
+
+
 def finished(run: Run, identity: str | None = None) -> Result | None:
     """Return the result of a run, if there is one for what it depends on now.
 

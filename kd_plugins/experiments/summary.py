@@ -10,9 +10,8 @@ from typing import Any
 import yaml
 
 from kd_plugins.experiments.environment import hardware, versions
-from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.metrics import Headline
-from kd_plugins.experiments.results import Failure, Result, Run, load_config
+from kd_plugins.experiments.results import Failure, Result, Run
 
 #: What is added up over seeds, as a result calls it.
 COLUMNS = ('last', 'best', 'seconds')
@@ -65,6 +64,7 @@ def listed_figure(config: Path, headline: Headline) -> dict[str, Any] | None:
 def summarise(
     config: Path,
     options: Mapping[str, Any],
+    identity: str,
     results: Mapping[Run, Result],
     failures: Mapping[Run, Failure],
 ) -> dict[str, Any]:
@@ -73,16 +73,15 @@ def summarise(
     Args:
         config: The config file.
         options: What was overridden in it.
+        identity: Its config hash when the training was asked for.
         results: Of the seeds that are finished, at least one.
         failures: Of the others.
     """
     kept = list(results.values())
     headline = kept[0].headline
-    cfg = load_config(next(iter(results)))
-    cfg.randomness.pop('seed')
     return dict(
         config=str(config),
-        config_hash=config_hash(cfg),
+        config_hash=identity,
         cfg_options=dict(options),
         seeds=[
             dict(

@@ -124,13 +124,17 @@ def test_upstreams_inference_reads_what_a_distillation_wrote(scenes, tmp_path):
         assert torch.equal(result.bboxes, expected.bboxes)
 
 
-def test_a_repeated_detector_keeps_its_average_precision(scenes, tmp_path):
-    short(STUDENT, scenes, tmp_path / 'work').dump(tmp_path / 'short.py')
+@pytest.mark.parametrize('score_thr', [0.0, 1.1], ids=['detections', 'no detection'])
+def test_a_repeated_detector_keeps_its_average_precision(score_thr, scenes, tmp_path):
+    cfg = short(STUDENT, scenes, tmp_path / 'work')
+    cfg.model.test_cfg.score_thr = score_thr
+    cfg.dump(tmp_path / 'short.py')
     run = Run('alone', str(tmp_path / 'short.py'), 0, str(tmp_path / 'work'))
     result = run_once(run)
     assert result.headline.name == 'coco/bbox_mAP' and result.steps == [2]
     assert set(result.metrics) >= METRICS
     assert result.accuracy == [100 * result.metrics['coco/bbox_mAP'][0]]
+    assert result.accuracy == [0.0] or score_thr == 0
     assert result.predictions == [] and result.seconds > 0
     assert result.parameters == sum(p.numel() for p in stock_student().parameters())
     assert finished(run) == result

@@ -1,4 +1,5 @@
 import html.parser
+import importlib
 import json
 import re
 import subprocess
@@ -137,18 +138,27 @@ def command(*arguments):
 
 def test_from_the_command_line(tmp_path):
     rows = [dict(task_loss=2.0 / (i + 1), distill_loss=5.0 / (i + 1), iter=i) for i in range(9)]
-    write(tmp_path / 'kd', rows)
-    reply = command(tmp_path / 'kd', '--out', tmp_path / 'plots' / 'v1.0')
+    write(tmp_path / '$k_{d$', rows)
+    (log,) = (tmp_path / '$k_{d$').glob('*/vis_data/scalars.json')
+    log.write_text(log.read_text()[:-3])
+    reply = command(tmp_path / '$k_{d$', '--out', tmp_path / 'plots' / 'v1.0')
     assert reply.returncode == 0, reply.stderr
+    assert 'scalars.json: passed over a line that is cut off' in reply.stdout + reply.stderr
     image = cv2.imread(str(tmp_path / 'plots' / 'v1.0.png')).astype(int)
     assert ((image.max(axis=2) - image.min(axis=2)) > 60).sum() > 1000
     assert np.all(image[0, 0] == 255)
     assert (tmp_path / 'plots' / 'v1.0.html').read_text().count('<svg') == 2
+
+
+def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    tool = importlib.import_module('plot')
     write(tmp_path / 'empty', [dict(epoch=1, iter=1)])
     for folder, said in ((tmp_path / 'empty', 'nothing was logged'), (tmp_path, 'holds no')):
-        reply = command(folder)
-        assert reply.returncode == 1 and said in reply.stderr
-        assert len(reply.stderr.strip().splitlines()) == 1
+        monkeypatch.setattr(sys, 'argv', ['plot.py', str(folder)])
+        with pytest.raises(SystemExit, match=said) as raised:
+            tool.main()
+        assert '\n' not in raised.value.code
 
 
 def test_a_log_that_a_kill_cut_off_is_read_as_far_as_it_is_whole(tmp_path):

@@ -101,7 +101,7 @@ def test_a_finished_run_is_not_run_again_until_its_config_changes(tmp_path, monk
     assert not names & {'metrics.json', 'last_checkpoint'}
 
 
-@pytest.mark.parametrize('step, validated', [(1, True), (2, False)])
+@pytest.mark.parametrize('step, validated', [(1, False), (2, True)])
 def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path, monkeypatch, step, validated):
     (tmp_path / 'whole').mkdir()
     run, whole = digits(tmp_path), digits(tmp_path / 'whole')

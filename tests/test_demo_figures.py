@@ -5,7 +5,8 @@ import statistics
 import pytest
 from helpers import ROOT
 
-from kd_plugins.experiments.repeat import Run, run_all
+from kd_plugins.experiments.repeat import run_all
+from kd_plugins.experiments.results import Run
 
 
 def train(folder, names, seeds):

@@ -19,12 +19,13 @@ import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
-from demo_common import CONFIGS, difference, spread, student_runs, train
+from demo_common import CONFIGS, student_runs, train
 from rich.console import Console
 from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.experiments.repeat import Result, Run
+from kd_plugins.experiments.results import Result, Run
+from kd_plugins.experiments.summary import gain, said
 
 TEACHER = Run('teacher', str(CONFIGS / 'vanilla/digits_teacher.py'), 0, 'work_dirs/digits_teacher')
 STUDENTS = {
@@ -60,12 +61,12 @@ def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
     alone = [result.last for result in results['student alone']]
     for name, runs in results.items():
         last = [run.last for run in runs]
-        gain = '' if name == 'student alone' else difference(last, alone)
+        over = '' if name == 'student alone' else gain(last, alone)
         table.add_row(
             name,
-            spread(last),
-            spread([run.best for run in runs]),
-            gain,
+            said(last),
+            said([run.best for run in runs]),
+            over,
             f'{statistics.mean(agreement(run, teacher) for run in runs):.1f}',
             f'{runs[0].parameters:,}',
             f'{statistics.mean(run.seconds for run in runs):.0f}',
@@ -86,7 +87,7 @@ def draw(results: dict[str, list[Result]], teacher: Result, path: Path) -> None:
     middles = []
     for colour, (name, runs) in zip(COLOURS, results.items(), strict=False):
         curves = list(zip(*(run.accuracy for run in runs), strict=True))
-        epochs = runs[0].epochs
+        epochs = runs[0].steps
         middles.append(curves[len(curves) // 2])
         axis.plot(epochs, [statistics.mean(c) for c in curves], color=colour, label=name)
         low, high = [min(c) for c in curves], [max(c) for c in curves]

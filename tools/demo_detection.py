@@ -17,22 +17,26 @@ import sys
 import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
-from demo_common import CONFIGS, difference, spread, student_runs, train
+import torch
+from demo_common import CONFIGS, student_runs, train
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
+from torchvision.ops import box_iou
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.datasets.digit_scenes import make_scenes
-from kd_plugins.experiments.repeat import Result, Run, load_config
+from kd_plugins.experiments.results import Result, Run, load_config
+from kd_plugins.experiments.summary import gain, said
 
 STUDENT = 'vanilla/gfl_scenes_student.py'
 TEACHER = Run(
@@ -67,8 +71,8 @@ def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
         columns = [last, *(last_of(runs, f'coco/bbox_mAP_{iou}') for iou in (50, 75))]
         table.add_row(
             name,
-            *(f'{c[0]:.2f}' if name == 'teacher' else spread(c) for c in columns),
-            '' if name in ('teacher', 'student alone') else difference(last, alone),
+            *(f'{c[0]:.2f}' if name == 'teacher' else said(c) for c in columns),
+            '' if name in ('teacher', 'student alone') else gain(last, alone),
             f'{runs[0].parameters:,}',
             f'{statistics.mean(run.seconds for run in runs):.0f}',
             end_section=name == 'teacher',
@@ -129,10 +133,9 @@ def show(
     """Draw boxes over a picture: solid where a digit is right, dashed where it is not."""
     axis.imshow(picture)
     axis.set_axis_off()
-    for (x1, y1, x2, y2), label in zip(boxes, labels, strict=True):
-        right = any(
-            o['bbox_label'] == label and iou((x1, y1, x2, y2), o['bbox']) >= 0.5 for o in truth
-        )
+    overlaps = box_iou(_boxes(boxes), _boxes([o['bbox'] for o in truth]))
+    for (x1, y1, x2, y2), label, overlap in zip(boxes, labels, overlaps, strict=True):
+        right = any(o['bbox_label'] == label and overlap[i] >= 0.5 for i, o in enumerate(truth))
         axis.add_patch(
             Rectangle(
                 (x1, y1), x2 - x1, y2 - y1, fill=False, edgecolor='white' if right else 'red',
@@ -145,12 +148,8 @@ def show(
         )  # fmt: skip
 
 
-def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    """Intersection over union of two boxes, x1, y1, x2, y2."""
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    shared = max(width, 0) * max(height, 0)
-    return shared / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - shared)
+def _boxes(values: Any) -> torch.Tensor:
+    return torch.as_tensor(np.asarray(values), dtype=torch.float64).reshape(-1, 4)
 
 
 def main() -> None:

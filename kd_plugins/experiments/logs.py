@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from mmengine.logging import print_log
 
 #: name -> iteration, or epoch, -> value
 Curves = dict[str, dict[int, float]]
@@ -31,8 +35,9 @@ def read_training(work_dir: Path, name: str | None = None) -> Training:
     """Read every log that mmengine's ``LocalVisBackend`` has written for a training.
 
     Every start writes a ``<time>/vis_data/scalars.json``; where a resumed run
-    logged an iteration again, the later value counts. Without a distillation
-    the whole loss is the ``task_loss`` too.
+    logged an iteration again, the later value counts. A line that a kill has
+    cut off is passed over, with a warning. Values need not be finite. Without a
+    distillation the whole loss is the ``task_loss`` too.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -45,21 +50,47 @@ def read_training(work_dir: Path, name: str | None = None) -> Training:
             'training whose visualizer has a LocalVisBackend.'
         )
     for file in files:
-        for line in file.read_text(encoding='utf-8').splitlines():
-            row = json.loads(line)
+        for row in _rows(file):
             # What validations log has a step, and no iteration.
             curves, key = (training.train, 'iter') if 'iter' in row else (training.val, 'step')
+            step = row.get(key)
+            if not isinstance(step, int):
+                continue
             for item, value in row.items():
-                if isinstance(value, (int, float)) and key in row:
-                    curves.setdefault(item, {})[row[key]] = value
+                if isinstance(value, (int, float)):
+                    curves.setdefault(item, {})[step] = value
     if 'loss' in training.train and not any('distill' in name for name in training.train):
         # A student alone has only its task's loss, which is what others' is compared with.
         training.train.setdefault('task_loss', training.train['loss'])
     return training
 
 
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield what the lines of a log hold, but for those that are not whole."""
+    torn = 0
+    # Zeros are what some file systems leave of a line after a power cut.
+    for line in file.read_bytes().decode(errors='replace').split('\n'):
+        if not line.strip('\0 \r'):
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if isinstance(row, dict):
+            yield row
+        else:
+            torn += 1
+    if torn:
+        lines = 'a line that is' if torn == 1 else f'{torn} lines that are'
+        print_log(f'{file}: passed over {lines} cut off.', 'current', logging.WARNING)
+
+
 def short_names(work_dirs: Iterable[Path]) -> dict[Path, str]:
-    """Name directories by their last part, or by two where seeds end alike."""
+    """Name directories by their last part, or by as many as tell them apart."""
     parts = {work_dir: work_dir.resolve().parts for work_dir in work_dirs}
-    alike = len({names[-1] for names in parts.values()}) < len(parts)
-    return {work_dir: '/'.join(names[-1 - alike :]) for work_dir, names in parts.items()}
+    longest = max(map(len, parts.values()), default=1)
+    for count in range(1, longest + 1):
+        names = {work_dir: '/'.join(names[-count:]) for work_dir, names in parts.items()}
+        if len(set(names.values())) == len(parts):
+            break
+    return names

@@ -7,17 +7,18 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import matplotlib
 
+from kd_plugins.experiments import timing
 from kd_plugins.experiments.logs import Curves, Training
+from kd_plugins.experiments.metrics import headline
 
 #: Dark enough on white, and apart for the colour-blind (Okabe and Ito).
 COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#555555')
 STYLES = ('-', '--', ':', '-.')
-#: The headline of a validation, the first of these that it has.
-METRICS = ('accuracy/top1', 'coco/bbox_mAP')
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def _is(*names: str) -> Callable[[str], bool]:
 
 
 PANELS = (
-    Panel('validation', METRICS.__contains__, of='val'),
+    Panel('validation', lambda n: headline([n]) is not None, of='val'),
     Panel('task loss', _is('task_loss'), log=True),
     Panel('distillation loss', _is('distill_loss'), log=True),
     Panel('each term', lambda n: n.startswith('distill.') and 'loss' in n, log=True),
@@ -82,7 +83,8 @@ def draw_panel(
         bands = getattr(training, panel.of)
         for name, curve in named.items():
             steps = sorted(curve)
-            label = training.name if len(names) == 1 else f'{training.name} {_short(name)}'
+            whole = training.name if len(names) == 1 else f'{training.name} {_short(name)}'
+            label = plain(whole)
             style = dict(color=COLOURS[i % len(COLOURS)], gid=f'run{i}')
             marker = 'o' if len(steps) < 3 else None
             axes.plot(
@@ -91,16 +93,28 @@ def draw_panel(
             )  # fmt: skip
             low, high = (bands.get(f'{name}_{end}') for end in ('min', 'max'))
             if low and high:
+                both = sorted(low.keys() & high.keys())
                 axes.fill_between(
-                    steps, [low[s] for s in steps], [high[s] for s in steps], alpha=0.2,
+                    both, [low[s] for s in both], [high[s] for s in both], alpha=0.2,
                     linewidth=0, **style,
                 )  # fmt: skip
     axes.set_xlabel('iteration' if panel.of == 'train' else 'epoch or iteration')
     axes.set_title(panel.title, fontsize=10, loc='left')
-    if panel.log and all(v > 0 for named in curves for c in named.values() for v in c.values()):
+    values = [v for named in curves for c in named.values() for v in c.values() if isfinite(v)]
+    if panel.log and values and min(values) > 0:
         axes.set_yscale('log')
     axes.grid(alpha=0.3)
     axes.spines[['top', 'right']].set_visible(False)
+
+
+def plain(name: str) -> str:
+    """Return a label that matplotlib shows as it is.
+
+    It takes what is between two dollars for mathematics, and leaves out of
+    legends what begins with an underscore.
+    """
+    name = name.replace('$', r'\$')
+    return f' {name}' if name.startswith('_') else name
 
 
 def _short(name: str) -> str:
@@ -128,7 +142,7 @@ def draw(trainings: Sequence[Training]) -> Any:
         if len(names) > 1:
             axes.legend(fontsize=7, frameon=False)
     handles = [
-        matplotlib.lines.Line2D([], [], color=COLOURS[i % len(COLOURS)], label=training.name)
+        matplotlib.lines.Line2D([], [], color=COLOURS[i % len(COLOURS)], label=plain(training.name))
         for i, training in enumerate(trainings)
     ]
     figure.legend(
@@ -153,7 +167,6 @@ def page(trainings: Sequence[Training]) -> str:
             pyplot.close(figure)
         svg = buffer.getvalue()
         svg = svg[svg.index('<svg') :]
-        svg = re.sub(r'id="run(\d+)"', r'class="run\1"', svg)
         pictures.append(f'<figure>{_own_ids(svg, number)}</figure>')
     rows = ''.join(_row(i, training) for i, training in enumerate(trainings))
     return _PAGE.format(
@@ -165,9 +178,15 @@ def page(trainings: Sequence[Training]) -> str:
 
 def _own_ids(svg: str, number: int) -> str:
     """Make the ids of a picture differ from those of the others on the page."""
-    svg = re.sub(r'\bid="', f'id="p{number}-', svg)
-    svg = re.sub(r'xlink:href="#', f'xlink:href="#p{number}-', svg)
-    return re.sub(r'url\(#', f'url(#p{number}-', svg)
+
+    def rename(tag: re.Match) -> str:
+        text = re.sub(r'\bid="run(\d+)"', r'class="run\1"', tag[0])
+        text = re.sub(r'\bid="', f'id="p{number}-', text)
+        text = re.sub(r'xlink:href="#', f'xlink:href="#p{number}-', text)
+        return re.sub(r'url\(#', f'url(#p{number}-', text)
+
+    # In tags alone: a training may be called url(#).
+    return re.sub(r'<[^>]+>', rename, svg)
 
 
 def _last(curve: dict[int, float]) -> float:
@@ -175,12 +194,13 @@ def _last(curve: dict[int, float]) -> float:
 
 
 def _headline(training: Training) -> dict[int, float]:
-    return next((training.val[m] for m in METRICS if m in training.val), {})
+    found = headline(training.val)
+    return training.val[found.name] if found else {}
 
 
 _COLUMNS: dict[str, Callable[[Training], float | None]] = {
     'last': lambda t: _last(_headline(t)) if _headline(t) else None,
-    'best': lambda t: max(_headline(t).values()) if _headline(t) else None,
+    'best': lambda t: max(filter(isfinite, _headline(t).values()), default=None),
     'task loss': lambda t: _last(t.train['task_loss']) if 'task_loss' in t.train else None,
     'distillation loss': lambda t: (
         _last(t.train['distill_loss']) if 'distill_loss' in t.train else None
@@ -195,7 +215,7 @@ _COLUMNS: dict[str, Callable[[Training], float | None]] = {
 
 
 def _median(curve: dict[int, float]) -> float:
-    return sorted(curve.values())[len(curve) // 2]
+    return timing.median([curve[step] for step in sorted(curve)])
 
 
 def _row(number: int, training: Training) -> str:

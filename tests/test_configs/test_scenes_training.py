@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.datasets.scene_drawing import SceneSettings
-from kd_plugins.experiments.repeat import Run, finished, run_once
+from kd_plugins.experiments.results import Run, finished
+from kd_plugins.experiments.run import run_once
 from kd_plugins.files.export_student import export_student
 
 STUDENT = 'vanilla/gfl_scenes_student.py'
@@ -123,13 +124,17 @@ def test_upstreams_inference_reads_what_a_distillation_wrote(scenes, tmp_path):
         assert torch.equal(result.bboxes, expected.bboxes)
 
 
-def test_a_repeated_detector_keeps_its_average_precision(scenes, tmp_path):
-    short(STUDENT, scenes, tmp_path / 'work').dump(tmp_path / 'short.py')
+@pytest.mark.parametrize('score_thr', [0.0, 1.1], ids=['detections', 'no detection'])
+def test_a_repeated_detector_keeps_its_average_precision(score_thr, scenes, tmp_path):
+    cfg = short(STUDENT, scenes, tmp_path / 'work')
+    cfg.model.test_cfg.score_thr = score_thr
+    cfg.dump(tmp_path / 'short.py')
     run = Run('alone', str(tmp_path / 'short.py'), 0, str(tmp_path / 'work'))
     result = run_once(run)
-    assert result.metric == 'coco/bbox_mAP' and result.epochs == [2]
+    assert result.headline.name == 'coco/bbox_mAP' and result.steps == [2]
     assert set(result.metrics) >= METRICS
     assert result.accuracy == [100 * result.metrics['coco/bbox_mAP'][0]]
+    assert result.accuracy == [0.0] or score_thr == 0
     assert result.predictions == [] and result.seconds > 0
     assert result.parameters == sum(p.numel() for p in stock_student().parameters())
     assert finished(run) == result
@@ -140,5 +145,5 @@ def test_an_evaluator_that_nobody_asked_for_is_named(scenes, tmp_path):
     cfg.val_evaluator.metric = 'proposal'
     cfg.dump(tmp_path / 'short.py')
     run = Run('alone', str(tmp_path / 'short.py'), 0, str(tmp_path / 'work'))
-    with pytest.raises(KeyError, match='val_evaluator gives .*AR@100.* none of .*coco/bbox_mAP'):
+    with pytest.raises(ValueError, match='val_evaluator gives .*AR@100.* none of .*coco/bbox_mAP'):
         run_once(run)

@@ -1,4 +1,5 @@
 import html.parser
+import importlib
 import json
 import re
 import subprocess
@@ -137,15 +138,94 @@ def command(*arguments):
 
 def test_from_the_command_line(tmp_path):
     rows = [dict(task_loss=2.0 / (i + 1), distill_loss=5.0 / (i + 1), iter=i) for i in range(9)]
-    write(tmp_path / 'kd', rows)
-    reply = command(tmp_path / 'kd', '--out', tmp_path / 'plots' / 'v1.0')
+    write(tmp_path / '$k_{d$', rows)
+    (log,) = (tmp_path / '$k_{d$').glob('*/vis_data/scalars.json')
+    log.write_text(log.read_text()[:-3])
+    reply = command(tmp_path / '$k_{d$', '--out', tmp_path / 'plots' / 'v1.0')
     assert reply.returncode == 0, reply.stderr
+    assert 'scalars.json: passed over a line that is cut off' in reply.stdout + reply.stderr
     image = cv2.imread(str(tmp_path / 'plots' / 'v1.0.png')).astype(int)
     assert ((image.max(axis=2) - image.min(axis=2)) > 60).sum() > 1000
     assert np.all(image[0, 0] == 255)
     assert (tmp_path / 'plots' / 'v1.0.html').read_text().count('<svg') == 2
+
+
+def test_what_cannot_be_drawn_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    tool = importlib.import_module('plot')
     write(tmp_path / 'empty', [dict(epoch=1, iter=1)])
     for folder, said in ((tmp_path / 'empty', 'nothing was logged'), (tmp_path, 'holds no')):
-        reply = command(folder)
-        assert reply.returncode == 1 and said in reply.stderr
-        assert len(reply.stderr.strip().splitlines()) == 1
+        monkeypatch.setattr(sys, 'argv', ['plot.py', str(folder)])
+        with pytest.raises(SystemExit, match=said) as raised:
+            tool.main()
+        assert '\n' not in raised.value.code
+
+
+def test_a_log_that_a_kill_cut_off_is_read_as_far_as_it_is_whole(tmp_path):
+    work_dir = write(tmp_path / 'kd', [dict(tau=1.0, iter=1), dict(tau=2.0, iter=2)])
+    (log,) = work_dir.glob('*/vis_data/scalars.json')
+    whole = log.read_text()
+    # Cut off anywhere in the last line, and gone on with behind it, as after a resume.
+    for cut in range(1, len(whole.split('\n')[1])):
+        torn = whole[:-cut]
+        log.write_text(torn)
+        assert read_training(work_dir).train['tau'] in ({1: 1.0}, {1: 1.0, 2: 2.0})
+        log.write_text(torn + json.dumps(dict(tau=3.0, iter=3)) + '\n{"tau": 4.0, "iter": 4}\n')
+        assert read_training(work_dir).train['tau'] == {1: 1.0, 4: 4.0}
+    # What is left may be a number of its own, or zeros.
+    log.write_bytes(whole.encode() + b'\n12\n\0\0\0\0\n"iter"\n\xff\xfe{\n')
+    assert read_training(work_dir).train['tau'] == {1: 1.0, 2: 2.0}
+
+
+def test_values_that_are_not_finite_stay_and_are_drawn_as_gaps(tmp_path):
+    rows = [dict(task_loss=v, iter=i + 1) for i, v in enumerate((2.0, float('nan'), 1.0))]
+    rows += [{'accuracy/top1': v, 'step': i} for i, v in ((1, 50.0), (2, float('nan')))]
+    rows += [dict(task_loss=v, iter=4 + i) for i, v in enumerate((float('inf'), 0.5))]
+    training = read_training(write(tmp_path / 'kd', rows))
+    figure = plot.draw([training])
+    figure.canvas.draw()
+    axes = next(a for a in figure.axes if a.get_title(loc='left') == 'task loss')
+    assert axes.get_yscale() == 'log' and 0.3 < axes.get_ylim()[0] < axes.get_ylim()[1] < 3
+    assert np.isfinite(axes.lines[0].get_ydata()).tolist() == [True, False, True, False, True]
+    # The last value is told as it is; the best is one that was reached.
+    assert Page(plot.page([training])).cells[:4] == ['kd', 'nan', '50', '0.5']
+    log = [dict(task_loss=float('nan'), iter=1)]
+    plot.draw([read_training(write(tmp_path / 'lost', log))]).canvas.draw()
+
+
+@pytest.mark.parametrize('name', ['a$b$', '$', r'\frac$x_{', '_kd', 'url(#id="run0")&<b>'])
+def test_names_are_shown_as_they_are(name):
+    one = training(name, task_loss=[2.0, 1.0], tckd=[1.0, 2.0], nckd=[2.0, 3.0])
+    two = training('other', task_loss=[2.0, 1.0], tckd=[1.0, 2.0], nckd=[2.0, 3.0])
+    figure = plot.draw([one, two])
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    shown = [text.get_text().replace(r'\$', '$').strip() for text in legend.get_texts()]
+    assert shown == [name, 'other']
+    (inner,) = (axes.get_legend() for axes in figure.axes if axes.get_legend())
+    shown = [text.get_text().replace(r'\$', '$').strip() for text in inner.get_texts()]
+    assert sorted(shown) == sorted(
+        f'{t} {part}' for t in (name, 'other') for part in ('tckd', 'nckd')
+    )
+    # And so are those of the page, in the table and in the pictures.
+    page = plot.page([one, two])
+    words = Words(page).words
+    assert name in words and f'{name} tckd' in words
+    assert '<b>' not in page
+
+
+class Words(html.parser.HTMLParser):
+    """Collects the texts of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.words = []
+        self.feed(text)
+
+    def handle_data(self, data):
+        self.words.append(data.strip())
+
+
+def test_directories_get_as_many_parts_as_tell_them_apart(tmp_path):
+    one, two = tmp_path / 'a' / 'kd' / '0', tmp_path / 'b' / 'kd' / '0'
+    assert short_names([one, two]) == {one: 'a/kd/0', two: 'b/kd/0'}

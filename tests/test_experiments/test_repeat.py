@@ -1,16 +1,25 @@
+import dataclasses
 import json
+import os
+import pickle
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
-from queue import SimpleQueue
 
 import pytest
 import torch
 from helpers import ROOT
+from helpers.tiny_runs import tiny_run
 
-from kd_plugins.experiments import repeat
-from kd_plugins.experiments.repeat import Result
+from kd_plugins.experiments import repeat, results
+from kd_plugins.experiments import run as running
+from kd_plugins.experiments.identity import config_hash
+from kd_plugins.experiments.repeat import RunsFailedError, run_all
+from kd_plugins.experiments.results import Failure, Result
+from kd_plugins.experiments.run import RunBusyError
 
 TOOL = ROOT / 'tools' / 'repeat.py'
 
@@ -90,10 +99,10 @@ def test_trains_every_seed_once_and_reports_last_and_best(tool, config, tmp_path
 
 
 def _only_new(runs, trained):
-    results = {run: repeat.finished(run) for run in runs}
-    trained.extend(run for run in runs if results[run] is None)
-    some = next(result for result in results.values() if result)
-    return {run: result or some for run, result in results.items()}
+    kept = {run: results.finished(run) for run in runs}
+    trained.extend(run for run in runs if kept[run] is None)
+    some = next(result for result in kept.values() if result)
+    return {run: result or some for run, result in kept.items()}
 
 
 def fake(monkeypatch, tool, accuracies):
@@ -141,7 +150,7 @@ def test_overrides_reach_every_run_and_the_config_hash(tool, config, monkeypatch
     tool(config, '--seeds', 0, 1, '--cfg-options', 'optim_wrapper.optimizer.lr=0.5')
     changed = json.loads(path.read_text())
     for run in seen['runs']:
-        cfg = repeat.load_config(run)
+        cfg = results.load_config(run)
         assert cfg.optim_wrapper.optimizer.lr == 0.5 and cfg.randomness.seed == run.seed
     assert plain['config_hash'] != changed['config_hash']
     assert changed['cfg_options'] == {'optim_wrapper.optimizer.lr': 0.5}
@@ -162,28 +171,119 @@ def test_runs_go_to_all_gpus_or_all_cores(gpus, jobs, tool, config, monkeypatch)
     assert seen['devices'] == list(range(gpus)) and seen['jobs'] == (jobs or 11)
 
 
-def test_a_process_takes_the_gpu_whose_turn_it_is(tmp_path, monkeypatch):
+def test_a_process_takes_the_gpu_that_it_is_given(tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(torch.cuda, 'set_device', taken.append)
     monkeypatch.setattr(torch, 'set_num_threads', lambda n: None)
     monkeypatch.setattr(repeat.os, 'dup2', lambda a, b: None)
     monkeypatch.setattr(repeat.logging, 'captureWarnings', lambda on: None)
-    turns = SimpleQueue()
     for device in (1, 0, None):
-        turns.put(device)
-    for _ in range(3):
-        repeat._start_process(str(tmp_path / 'log'), turns)
+        repeat._start_process(str(tmp_path / 'log'), device)
     assert taken == [1, 0]
+
+
+def test_a_failing_seed_is_named_and_the_others_are_reported(tool, config, monkeypatch, capsys):
+    def run_all(runs, jobs, log, report, tick, devices):
+        results = {runs[0]: Result('hash', [1], [30.0], [], 7, 1.0)}
+        failures = {runs[1]: Failure('TimeoutError: no [answer]')}
+        for run, outcome in {**failures, **results}.items():
+            report(run, outcome)
+        raise RunsFailedError(results, failures, log)
+
+    monkeypatch.setattr(tool.module, 'run_all', run_all)
+    with pytest.raises(SystemExit, match=r'1 of 2 seeds failed; see .*output.log'):
+        tool(config, '--seeds', 4, 5)
+    printed = capsys.readouterr().out
+    assert 'seed 5: failed: TimeoutError: no [answer]' in printed and '30.00' in printed
+    summary = json.loads(Path('work_dirs/repeat/short/repeat.json').read_text())
+    assert [row['seed'] for row in summary['seeds']] == [4]
+    assert summary['failed'] == [dict(seed=5, reason='TimeoutError: no [answer]')]
+
+
+def test_errors_of_runs_are_theirs_alone(tmp_path):
+    """On Python 3.11 a run's TimeoutError once looked like that of waiting for it."""
+    hook = dict(type='Misbehave', seeds={'1': 'timeout', '2': 'killed'})
+    runs = [tiny_run(tmp_path, 1, seed=seed, custom_hooks=[hook]) for seed in (1, 2, 0)]
+    runs.append(dataclasses.replace(runs[0], config='nowhere.py', work_dir=str(tmp_path / 'no')))
+    told = {}
+    with pytest.raises(RunsFailedError) as raised:
+        run_all(runs, 2, tmp_path / 'log', lambda run, outcome: told.update({run: outcome}))
+    error = raised.value
+    assert list(error.results) == [runs[2]] and error.results[runs[2]].steps == [1]
+    assert results.finished(runs[2]) == error.results[runs[2]] == told[runs[2]]
+    assert list(error.failures) == [runs[0], runs[1], runs[3]] and len(told) == 4
+    timeout, killed, nowhere = (failure.reason for failure in error.failures.values())
+    assert timeout == 'TimeoutError: the storage did not answer'
+    assert killed.startswith('BrokenProcessPool: ')
+    assert nowhere.startswith('FileNotFoundError: ') and 'nowhere.py' in nowhere
+    assert '3 of 4 runs failed (tiny, seed 1: TimeoutError: the storage' in str(error)
+    # What a process had to say is in the log.
+    assert 'TimeoutError: the storage did not' in (tmp_path / 'log').read_text()
+
+
+@pytest.mark.parametrize(
+    'what, reason',
+    [('unpicklable', 'BadNewsError: number 1 of 2'), ('exit', 'SystemExit: not today')],
+)
+def test_an_error_of_any_kind_becomes_an_answer(what, reason, tmp_path):
+    run = tiny_run(tmp_path, 1, custom_hooks=[dict(type='Misbehave', seeds={'3': what})])
+    answer = repeat._attempt(run, config_hash(results.load_config(run)))
+    assert pickle.loads(pickle.dumps(answer)) == Failure(reason)
+
+
+def test_a_killed_repeat_leaves_nobody_who_trains(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, 'LOCK_SECONDS', 0)
+    hook = dict(type='Misbehave', seeds={'3': 'sleep'})
+    run = tiny_run(tmp_path, 1, custom_hooks=[hook])
+    code = (
+        'from pathlib import Path\n'
+        'from kd_plugins.experiments.repeat import run_all\n'
+        'from kd_plugins.experiments.results import Run\n'
+        "if __name__ == '__main__':\n"
+        f'    run_all([{run!r}], 1, Path({str(tmp_path / "log")!r}), lambda *_: None)\n'
+    )
+    script = tmp_path / 'script.py'
+    script.write_text(code)
+    path = dict(os.environ, PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / 'tests')]))
+    noted = Path(run.work_dir) / 'pid'
+    with subprocess.Popen([sys.executable, str(script)], env=path) as parent:
+        wait_for(lambda: noted.is_file() or parent.poll() is not None)
+        assert noted.is_file(), (tmp_path / 'log').read_text()
+        with pytest.raises(RunBusyError):
+            with_lock(run)
+        os.kill(parent.pid, signal.SIGKILL)
+
+    def free():
+        try:
+            return with_lock(run) is None
+        except RunBusyError:
+            return False
+
+    wait_for(free)
+    assert not (Path(run.work_dir) / 'result.json').exists()
+
+
+def with_lock(run):
+    with running.only_one(Path(run.work_dir)):
+        pass
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
     'arguments, says',
     [
+        ([ROOT / 'configs/vanilla/digits_student.py', '--jobs', 0], 'a number of runs above 0'),
         (['nowhere.py'], "config 'nowhere.py' is not a file"),
         ([ROOT / 'configs/vanilla/digits_student.py', '--seeds', 1, 1], 'repeats a seed'),
     ],
 )
-def test_bad_arguments_are_named(arguments, says, tmp_path):
-    command = [sys.executable, str(TOOL), *map(str, arguments)]
-    reply = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert reply.returncode == 2 and says in reply.stderr
+def test_bad_arguments_are_named(tool, arguments, says, capsys):
+    with pytest.raises(SystemExit) as raised:
+        tool(*arguments)
+    assert raised.value.code == 2 and says in capsys.readouterr().err

@@ -12,7 +12,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.datasets.scene_drawing import SceneSettings
-from kd_plugins.experiments.repeat import Result, Run
+from kd_plugins.experiments.results import Result, Run
 
 
 @pytest.fixture
@@ -49,13 +49,6 @@ def test_the_table_says_what_was_measured(tool):
     assert table['LD'][3] == '+1.00 ?'
     assert table['BCKD'][:2] == ['41.00 ± 1.41', '56.25 ± 8.84']
     assert table['BCKD'][3] == '+10.00'
-
-
-def test_overlap_of_boxes(tool):
-    assert tool.iou((0, 0, 2, 2), (0, 0, 2, 2)) == 1
-    assert tool.iou((0, 0, 2, 2), (1, 0, 3, 2)) == pytest.approx(1 / 3)
-    assert tool.iou((0, 0, 2, 2), (2, 2, 3, 3)) == 0
-    assert tool.iou((0, 0, 1, 1), (5, 5, 6, 6)) == 0
 
 
 def test_wrong_boxes_are_drawn_apart(tool):

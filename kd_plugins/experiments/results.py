@@ -1,0 +1,167 @@
+"""Runs, and what they have left: results, progress."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from kd_plugins.experiments.environment import versions
+from kd_plugins.experiments.identity import config_hash
+from kd_plugins.experiments.metrics import HEADLINES, Headline, headline
+
+#: What a run keeps in its directory: the result, the validations so far, what was started.
+RESULT, VALIDATIONS, STARTED = 'result.json', 'metrics.json', 'started.json'
+
+
+@dataclass(frozen=True)
+class Run:
+    """A config to train with a seed in a directory of its own.
+
+    Args:
+        name: What to call it.
+        config: Path of the config file.
+        seed: Of all random numbers.
+        work_dir: Where its files go.
+        options: What to override in the config, as ``--cfg-options`` gives it.
+    """
+
+    name: str
+    config: str
+    seed: int
+    work_dir: str
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished run gave; accuracies in percent, time in seconds.
+
+    A classifier's accuracy is its top-1, a detector's COCO's average precision.
+
+    Args:
+        config_hash: See :func:`~kd_plugins.experiments.identity.config_hash`.
+        steps: Epochs completed before each validation, or iterations in a
+            training without epochs.
+        accuracy: At each of these validations.
+        predictions: A classifier's in the last validation, in its set's order.
+        parameters: Number of the student's parameters.
+        seconds: Of all iterations and validations, interrupted parts of the
+            training included; loading and saving come on top.
+        metrics: Those that every validation gave, in upstream's units.
+        versions: Of the packages that it was trained with.
+        hardware: What it was trained on.
+    """
+
+    config_hash: str
+    steps: list[int]
+    accuracy: list[float]
+    predictions: list[int]
+    parameters: int
+    seconds: float
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    hardware: str = ''
+
+    @property
+    def last(self) -> float:
+        """Accuracy at the end of the training."""
+        return self.accuracy[-1]
+
+    @property
+    def best(self) -> float:
+        """The best accuracy of any validation."""
+        return max(self.accuracy)
+
+    @property
+    def headline(self) -> Headline:
+        """The metric that the accuracies are."""
+        return headline(self.metrics) or HEADLINES[0]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run gave no result, in one line."""
+
+    reason: str
+
+
+def load_config(run: Run) -> Config:
+    """Read the config of a run, with its overrides, seed and work directory."""
+    cfg = Config.fromfile(run.config)
+    cfg.merge_from_dict(copy.deepcopy(dict(run.options)))
+    cfg.work_dir = run.work_dir
+    cfg.randomness = dict(cfg.get('randomness') or {}, seed=run.seed)
+    return cfg
+
+
+def hash_of_all_seeds(run: Run) -> str:
+    """Return the config hash of a run whichever its seed."""
+    cfg = load_config(run)
+    cfg.randomness.pop('seed')
+    return config_hash(cfg)
+
+
+def finished(run: Run, identity: str | None = None) -> Result | None:
+    """Return the result of a run, if there is one for what it depends on now.
+
+    Args:
+        run: The run.
+        identity: Its config hash, if it is known already.
+    """
+    kept = read_json(Path(run.work_dir) / RESULT)
+    if not kept:
+        return None
+    try:
+        result = Result(**kept)
+    except TypeError:  # of a version that kept something else
+        return None
+    return result if result.config_hash == (identity or config_hash(load_config(run))) else None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read an object; an empty one where there is none, or a broken one."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def length(cfg: Config) -> tuple[int, str]:
+    """Return how long a training is, and in what: ``'epochs'`` or ``'iterations'``."""
+    loop = cfg.get('train_cfg') or {}
+    if 'max_epochs' in loop:
+        return loop['max_epochs'], 'epochs'
+    return loop.get('max_iters', 0), 'iterations'
+
+
+def steps_done(run: Run, unit: str = 'epochs') -> int:
+    """Return how many epochs, or iterations, a run has completed as far as its files tell."""
+    folder = Path(run.work_dir)
+    validated = [int(step) for step in read_json(folder / VALIDATIONS)]
+    try:
+        pointer = Path((folder / 'last_checkpoint').read_text(encoding='utf-8')).stem
+    except (FileNotFoundError, ValueError):
+        pointer = ''
+    saved = re.fullmatch('epoch_([0-9]+)' if unit == 'epochs' else 'iter_([0-9]+)', pointer)
+    return max([*validated, int(saved[1]) if saved else 0])
+
+
+def other_versions(result: Result) -> list[str]:
+    """Say which packages are another version now than when the result was made.
+
+    Such a result is kept, since its config and weights are the same.
+    """
+    now = versions()
+    return [
+        f'{package} {result.versions.get(package, "none")}, now {now.get(package, "none")}'
+        for package in sorted({*now, *result.versions})
+        if result.versions and result.versions.get(package) != now.get(package)
+    ]

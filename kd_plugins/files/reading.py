@@ -11,6 +11,7 @@ mmengine's ``CheckpointLoader``, so that teachers, ``load_from``, ``--resume``,
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -84,9 +85,12 @@ def load(file: Any, map_location: Any = None, *_: Any, **__: Any) -> Any:
         raise
     except _NotACheckpoint as error:
         raise _unreadable(name, str(error)) from None
-    except (OSError, MemoryError, torch.cuda.OutOfMemoryError):
+    except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:
+        # An archive that says that its parts lie before its beginning is an invalid argument.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         if str(error).startswith('Attempting to deserialize object on'):
             raise  # a device that this machine lacks, said clearly by torch
         said = (str(error).splitlines() or [''])[0][:200]

@@ -1,6 +1,7 @@
 """Files that would change something beside what they return."""
 
 import argparse
+import contextlib
 import copyreg
 import io
 import os
@@ -389,6 +390,28 @@ def fuzz(folder, zipped, protocol, seed, count):
 @pytest.mark.parametrize(('zipped', 'protocol'), [(True, 2), (True, 4), (False, 2)])
 def test_mutated_files_change_nothing(folder, zipped, protocol):
     fuzz(folder, zipped, protocol, seed=0, count=300)
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_files_with_wrong_bytes_anywhere_change_nothing(folder, zipped):
+    draw, file = random.Random(1), saved(everything(), zipped)
+    whole = repr(reading.load(io.BytesIO(file))['state_dict'])
+    before, path, read = outside(folder), folder / 'file.pth', 0
+    for number in range(300):
+        content = bytearray(file)
+        # Half of them in the last bytes, where an archive says what it holds.
+        at = draw.randrange(max(len(content) - 3000, 0) if number % 2 else 0, len(content))
+        content[at] = draw.randrange(256)
+        path.write_bytes(content)
+        with contextlib.suppress(UnreadableCheckpointError, UntrustedCheckpointError):
+            result = reading.load(path)
+            read += 1
+            assert not strangers(result)
+            # An archive has checksums.
+            assert not zipped or repr(result['state_dict']) == whole
+    path.unlink()
+    assert outside(folder) == before
+    assert 3 < read < 297
 
 
 @pytest.mark.long

@@ -54,8 +54,8 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class DenseHeadSpec:
-    """What can be said about a dense detection head before it has run.
+class HeadSpec:
+    """What can be said about a detection head (mmdet's ``dense_heads``) before it has run.
 
     Args:
         head: The name of its class, for messages.
@@ -78,7 +78,7 @@ class DenseHeadSpec:
 
 
 @dataclass(frozen=True)
-class DenseTargets:
+class HeadTargets:
     """What the student's own assigner made of a batch; A anchors, all levels in a row.
 
     Args:
@@ -107,8 +107,8 @@ class DenseTargets:
 
 
 @dataclass(frozen=True)
-class DenseHeadOutputs:
-    """What a dense detection head predicted for a batch, whichever head it was.
+class HeadOutputs:
+    """What a detection head predicted for a batch, whichever head it was.
 
     The anchors of all levels stand in a row, the finest level first, a level's
     in rows of pixels, and all of one location together.
@@ -128,7 +128,7 @@ class DenseHeadOutputs:
     cls_logits: Tensor
     decode: Callable[[], Tensor]
     bin_logits: Tensor | None = None
-    targets: DenseTargets | None = None
+    targets: HeadTargets | None = None
 
     @cached_property
     def boxes(self) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.logging import MessageHub
 
-from kd_plugins.structures import DenseHeadOutputs, Progress
+from kd_plugins.structures import HeadOutputs, Progress
 
 
 def test_progress_cannot_be_changed():
@@ -15,7 +15,7 @@ def test_progress_cannot_be_changed():
 
 def test_records_of_heads_cannot_be_changed_and_decode_once():
     calls = []
-    record = DenseHeadOutputs('GFLHead', (1,), torch.zeros(1, 1, 2), lambda: calls.append(1) or 7)
+    record = HeadOutputs('GFLHead', (1,), torch.zeros(1, 1, 2), lambda: calls.append(1) or 7)
     with pytest.raises(dataclasses.FrozenInstanceError):
         record.cls_logits = None
     assert not calls and record.boxes == 7 and record.boxes == 7 and calls == [1]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_plugins.losses.base import WeightedLoss, at_least_float32
 from kd_plugins.losses.detection import check_heads, check_outputs, mean_over_positives
 from kd_plugins.registry import MODELS
-from kd_plugins.structures import DenseHeadOutputs, DenseHeadSpec
+from kd_plugins.structures import HeadOutputs, HeadSpec
 
 
 def binary_classification_kd(preds_S: Tensor, preds_T: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class BCKDClassificationLoss(WeightedLoss):
 
     Every anchor counts with its label weight, on the levels that hold a positive
     one; the sum is divided by the number of positives (see
-    :class:`kd_plugins.structures.DenseTargets`).
+    :class:`kd_plugins.structures.HeadTargets`).
 
     Args:
         loss_weight: Factor of the loss; the paper's is 1.
@@ -92,12 +92,12 @@ class BCKDClassificationLoss(WeightedLoss):
     """
 
     def check_specs(
-        self, key: str, preds_S: DenseHeadSpec | None = None, preds_T: DenseHeadSpec | None = None
+        self, key: str, preds_S: HeadSpec | None = None, preds_T: HeadSpec | None = None
     ) -> None:
         """Refuse a pair of heads that do not correspond; called before the first step."""
         check_heads(key, preds_S, preds_T)
 
-    def forward(self, preds_S: DenseHeadOutputs, preds_T: DenseHeadOutputs) -> Tensor:
+    def forward(self, preds_S: HeadOutputs, preds_T: HeadOutputs) -> Tensor:
         """Return the loss, a scalar in float32 or better.
 
         Args:
@@ -169,12 +169,12 @@ class BCKDLocalizationLoss(WeightedLoss):
             )
 
     def check_specs(
-        self, key: str, preds_S: DenseHeadSpec | None = None, preds_T: DenseHeadSpec | None = None
+        self, key: str, preds_S: HeadSpec | None = None, preds_T: HeadSpec | None = None
     ) -> None:
         """Refuse a pair of heads that do not correspond; called before the first step."""
         check_heads(key, preds_S, preds_T)
 
-    def forward(self, preds_S: DenseHeadOutputs, preds_T: DenseHeadOutputs) -> Tensor:
+    def forward(self, preds_S: HeadOutputs, preds_T: HeadOutputs) -> Tensor:
         """Return the loss, a scalar in float32 or better.
 
         Args:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kd_plugins.structures import DenseHeadOutputs, DenseHeadSpec, DenseTargets
+from kd_plugins.structures import HeadOutputs, HeadSpec, HeadTargets
 
 #: Upstream's reductions add it to every number of positives that they divide by.
 EPS = torch.finfo(torch.float32).eps
 
 
-def check_heads(key: str, spec_S: DenseHeadSpec | None, spec_T: DenseHeadSpec | None) -> None:
+def check_heads(key: str, spec_S: HeadSpec | None, spec_T: HeadSpec | None) -> None:
     """Refuse heads whose anchors or classes do not correspond, before any step.
 
     Args:
@@ -23,10 +23,10 @@ def check_heads(key: str, spec_S: DenseHeadSpec | None, spec_T: DenseHeadSpec | 
     Raises:
         ValueError: Naming what differs, and both sides.
     """
-    if not isinstance(spec_S, DenseHeadSpec) or not isinstance(spec_T, DenseHeadSpec):
+    if not isinstance(spec_S, HeadSpec) or not isinstance(spec_T, HeadSpec):
         raise ValueError(
-            f"{key} reads records of dict(type='kd_plugins.DenseHead'): map preds_S and preds_T to "
-            'such a recorder of either side.'
+            f"{key} reads records of dict(type='kd_plugins.DetectionHead'): map preds_S and "
+            'preds_T to such a recorder of either side.'
         )
     for of_S, of_T, what, remedy in (
         (spec_S.num_classes, spec_T.num_classes, 'num_classes', 'of the same classes'),
@@ -44,7 +44,7 @@ def check_heads(key: str, spec_S: DenseHeadSpec | None, spec_T: DenseHeadSpec | 
             )
 
 
-def check_outputs(owner: str, preds_S: DenseHeadOutputs, preds_T: DenseHeadOutputs) -> DenseTargets:
+def check_outputs(owner: str, preds_S: HeadOutputs, preds_T: HeadOutputs) -> HeadTargets:
     """Return the student's targets of two records that fit each other.
 
     Raises:
@@ -69,10 +69,10 @@ def check_outputs(owner: str, preds_S: DenseHeadOutputs, preds_T: DenseHeadOutpu
     return preds_S.targets
 
 
-def mean_over_positives(values: Tensor, targets: DenseTargets) -> Tensor:
+def mean_over_positives(values: Tensor, targets: HeadTargets) -> Tensor:
     """Sum of values of shape (N, A) times their weights, per positive anchor.
 
     Levels without positive anchors count nothing; see
-    :attr:`kd_plugins.structures.DenseTargets.weights`.
+    :attr:`kd_plugins.structures.HeadTargets.weights`.
     """
     return (values * targets.weights).sum() / (targets.num_pos + EPS)

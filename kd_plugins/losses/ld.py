@@ -12,7 +12,7 @@ from kd_plugins.losses.base import LogitsLoss, at_least_float32
 from kd_plugins.losses.detection import check_heads, check_outputs
 from kd_plugins.losses.kd import kd_loss
 from kd_plugins.registry import MODELS
-from kd_plugins.structures import DenseHeadOutputs, DenseHeadSpec
+from kd_plugins.structures import HeadOutputs, HeadSpec
 
 
 @MODELS.register_module(['LDLoss', 'LocalizationDistillationLoss'])
@@ -46,7 +46,7 @@ class LDLoss(LogitsLoss):
         super().__init__(tau, loss_weight)
 
     def check_specs(
-        self, key: str, preds_S: DenseHeadSpec | None = None, preds_T: DenseHeadSpec | None = None
+        self, key: str, preds_S: HeadSpec | None = None, preds_T: HeadSpec | None = None
     ) -> None:
         """Refuse heads that do not correspond or lack bins; called before the first step."""
         check_heads(key, preds_S, preds_T)
@@ -61,7 +61,7 @@ class LDLoss(LogitsLoss):
                 f'{said[1]}: give two GFLHeads of one reg_max.'
             )
 
-    def forward(self, preds_S: DenseHeadOutputs, preds_T: DenseHeadOutputs) -> Tensor:
+    def forward(self, preds_S: HeadOutputs, preds_T: HeadOutputs) -> Tensor:
         """Return the loss, a scalar in float32 or better.
 
         Args:

@@ -4,7 +4,10 @@ They stand in ``student_recorders`` and ``teacher_recorders`` beside mmrazor's
 own and hand the terms records that no longer say which network made them.
 """
 
-from kd_plugins.recorders.dense_head import DenseHeadRecorder
 from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
+from kd_plugins.recorders.detection_head import DetectionHeadRecorder
 
-__all__ = ['DenseHeadRecorder', 'DenseLogitsRecorder']
+#: Its first name, for configs that import classes.
+DenseHeadRecorder = DetectionHeadRecorder
+
+__all__ = ['DenseLogitsRecorder', 'DetectionHeadRecorder']

@@ -1,7 +1,7 @@
-"""How to read mmdet's dense heads, whose outputs and targets all look different.
+"""How to read mmdet's detection heads, whose outputs and targets all look different.
 
 An adapter brings what a head's ``forward`` and ``get_targets`` return into the
-one form that terms know, :class:`kd_plugins.structures.DenseHeadOutputs`. It
+one form that terms know, :class:`kd_plugins.structures.HeadOutputs`. It
 computes no target and no loss: those are upstream's own.
 """
 
@@ -15,14 +15,14 @@ from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
 from kd_plugins.losses.base import at_least_float32, full_precision
-from kd_plugins.structures import DenseHeadOutputs, DenseHeadSpec, DenseTargets
+from kd_plugins.structures import HeadOutputs, HeadSpec, HeadTargets
 
 #: Boxes end here, in strides. An exponential may send an anchor that no object
 #: trains anywhere; areas beyond this would overflow and the IoU be inf / inf.
 FAR = 1e6
 
 
-class DenseHeadAdapter:
+class HeadAdapter:
     """Base of the adapters: anchors of all levels in a row, logits, lazy boxes.
 
     Args:
@@ -41,7 +41,7 @@ class DenseHeadAdapter:
         if not getattr(head, 'use_sigmoid_cls', True):
             raise ValueError(
                 f'the head {name} was built with loss_cls.use_sigmoid=False: its classes and the '
-                'background share a softmax, and distillation of dense heads compares sigmoids; '
+                'background share a softmax, and distillation of such heads compares sigmoids; '
                 'give it a loss_cls with use_sigmoid=True.'
             )
         self.head = head
@@ -53,7 +53,7 @@ class DenseHeadAdapter:
                 tuple(tuple(round(x, 3) for x in box) for box in level.tolist())
                 for level in generator.base_anchors
             )
-        self.spec = DenseHeadSpec(
+        self.spec = HeadSpec(
             head=name,
             num_classes=int(head.num_classes),
             strides=tuple(_number(stride) for stride in generator.strides),
@@ -76,7 +76,7 @@ class DenseHeadAdapter:
         """
         raise NotImplementedError
 
-    def outputs(self, outs: Sequence[Any], targets: DenseTargets | None) -> DenseHeadOutputs:
+    def outputs(self, outs: Sequence[Any], targets: HeadTargets | None) -> HeadOutputs:
         """Return the record of what ``forward`` returned."""
         cls_scores, box_preds = outs[0], outs[1]
         logits = [_flat(level, self.spec.num_classes) for level in cls_scores]
@@ -100,7 +100,7 @@ class DenseHeadAdapter:
             return decoded.clamp(-FAR, FAR).reshape(n, -1, 4)
 
         bins = self.spec.num_bins
-        return DenseHeadOutputs(
+        return HeadOutputs(
             head=self.spec.head,
             level_sizes=level_sizes,
             cls_logits=torch.cat(logits, dim=1),
@@ -109,7 +109,7 @@ class DenseHeadAdapter:
             targets=targets,
         )
 
-    def targets(self, returned: Sequence[Any], images: int) -> DenseTargets:
+    def targets(self, returned: Sequence[Any], images: int) -> HeadTargets:
         """Return the record of what ``get_targets`` returned for a number of images.
 
         Averages the number of positives over ranks: all of them must call.
@@ -124,7 +124,7 @@ class DenseHeadAdapter:
             weights = torch.cat([level.reshape(images, -1) for level in levels], dim=1)
         num_pos = positive.sum(dim=1).clamp(min=1).sum().float()
         all_reduce(num_pos, op='mean')
-        return DenseTargets(
+        return HeadTargets(
             positive=positive,
             label_weights=weights,
             level_sizes=tuple(level.shape[1] for level in per_level),
@@ -132,7 +132,7 @@ class DenseHeadAdapter:
         )
 
 
-class RetinaAdapter(DenseHeadAdapter):
+class RetinaAdapter(HeadAdapter):
     """Deltas of anchor boxes; ``get_targets`` returns labels, weights, ..."""
 
     labels_at, weights_at = 0, 1
@@ -167,7 +167,7 @@ class RTMDetAdapter(ATSSAdapter):
         return _plain(self.head.bbox_coder.decode(priors[:, :2], preds)) / strides
 
 
-class FCOSAdapter(DenseHeadAdapter):
+class FCOSAdapter(HeadAdapter):
     """Distances from points; every point counts alike.
 
     In pixels, but where ``norm_on_bbox`` is set, a head in training gives strides.
@@ -175,7 +175,7 @@ class FCOSAdapter(DenseHeadAdapter):
 
     labels_at, weights_at = 0, None
 
-    def outputs(self, outs: Sequence[Any], targets: DenseTargets | None) -> DenseHeadOutputs:
+    def outputs(self, outs: Sequence[Any], targets: HeadTargets | None) -> HeadOutputs:
         cls_scores, box_preds = outs[0], outs[1]
         head = self.head
         if not (head.norm_on_bbox and head.training):
@@ -189,7 +189,7 @@ class FCOSAdapter(DenseHeadAdapter):
 
 #: Every head that can be read. A subclass of one reads alike as long as it keeps
 #: ``loss_by_feat``, which takes what ``forward`` returns, and ``get_targets``.
-ADAPTERS: dict[str, type[DenseHeadAdapter]] = {
+ADAPTERS: dict[str, type[HeadAdapter]] = {
     'GFLHead': GFLAdapter,
     'ATSSHead': ATSSAdapter,
     'FCOSHead': FCOSAdapter,
@@ -198,7 +198,7 @@ ADAPTERS: dict[str, type[DenseHeadAdapter]] = {
 }
 
 
-def adapter_of(head: nn.Module) -> DenseHeadAdapter:
+def adapter_of(head: nn.Module) -> HeadAdapter:
     """Return the adapter of a head.
 
     Raises:

@@ -278,7 +278,7 @@ class Missing(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Missing())
 import kd_plugins
 from kd_plugins.registry import TASK_UTILS
-assert TASK_UTILS.get('DenseHeadRecorder')
+assert TASK_UTILS.get('DetectionHeadRecorder')
 Missing.names.remove('mmdet')
 sys.path.insert(0, 'tests')
 from helpers.detection import build, images, losses

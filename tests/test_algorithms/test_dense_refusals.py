@@ -106,7 +106,7 @@ def test_ld_needs_the_same_bins():
 
 def test_records_of_another_kind_are_refused():
     other = ConfigDict(head=dict(type='ModuleOutputs', source='bbox_head'))
-    says = r"loss_bckd_cls reads records of dict\(type='kd_plugins\.DenseHead'\): map preds_S"
+    says = r"loss_bckd_cls reads records of dict\(type='kd_plugins\.DetectionHead'\): map preds_S"
     cfg = distillation()
     cfg['distiller']['teacher_recorders'] = other
     with pytest.raises(ValueError, match=says):

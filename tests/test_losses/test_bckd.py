@@ -16,7 +16,7 @@ from kd_plugins.losses import (
 )
 from kd_plugins.losses.bckd import iou_losses
 from kd_plugins.registry import MODELS
-from kd_plugins.structures import DenseHeadOutputs, DenseTargets
+from kd_plugins.structures import HeadOutputs, HeadTargets
 
 IOU_LOSSES = [
     'GIoULoss', 'IoULoss', 'DIoULoss', 'CIoULoss', 'EIoULoss', 'SIoULoss', 'BoundedIoULoss',
@@ -46,7 +46,7 @@ def records(case='everywhere', dtype=torch.float64, rounded_to=torch.float64):
     positive = torch.cat(labels, dim=1) < published.CLASSES
     sizes = tuple(level.shape[1] for level in labels)
     num_pos = positive.sum(dim=1).clamp(min=1).sum().to(torch.promote_types(dtype, torch.float32))
-    targets = DenseTargets(positive, torch.cat(weights, dim=1).to(dtype), sizes, num_pos)
+    targets = HeadTargets(positive, torch.cat(weights, dim=1).to(dtype), sizes, num_pos)
     sides = []
     for seed in (0, 5):
         cls, bins = published.predictions(seed)
@@ -56,7 +56,7 @@ def records(case='everywhere', dtype=torch.float64, rounded_to=torch.float64):
         bin_logits = in_a_row(bins, 4 * BINS).unflatten(2, (4, BINS))
         upcast = [x if dtype == torch.float64 else x.float() for x in bins]
         sides.append(
-            DenseHeadOutputs(
+            HeadOutputs(
                 'GFLHead', sizes, in_a_row(cls, published.CLASSES),
                 lambda bins=upcast: decoded(bins), bin_logits, targets if seed == 0 else None,
             )
@@ -146,7 +146,7 @@ def test_the_teacher_gets_no_gradient(term):
     preds_S, preds_T, _ = records()
     logits = preds_T.cls_logits.clone().requires_grad_()
     boxes = preds_T.boxes.clone().requires_grad_()
-    leaf_T = DenseHeadOutputs('GFLHead', preds_T.level_sizes, logits, lambda: boxes)
+    leaf_T = HeadOutputs('GFLHead', preds_T.level_sizes, logits, lambda: boxes)
     grads = torch.autograd.grad(term()(preds_S, leaf_T), [logits, boxes], allow_unused=True)
     assert grads == (None, None)
 
@@ -239,7 +239,7 @@ def test_bad_settings_are_refused(cfg, says):
 
 def test_records_that_do_not_fit_are_refused():
     preds_S, preds_T, _ = records()
-    other = DenseHeadOutputs('ATSSHead', (24, 6), preds_T.cls_logits[:, :30], preds_T.decode)
+    other = HeadOutputs('ATSSHead', (24, 6), preds_T.cls_logits[:, :30], preds_T.decode)
     for term in TERMS.values():
         with pytest.raises(
             ValueError, match=r'GFLHead of the student has \(24, 6, 2\) .* ATSSHead'

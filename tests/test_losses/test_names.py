@@ -5,7 +5,7 @@ import re
 
 import pytest
 from helpers import ROOT
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, TASK_UTILS
 
 import kd_plugins.losses as losses
 
@@ -38,3 +38,8 @@ def test_names_of_earlier_configs_are_kept(name, first):
     kinds = [MODELS.get(f'kd_plugins.{each}') for each in (name, first)]
     assert kinds[0] is kinds[1] is getattr(losses, name) is getattr(losses, first)
     assert kinds[0].__name__ == name
+
+
+def test_the_recorder_of_earlier_configs_is_kept():
+    kinds = [TASK_UTILS.get(f'kd_plugins.{each}HeadRecorder') for each in ('Detection', 'Dense')]
+    assert kinds[0] is kinds[1] is not None

@@ -1,9 +1,9 @@
-# What the methods on dense heads read: both heads' predictions, and the targets
+# What the methods on detection heads read: both heads' predictions, and the targets
 # that the student's own losses compute.
 distiller = dict(
     type='mmrazor.ConfigurableDistiller',
-    student_recorders=dict(head=dict(type='kd_plugins.DenseHead')),
-    teacher_recorders=dict(head=dict(type='kd_plugins.DenseHead')),
+    student_recorders=dict(head=dict(type='kd_plugins.DetectionHead')),
+    teacher_recorders=dict(head=dict(type='kd_plugins.DetectionHead')),
     distill_losses=dict(
         loss_bckd_cls=dict(type='kd_plugins.BCKDClassificationLoss', loss_weight=1.0),
         loss_bckd_loc=dict(

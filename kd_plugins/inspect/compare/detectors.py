@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.losses import localization_weight
-from kd_plugins.recorders import DenseHeadRecorder
-from kd_plugins.structures import DenseHeadSpec
+from kd_plugins.recorders import DetectionHeadRecorder
+from kd_plugins.structures import HeadSpec
 
 
 @dataclass
@@ -41,7 +41,7 @@ def detect(
     """Run both detectors over a batch.
 
     Args:
-        algorithm: A distillation with a ``kd_plugins.DenseHead`` recorder on
+        algorithm: A distillation with a ``kd_plugins.DetectionHead`` recorder on
             either side.
         batch: As the data loader gives it.
         score: The lowest score of a box to keep.
@@ -65,10 +65,10 @@ def detect(
             lambda given: algorithm.teacher.predict(inputs, given),
         ),
     ):
-        heads = [r for r in manager.recorders.values() if isinstance(r, DenseHeadRecorder)]
+        heads = [r for r in manager.recorders.values() if isinstance(r, DetectionHeadRecorder)]
         if not heads:
             raise ValueError(
-                'the config records no dense head (kd_plugins.DenseHead) on both sides, as '
+                'the config records no dense head (kd_plugins.DetectionHead) on both sides, as '
                 'configs/_base_/distill/bckd.py does.'
             )
         with manager:
@@ -98,7 +98,7 @@ def _kept(instances: Any, score: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _weight_maps(
-    weights: Tensor, level_sizes: tuple[int, ...], spec: DenseHeadSpec, size: tuple[int, int]
+    weights: Tensor, level_sizes: tuple[int, ...], spec: HeadSpec, size: tuple[int, int]
 ) -> Tensor:
     """Return (N, H, W) of weights (N, A): at every pixel the largest of the levels."""
     maps = []

@@ -8,20 +8,21 @@ from typing import Any
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import nn
 
-from kd_plugins.recorders.head_adapters import ADAPTERS, DenseHeadAdapter, adapter_of
+from kd_plugins.recorders.head_adapters import ADAPTERS, HeadAdapter, adapter_of
 from kd_plugins.registry import TASK_UTILS
-from kd_plugins.structures import DenseHeadSpec
+from kd_plugins.structures import HeadSpec
 
 
-@TASK_UTILS.register_module()
-class DenseHeadRecorder(BaseRecorder):
-    """Records what a dense head predicts and, of the student, which targets it was given.
+@TASK_UTILS.register_module(['DetectionHeadRecorder', 'DenseHeadRecorder'])
+class DetectionHeadRecorder(BaseRecorder):
+    """Records what a detection head predicts and, of the student, which targets it was given.
 
-    In a config ``dict(type='kd_plugins.DenseHead')``, for either side. The
-    record is a :class:`kd_plugins.structures.DenseHeadOutputs`. While it
-    records, it stands between this one head and its callers: the teacher's
-    forward does not pass by ``__call__``, where hooks are, and the student's
-    targets are those that its own loss computes, once.
+    In a config ``dict(type='kd_plugins.DetectionHead')`` for either side, or by
+    another name ``dict(type='kd_plugins.DenseHead')``. The record is a
+    :class:`kd_plugins.structures.HeadOutputs`. While it records, it stands
+    between this one head and its callers: the teacher's forward does not pass
+    by ``__call__``, where hooks are, and the student's targets are those that
+    its own loss computes, once.
 
     Args:
         source: The name of the head in the detector.
@@ -29,12 +30,12 @@ class DenseHeadRecorder(BaseRecorder):
 
     def __init__(self, source: str = 'bbox_head') -> None:
         super().__init__(source)
-        self.adapter: DenseHeadAdapter | None = None
+        self.adapter: HeadAdapter | None = None
         self._outs: list[Any] = []
         self._returned: list[Any] = []
 
     @property
-    def spec(self) -> DenseHeadSpec | None:
+    def spec(self) -> HeadSpec | None:
         """What can be said about the head before it runs; None before it is known."""
         return None if self.adapter is None else self.adapter.spec
 

@@ -97,7 +97,7 @@ def _arguments(loss: Mapping[str, Any]) -> list[str]:
 
 
 def _dense_heads() -> tuple[dict[str, Any], dict[str, Any]]:
-    head = dict(type='kd_plugins.DenseHead')
+    head = dict(type='kd_plugins.DetectionHead')
     return dict(head=head), dict(head=head)
 
 

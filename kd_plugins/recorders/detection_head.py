@@ -17,8 +17,8 @@ from kd_plugins.structures import HeadSpec
 class DetectionHeadRecorder(BaseRecorder):
     """Records what a detection head predicts and, of the student, which targets it was given.
 
-    In a config ``dict(type='kd_plugins.DetectionHead')`` for either side, or by
-    another name ``dict(type='kd_plugins.DenseHead')``. The record is a
+    In a config ``dict(type='kd_plugins.DetectionHead')`` for either side;
+    ``kd_plugins.DenseHead`` names it, too. The record is a
     :class:`kd_plugins.structures.HeadOutputs`. While it records, it stands
     between this one head and its callers: the teacher's forward does not pass
     by ``__call__``, where hooks are, and the student's targets are those that

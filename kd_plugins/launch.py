@@ -214,8 +214,5 @@ def enable_amp(cfg: Config) -> None:
 
 
 def write_json(path: str, values: dict) -> None:
-    """Write values to a JSON file, making its folder."""
-    os.makedirs(osp.dirname(osp.abspath(path)), exist_ok=True)
-    with open(path, 'w', encoding='utf-8') as file:
-        json.dump(values, file, indent=2)
-        file.write('\n')
+    """Write values to a JSON file, making its folder; see :func:`write_aside`."""
+    write_aside((json.dumps(values, indent=2) + '\n').encode(), path)

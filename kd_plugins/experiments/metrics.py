@@ -83,16 +83,15 @@ def headline(names: Iterable[str]) -> Headline | None:
     return None
 
 
-def right_by_luck(samples: int, classes: int, deviations: float = LUCK) -> float:
+def right_by_luck(samples: int, classes: int) -> float:
     """Return the share of right answers, 0 to 1, that guessing could reach.
 
-    It is so many standard deviations of a binomial distribution above its mean.
+    It is three standard deviations of a binomial distribution above its mean.
     At 1 there are too few samples to tell.
 
     Args:
         samples: How many answers there are, above 0.
         classes: Among how many classes, above 1.
-        deviations: How much luck to allow for.
 
     Raises:
         ValueError: If there are fewer.
@@ -103,7 +102,7 @@ def right_by_luck(samples: int, classes: int, deviations: float = LUCK) -> float
             '1 sample and 2 classes.'
         )
     p = 1 / classes
-    return min(1.0, p + deviations * math.sqrt(p * (1 - p) / samples))
+    return min(1.0, p + LUCK * math.sqrt(p * (1 - p) / samples))
 
 
 def is_guessing(metrics: Mapping[str, float], samples: int, classes: int) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 from mmengine.logging import print_log
-from torch import Tensor, nn
+from torch import nn
 
 #: Where mmrazor's checkpoints keep the student, beside ``teacher.*``.
 MMRAZOR_STUDENT = 'architecture.'
@@ -49,12 +49,10 @@ class Mismatch:
         return '; '.join(f'{len(k)} weights are {what} (first: {k[0]})' for what, k in parts if k)
 
 
-def compare(weights: Mapping[str, Tensor], network: nn.Module) -> Mismatch:
+def compare(weights: Mapping[str, Any], network: nn.Module) -> Mismatch:
     """Compare the names and shapes of weights with those of a network.
 
-    What the terms of a distillation learn (``distiller.*``) may be missing or
-    left over: it starts anew, and a student alone has no use for it. Networks
-    whose own loading renames or resizes weights accept more than this.
+    Networks whose own loading renames or resizes weights accept more than this.
 
     Args:
         weights: A state dict, with or without ``module.``, or mmrazor's.
@@ -62,14 +60,15 @@ def compare(weights: Mapping[str, Tensor], network: nn.Module) -> Mismatch:
     """
     given = without_mmrazors_names({k.removeprefix('module.'): v for k, v in weights.items()})
     own = network.state_dict()
+    shapes = {key: tuple(getattr(value, 'shape', ())) for key, value in given.items()}
     reshaped = [
-        f'{key} is {tuple(given[key].shape)} in the file and {tuple(own[key].shape)} here'
-        for key in own
-        if key in given and given[key].shape != own[key].shape
+        f'{key} is {shapes[key]} in the file and {tuple(value.shape)} here'
+        for key, value in own.items()
+        if key in given and shapes[key] != tuple(value.shape)
     ]
     return Mismatch(
-        tuple(_that_matter(key for key in own if key not in given)),
-        tuple(_that_matter(key for key in given if key not in own)),
+        tuple(key for key in own if key not in given and not _HARMLESS.search(key)),
+        tuple(key for key in given if key not in own and not _HARMLESS.search(key)),
         tuple(reshaped),
     )
 
@@ -87,10 +86,6 @@ def without_mmrazors_names(weights: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in weights.items()
         if not key.startswith('teacher.')
     }
-
-
-def _that_matter(keys: Iterable[str]) -> list[str]:
-    return [key for key in keys if not key.startswith(TERMS) and not _HARMLESS.search(key)]
 
 
 class WholeLoads:

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from torch import nn
 
 from kd_plugins.files import reading
+from kd_plugins.files.matching import compare
 from kd_plugins.files.writing import write_aside
 
 #: The file in a work directory that names the newest checkpoint.
@@ -100,14 +101,10 @@ def check_checkpoint(checkpoint: Any, model: nn.Module | None, resume: bool) -> 
         )
     if model is None:
         return
-    weights = checkpoint.get('state_dict', checkpoint)
-    given = {str(key).removeprefix('module.') for key in weights}
-    own = set(model.state_dict())
-    # Under a prefix of mmrazor's our algorithm accepts the student as well.
-    found = own & (given | {key.removeprefix('architecture.') for key in given})
-    if not found or (resume and found != own):
-        lacking = sorted(own - found)
+    mismatch = compare(checkpoint.get('state_dict', checkpoint), model)
+    nothing = len(mismatch.missing) == len(compare({}, model).missing)
+    if nothing or (resume and (mismatch.missing or mismatch.reshaped)):
         raise ValueError(
-            f"the checkpoint is another model's: {len(lacking)} of {len(own)} weights are not in "
-            f'it (first: {lacking[0]}): give one of {type(model).__name__} as configured.'
+            f"the checkpoint is another model's: {mismatch}. Give one of {type(model).__name__} as "
+            'configured.'
         )

@@ -11,13 +11,16 @@ from typing import Any
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from kd_plugins.files.matching import MMRAZOR_STUDENT, TERMS, Mismatch, describe
 from kd_plugins.files.paths import relative_to
 from kd_plugins.files.published import classifier_weights
 
 #: A key of a batch norm that checkpoints older than torch 0.4.1 lack.
 _OPTIONAL = 'num_batches_tracked'
-#: Where mmrazor's distillation checkpoints keep the student, beside ``teacher.*``.
-_STUDENT = 'architecture.'
+#: How torch complains about weights of other shapes.
+_SIZES = re.compile(
+    r'size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)', re.DOTALL
+)
 
 
 def load_weights(
@@ -54,16 +57,16 @@ def load_weights(
         )
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     weights = classifier_weights(_state_dict_of(checkpoint, f'{key}={path!r}'), network)
-    complaints = _load(network, weights, role)
-    if complaints:
+    mismatch = _load(network, weights, role)
+    if mismatch:
         raise ValueError(
-            f'{key}={path!r} does not fit the {role} ({describe(network)}): '
-            f'{"; ".join(complaints)}. Give the checkpoint of this architecture and class count.'
+            f'{key}={path!r} does not fit the {role} ({describe(network)}): {mismatch}. Give the '
+            'checkpoint of this architecture and class count.'
         )
     return checkpoint
 
 
-def _load(network: nn.Module, weights: Mapping[str, Tensor], role: str) -> list[str]:
+def _load(network: nn.Module, weights: Mapping[str, Tensor], role: str) -> Mismatch:
     """Load by the network's own rules, and return what does not fit.
 
     Networks rename, resize and leave out weights while they load them: position
@@ -75,7 +78,7 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor], role: str) -> list[
     try:
         missing, unexpected = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        missing, unexpected, sizes = [], [], str(error)
+        sizes = str(error)
         if 'size mismatch for' not in sizes:
             raise
         # Torch names these alone; the others are of interest all the same.
@@ -83,23 +86,11 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor], role: str) -> list[
         unexpected = [k for k in weights if k not in expected]
     computed = {name for name, _ in network.named_buffers()} & set(weights)
     missing = [k for k in missing if not k.endswith(_OPTIONAL) and k not in computed]
-    reshaped = re.findall(
-        r'size mismatch for (\S+): .*?torch\.Size\(\[(.*?)\]\).*?torch\.Size\(\[(.*?)\]\)', sizes
-    )
-    complaints = []
-    if reshaped:
-        k, given, wanted = reshaped[0]
-        complaints.append(
-            f'{len(reshaped)} weights have another shape (first: {k} is ({given}) in the file, '
-            f'({wanted}) in the {role})'
-        )
-    elif sizes:
-        complaints.append(sizes.splitlines()[-1].strip())
-    if missing:
-        complaints.append(f'{len(missing)} weights are missing (first: {missing[0]})')
-    if unexpected:
-        complaints.append(f'{len(unexpected)} are unknown to the {role} (first: {unexpected[0]})')
-    return complaints
+    reshaped = [
+        f'{name} is ({given}) in the file and ({wanted}) in the {role}'
+        for name, given, wanted in _SIZES.findall(sizes)
+    ]
+    return Mismatch(tuple(missing), tuple(unexpected), tuple(reshaped))
 
 
 def _state_dict_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
@@ -115,10 +106,10 @@ def _state_dict_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
     plain = _plain(checkpoint)
     # The names of modules, the network's own being empty.
     versions = _plain({f'{k}.': v for k, v in metadata.items()} if metadata else {})
-    if any(key.startswith(_STUDENT) for key in plain):
-        plain = _below(_STUDENT, plain)
-        versions = _below(_STUDENT, versions)
-    weights = OrderedDict((k, v) for k, v in plain.items() if not k.startswith('distiller.'))
+    if any(key.startswith(MMRAZOR_STUDENT) for key in plain):
+        plain = _below(MMRAZOR_STUDENT, plain)
+        versions = _below(MMRAZOR_STUDENT, versions)
+    weights = OrderedDict((k, v) for k, v in plain.items() if not k.startswith(TERMS))
     if versions:
         # Networks look at the version of a module before they rename its weights.
         weights._metadata = OrderedDict(  # type: ignore[attr-defined]
@@ -136,10 +127,3 @@ def _plain(names: Mapping[str, Any]) -> dict[str, Any]:
 
 def _below(prefix: str, names: Mapping[str, Any]) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in names.items() if k.startswith(prefix)}
-
-
-def describe(network: nn.Module) -> str:
-    """Name a network by its type and, where it has one, its backbone's."""
-    backbone = getattr(network, 'backbone', None)
-    inner = f' with {type(backbone).__name__}' if backbone is not None else ''
-    return type(network).__name__ + inner

@@ -29,7 +29,7 @@ class DistillationGuardHook(Hook):
 
     The first batch tells whether the teacher's logits say anything: a warning
     if they are the same for every picture, or if the teacher is right no more
-    often than chance (two standard deviations above it at most). That is for
+    often than chance (three standard deviations above it at most). That is for
     classifiers, and costs one synchronisation in all.
 
     Args:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from mmengine.hooks import Hook
 from torch import Tensor, nn
 
+from kd_plugins.experiments.timing import now
 from kd_plugins.hooks.of_runner import is_logged, teacher_in, terms_of, trained_model
 from kd_plugins.registry import HOOKS
 from kd_plugins.teachers import Teacher
@@ -83,16 +83,9 @@ class DistillationLogHook(Hook):
 
         def begin() -> None:
             nonlocal begun
-            begun = _now()
+            begun = now()
 
         def end(*_: Any) -> None:
-            self._seconds = _now() - begun
+            self._seconds = now() - begun
 
         self._stop_timing = teacher.watch(begin, end)
-
-
-def _now() -> float:
-    """Return the time at which the device has done what it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()

@@ -66,8 +66,7 @@ def teacher_complaint(logits: Tensor, labels: Tensor | None) -> str | None:
         )
     if labels is None or labels.shape[0] != size or classes < 2:
         return None
-    # One batch is little, and a warning costs little.
-    limit = size * right_by_luck(size, classes, deviations=2)
+    limit = size * right_by_luck(size, classes)
     right = int((logits.argmax(dim=1) == labels.to(logits.device)).sum())
     if limit < size and right <= limit:
         return (

@@ -36,8 +36,8 @@ def logits(right, size=32, classes=10, seed=0):
     ('right', 'size', 'classes', 'complains'),
     [
         (3, 32, 10, True),
-        (6, 32, 10, True),  # 3.2 expected, 1.7 deviation
-        (7, 32, 10, False),
+        (8, 32, 10, True),  # 3.2 expected, 1.7 deviation
+        (9, 32, 10, False),
         (30, 32, 10, False),
         (0, 32, 1000, True),
         (1, 32, 1000, False),
@@ -46,7 +46,7 @@ def logits(right, size=32, classes=10, seed=0):
         (0, 2, 2, False),  # too few to tell
     ],
 )
-def test_chance_is_two_deviations_wide(right, size, classes, complains):
+def test_chance_is_three_deviations_wide(right, size, classes, complains):
     preds, labels = logits(right, size, classes)
     said = teacher_complaint(preds, labels)
     assert (said is not None) is complains

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from kd_plugins.files.weights import describe as name_of
+from kd_plugins.files.matching import describe as name_of
 from kd_plugins.inspect.check.report import Data, Group, Network
 from kd_plugins.networks import classes_of
 from kd_plugins.teachers.input import normalisation, swaps_channels

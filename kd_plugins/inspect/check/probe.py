@@ -16,6 +16,7 @@ from torch import nn
 
 from kd_plugins import launch
 from kd_plugins.algorithms import SingleTeacherDistill
+from kd_plugins.checks import is_number
 from kd_plugins.experiments.timing import median, now
 from kd_plugins.inspect.check import findings
 from kd_plugins.inspect.check.describe import (
@@ -206,7 +207,7 @@ class _Probe(Hook):
         handles = []
         for name, module in distiller.distill_losses.items():
             weight = getattr(module, 'loss_weight', None)
-            term = Term(name, type(module).__name__, weight if _is_number(weight) else None)
+            term = Term(name, type(module).__name__, weight if is_number(weight) else None)
             self.report.terms.append(term)
 
             def note(module: nn.Module, args: Any, kwargs: Any, term: Term = term) -> None:
@@ -230,10 +231,6 @@ def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:
     side = 'student' if record['from_student'] else 'teacher'
     recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
     return side, getattr(recorder, 'source', record['recorder'])
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _device_name() -> str:

@@ -77,7 +77,7 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
     weights = whole.get('model_path') if pretrained else None
     if pretrained and weights is None:
         raise ValueError(
-            f"{key}.pretrained=True: {path!r} is not in the model index of an upstream package, "
+            f'{key}.pretrained=True: {path!r} is not in the model index of an upstream package, '
             'which would name its weights: give their path or address, '
             f"{key}.init_cfg=dict(type='Pretrained', checkpoint=...)."
         )

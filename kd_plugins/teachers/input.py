@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,22 +65,25 @@ class TeacherInput(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the teacher's batch, (N, channels, H, W), from the student's."""
+        given = inputs
         if self.flip and inputs.shape[1] == 3:
             inputs = inputs.flip(1)
         if self.normalises:
             inputs = inputs * self.scale + self.bias
         if self.pad_value is not None:
-            inputs = self._pad(inputs)
+            inputs = self._pad(inputs, given)
         if self.size is not None and tuple(inputs.shape[-2:]) != self.size:
             inputs = F.interpolate(inputs, self.size, mode='bilinear', antialias=True)
         return inputs
 
-    def _pad(self, inputs: Tensor) -> Tensor:
+    # Compiled code would keep the sizes of the first batch.
+    @torch.compiler.disable
+    def _pad(self, inputs: Tensor, given: Tensor) -> Tensor:
         sizes = self.padding.sizes(tuple(inputs.shape))
         if sizes is None:
             return inputs
         assert self.pad_value is not None
-        inputs = inputs if self.normalises or self.flip else inputs.clone()
+        inputs = inputs.clone() if inputs is given else inputs
         for picture, (height, width) in zip(inputs, sizes, strict=True):
             picture[:, height:, :] = self.pad_value
             picture[:, :, width:] = self.pad_value
@@ -112,6 +115,7 @@ class PaddingWatch:
         """
         return self._sizes if shape == self._shape else None
 
+    @torch.compiler.disable
     def _look(self, preprocessor: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         self._shape = self._sizes = None
         data = args[0] if args else kwargs.get('data')
@@ -124,26 +128,59 @@ class PaddingWatch:
         if len(found) != len(batch):
             return
         height, width = batch.shape[-2:]
-        sizes = _resized(found, preprocessor, height, width)
+        sizes = found
+        training = args[1] if len(args) > 1 else kwargs.get('training', False)
+        if training and getattr(preprocessor, 'batch_augments', None):
+            sizes = _augmented(found, preprocessor, height, width)
         self._shape = tuple(batch.shape)
         self._sizes = sizes if any(size != (height, width) for size in sizes) else None
 
 
-def _resized(
+def _augmented(
     sizes: list[tuple[int, int]], preprocessor: Any, height: int, width: int
 ) -> list[tuple[int, int]]:
-    """Return what sizes have become where a batch augment has resized the padded batch.
+    """Return what sizes have become where batch augments have changed the padded batch.
 
-    mmdet's ``BatchSyncRandomResize`` and ``BatchResize`` do, its
-    ``BatchFixedSizePad`` pads further.
+    mmdet's ``BatchSyncRandomResize`` and ``BatchResize`` resize it, ``BatchResize`` and
+    ``BatchFixedSizePad`` pad it further.
+
+    Raises:
+        ValueError: If pictures were mixed, so that padding and pictures lie over each other.
     """
+    augments = preprocessor.batch_augments
     divisor = max(getattr(preprocessor, 'pad_size_divisor', 1), 1)
-    padded = [math.ceil(max(side) / divisor) * divisor for side in zip(*sizes, strict=True)]
-    augments = getattr(preprocessor, 'batch_augments', None)
-    names = [type(a).__name__ for a in augments] if isinstance(augments, nn.ModuleList) else []
-    if padded == [height, width] or not any('Resize' in name for name in names):
+    whole = _divisible((max(side) for side in zip(*sizes, strict=True)), divisor)
+    if not isinstance(augments, nn.ModuleList):
+        # mmpretrain's, which mix pictures. These two keep every pixel in its place.
+        kinds = {type(each).__name__ for each in augments.augments}
+        if len({*sizes}) > 1 or (
+            sizes[0] != whole and not kinds <= {'Mixup', 'CutMix', 'NoneType'}
+        ):
+            raise ValueError(
+                f'data_preprocessor.batch_augments ({", ".join(sorted(kinds))}) mixes pictures '
+                f'that are padded (sizes {sorted({*sizes})} in a batch of {(height, width)}), and '
+                "the teacher pads otherwise than the student, so that the teacher's input cannot "
+                'be told: bring the pictures to one size in the pipeline.'
+            )
         return sizes
-    return [(round(h * height / padded[0]), round(w * width / padded[1])) for h, w in sizes]
+    for augment in augments:
+        if type(augment).__name__ == 'BatchFixedSizePad':
+            whole = tuple(map(max, whole, augment.size))
+            continue
+        if 'Resize' not in type(augment).__name__:
+            continue
+        target = padded = (height, width)
+        if hasattr(augment, 'get_target_size'):
+            target = augment.get_target_size(*whole)[:2]
+            padded = _divisible(target, augment.pad_size_divisor)
+        scales = [new / old for new, old in zip(target, whole, strict=True)]
+        sizes = [(round(h * scales[0]), round(w * scales[1])) for h, w in sizes]
+        whole = padded
+    return sizes
+
+
+def _divisible(size: Iterable[int], divisor: int) -> tuple[int, ...]:
+    return tuple(math.ceil(side / divisor) * divisor for side in size)
 
 
 #: What mmpretrain's preprocessor has where nothing was given.
@@ -185,7 +222,11 @@ def swaps_channels(preprocessor: Any) -> bool:
 
 
 def _check_known(side: str, preprocessor: nn.Module) -> None:
-    known = type(preprocessor) is BaseDataPreprocessor or hasattr(preprocessor, '_enable_normalize')
+    # Other packages' preprocessors have other names for their channel order and their padding.
+    known = type(preprocessor) is BaseDataPreprocessor or (
+        hasattr(preprocessor, '_enable_normalize')
+        and (hasattr(preprocessor, 'to_rgb') or hasattr(preprocessor, '_channel_conversion'))
+    )
     if not known:
         raise ValueError(
             f'the {side} has the data_preprocessor {type(preprocessor).__name__!r}, and the '

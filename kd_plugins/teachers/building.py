@@ -64,7 +64,6 @@ def build_teacher(
     if not inplace:
         forbid_inplace(network)
     own = network.data_preprocessor if declared else None
-    settings = {} if compile is True else compile or None  # type: ignore[assignment]
     return NetworkTeacher(
         network,
         TeacherInput(preprocessor, own, input_size),
@@ -72,7 +71,7 @@ def build_teacher(
         weights,
         kind,
         channels_last,
-        settings,
+        dict(compile) if isinstance(compile, Mapping) else {} if compile else None,
         owned=not isinstance(cfg, BaseModel),
     )
 

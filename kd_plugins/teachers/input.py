@@ -149,7 +149,7 @@ def _augmented(
     """
     augments = preprocessor.batch_augments
     divisor = max(getattr(preprocessor, 'pad_size_divisor', 1), 1)
-    whole = _divisible((max(side) for side in zip(*sizes, strict=True)), divisor)
+    whole: tuple[int, ...] = _divisible((max(side) for side in zip(*sizes, strict=True)), divisor)
     if not isinstance(augments, nn.ModuleList):
         # mmpretrain's, which mix pictures. These two keep every pixel in its place.
         kinds = {type(each).__name__ for each in augments.augments}
@@ -169,7 +169,8 @@ def _augmented(
             continue
         if 'Resize' not in type(augment).__name__:
             continue
-        target = padded = (height, width)
+        target = height, width
+        padded: tuple[int, ...] = target
         if hasattr(augment, 'get_target_size'):
             target = augment.get_target_size(*whole)[:2]
             padded = _divisible(target, augment.pad_size_divisor)

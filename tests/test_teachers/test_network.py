@@ -131,6 +131,31 @@ def test_a_dtype_that_cannot_be_is_refused(dtype):
         build(teacher_dtype=dtype)
 
 
+def test_boxes_of_a_teacher_of_another_input_size_are_those_of_the_picture():
+    changes = dict(teacher_input_size=(128, 192))
+    model = build_detectors(changes=changes)
+    data = model.data_preprocessor(images())
+    before = copy.deepcopy(data['data_samples'])
+    network = model.teacher.network
+    network.test_cfg.update(score_thr=0.0)
+    network.bbox_head.test_cfg = network.test_cfg
+    got = model.teacher.predict(**data)
+    samples = copy.deepcopy(before)
+    for sample in samples:
+        sample.set_metainfo(
+            dict(img_shape=(128, 192), batch_input_shape=(128, 192), scale_factor=(3.0, 2.0))
+        )
+    inputs = nn.functional.interpolate(
+        model.teacher.input(data['inputs']), (128, 192), mode='bilinear', antialias=True
+    )
+    with torch.no_grad():
+        expected = network(inputs, samples, mode='predict')
+    for one, other, old in zip(got, expected, before, strict=True):
+        assert len(one.pred_instances) and one.pred_instances.bboxes.max() <= 64
+        torch.testing.assert_close(one.pred_instances.bboxes, other.pred_instances.bboxes)
+        assert one.metainfo == old.metainfo
+
+
 def test_channels_last_is_the_teachers_alone():
     plain, changed = (
         build_detectors(changes=dict(teacher_channels_last=last)) for last in (False, True)
@@ -171,6 +196,18 @@ def test_a_compiled_teacher_tells_the_same(monkeypatch):
     stop()
     loss_of(compiled)
     assert heard == ['before', 'after']
+
+
+@pytest.mark.parametrize('settings', [True, {}])
+def test_no_arguments_compile_it_too(settings):
+    assert type(build(teacher_compile=settings).teacher._run).__name__ == 'OptimizedModule'
+
+
+def test_a_built_teacher_may_be_where_the_batch_is_already():
+    model = build(teacher=MODELS.build(TEACHER).to('meta'), allow_random_teacher=False)
+    model.teacher.input.register_buffer('scale', torch.ones(1, 1, 1))
+    model.teacher.convert(torch.zeros(2, 6, device='meta'))
+    assert model.teacher.input.scale.device.type == 'meta'
 
 
 @TASK_UTILS.register_module(name='HeadOnStudentFeaturesRecorder', force=True)

@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
+from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
@@ -82,6 +83,23 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
             f"{key}.init_cfg=dict(type='Pretrained', checkpoint=...)."
         )
     return ConfigDict(Config._merge_a_into_b(rest, model)), weights
+
+
+def initialisations(init_cfg: Any) -> list[dict[str, Any]]:
+    """Return what an ``init_cfg`` says, one or several, with one name for pretrained weights.
+
+    mmengine knows these as ``'Pretrained'`` only: by its name with a scope it loads
+    them first and initialises over them.
+    """
+    if not init_cfg:
+        return []
+    cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg
+    return [
+        dict(cfg, type='Pretrained')
+        if cfg['type'] is PretrainedInit or str(cfg['type']).split('.')[-1] == 'Pretrained'
+        else dict(cfg)
+        for cfg in cfgs
+    ]
 
 
 def build_network(cfg: Mapping[str, Any], key: str) -> BaseModel:

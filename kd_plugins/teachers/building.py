@@ -10,7 +10,13 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from kd_plugins.files.weights import load_weights
-from kd_plugins.networks import NetworkCfg, build_network, forbid_inplace, resolve_network
+from kd_plugins.networks import (
+    NetworkCfg,
+    build_network,
+    forbid_inplace,
+    initialisations,
+    resolve_network,
+)
 from kd_plugins.optim.precision import as_dtype
 from kd_plugins.teachers.base import Teacher
 from kd_plugins.teachers.input import TeacherInput, declares_input
@@ -85,11 +91,13 @@ def _network(
             load_weights(cfg, ckpt)
         return cfg, ckpt, declares_input(cfg.data_preprocessor)
     resolved, pretrained = resolve_network(cfg, 'model.teacher')
-    init_cfg = resolved.get('init_cfg')
-    if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':
-        pretrained = resolved.pop('init_cfg')['checkpoint']
-    elif isinstance(resolved.get('pretrained'), str):
-        # The older spelling of the same, of mmpretrain's classifiers.
+    for init_cfg in initialisations(resolved.get('init_cfg')):
+        if init_cfg['type'] == 'Pretrained':
+            # Whatever else it says would be overwritten.
+            resolved.pop('init_cfg', None)
+            pretrained = init_cfg['checkpoint']
+    if isinstance(resolved.get('pretrained'), str):
+        # The older spelling of the same, of mmpretrain's classifiers, which counts before it.
         pretrained = resolved.pop('pretrained')
     ckpt = ckpt or pretrained
     if ckpt is None and not allow_random:

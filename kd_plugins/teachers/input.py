@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
+from kd_plugins import checks
+
 
 class TeacherInput(nn.Module):
     """Turns the student's preprocessed batch into the teacher's.
@@ -28,7 +30,7 @@ class TeacherInput(nn.Module):
         size: Height and width that the teacher was trained for, if another.
 
     Raises:
-        ValueError: If what one of them computes is not known.
+        ValueError: If what one of them computes is not known, or the size is none.
     """
 
     scale: Tensor
@@ -41,7 +43,7 @@ class TeacherInput(nn.Module):
         size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.size = (size, size) if isinstance(size, int) else size and tuple(size)
+        self.size = None if size is None else _height_and_width(size)
         self.declared = teacher is not None
         self.normalises = self.flip = False
         self.pad_value: float | None = None
@@ -88,6 +90,15 @@ class TeacherInput(nn.Module):
             picture[:, height:, :] = self.pad_value
             picture[:, :, width:] = self.pad_value
         return inputs
+
+
+def _height_and_width(size: Any) -> tuple[int, int]:
+    pair = size if isinstance(size, Sequence) else (size, size)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise checks.refuse(
+            'model.teacher_input_size', size, 'a number of pixels above 0, or (height, width)'
+        )
+    return pair[0], pair[1]
 
 
 class PaddingWatch:

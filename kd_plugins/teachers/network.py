@@ -126,6 +126,9 @@ class NetworkTeacher(Teacher):
     @contextmanager
     def _asked(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> Iterator[Tensor]:
         """Give the network's input, in its precision; the samples say its size meanwhile."""
+        if self.network.training:
+            # Whoever holds a built network as well may have switched its mode.
+            self.network.eval()
         with self._precision(inputs.device):
             converted = self.convert(inputs)
             with _resized(data_samples, inputs.shape, converted.shape):

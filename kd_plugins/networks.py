@@ -16,7 +16,7 @@ from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from kd_plugins.files.paths import relative_to
 
@@ -234,6 +234,23 @@ def classes_of(network: nn.Module, layer: str | None = None) -> int | None:
         if isinstance(classes, int) and classes > 0:
             return classes
     return None
+
+
+def normalisation(preprocessor: Any) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, (channels, 1, 1); 0 and 1 where there is neither."""
+    if getattr(preprocessor, '_enable_normalize', False):
+        buffers = dict(preprocessor.named_buffers(recurse=False))
+        return buffers['mean'].double().cpu(), buffers['std'].double().cpu()
+    return torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
+
+
+def swaps_channels(preprocessor: Any) -> bool:
+    """Whether a preprocessor turns BGR into RGB."""
+    # mmpretrain says to_rgb, mmengine and mmdet keep _channel_conversion.
+    return bool(
+        getattr(preprocessor, 'to_rgb', False)
+        or getattr(preprocessor, '_channel_conversion', False)
+    )
 
 
 def forbid_inplace(network: nn.Module) -> None:

@@ -12,6 +12,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from kd_plugins import checks
+from kd_plugins.networks import normalisation, swaps_channels
 
 
 class TeacherInput(nn.Module):
@@ -214,23 +215,6 @@ def declares_input(preprocessor: nn.Module) -> bool:
     if type(preprocessor).__name__ != 'ClsDataPreprocessor':
         return True
     return any(getattr(preprocessor, key, value) != value for key, value in _MMPRETRAINS.items())
-
-
-def normalisation(preprocessor: Any) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, (channels, 1, 1); 0 and 1 where there is neither."""
-    if getattr(preprocessor, '_enable_normalize', False):
-        buffers = dict(preprocessor.named_buffers(recurse=False))
-        return buffers['mean'].double().cpu(), buffers['std'].double().cpu()
-    return torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
-
-
-def swaps_channels(preprocessor: Any) -> bool:
-    """Whether a preprocessor turns BGR into RGB."""
-    # mmpretrain says to_rgb, mmengine and mmdet keep _channel_conversion.
-    return bool(
-        getattr(preprocessor, 'to_rgb', False)
-        or getattr(preprocessor, '_channel_conversion', False)
-    )
 
 
 def _check_known(side: str, preprocessor: nn.Module) -> None:

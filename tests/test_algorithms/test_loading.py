@@ -341,11 +341,15 @@ def test_init_cfg_comes_too_late_for_a_student_that_is_initialised():
 
 def test_comparing_without_loading():
     model = build(distiller=learning())
-    assert not compare(weights(FITS), model)
+    learnt = tuple(key for key in model.state_dict() if key.startswith('distiller.'))
+    assert learnt
     assert not compare({f'module.{k}': v for k, v in model.state_dict().items()}, model)
-    assert not compare({f'architecture.{k}': v for k, v in weights(FITS).items()}, model)
+    # A student's checkpoint lacks what the terms learn, and nothing else.
+    assert compare(weights(FITS), model).missing == learnt
+    theirs = {f'architecture.{k}': v for k, v in weights(FITS).items()}
+    assert compare(theirs, model).missing == learnt
     wrong = compare(weights(WIDER), model)
-    assert len(wrong.reshaped) == 3 and not wrong.missing and not wrong.unexpected
+    assert len(wrong.reshaped) == 3 and wrong.missing == learnt and not wrong.unexpected
     assert 'body.0.weight is (5, 6) in the file and (4, 6) here' in str(wrong)
-    assert compare(LESS, model).missing == ('fc.bias',)
+    assert compare(LESS, model).missing == ('fc.bias', *learnt)
     assert compare(dict(weights(FITS), x=torch.ones(1)), model).unexpected == ('x',)

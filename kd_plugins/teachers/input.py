@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
 
 from kd_plugins import checks
@@ -66,23 +68,23 @@ class TeacherInput(nn.Module):
             self.pad_value = pad_values[1]
             self.padding = PaddingWatch(student)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the teacher's batch, (N, channels, H, W), from the student's."""
+    def forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
+        """Return the teacher's batch, (N, channels, H, W), from the student's and its samples."""
         given = inputs
         if self.flip and inputs.shape[1] == 3:
             inputs = inputs.flip(1)
         if self.normalises:
             inputs = inputs * self.scale + self.bias
         if self.pad_value is not None:
-            inputs = self._pad(inputs, given)
+            inputs = self._pad(inputs, given, data_samples)
         if self.size is not None and tuple(inputs.shape[-2:]) != self.size:
             inputs = F.interpolate(inputs, self.size, mode='bilinear', antialias=True)
         return inputs
 
     # Compiled code would keep the sizes of the first batch.
     @torch.compiler.disable
-    def _pad(self, inputs: Tensor, given: Tensor) -> Tensor:
-        sizes = self.padding.sizes(tuple(inputs.shape))
+    def _pad(self, inputs: Tensor, given: Tensor, data_samples: Any) -> Tensor:
+        sizes = self.padding.sizes(tuple(inputs.shape), data_samples)
         if sizes is None:
             return inputs
         assert self.pad_value is not None
@@ -103,7 +105,10 @@ def _height_and_width(size: Any) -> tuple[int, int]:
 
 
 class PaddingWatch:
-    """Remembers how large the pictures of the latest batch were before they were padded.
+    """Remembers how large pictures were before they were padded.
+
+    Those of samples as long as there are these; where a batch has none, those of
+    the latest batch.
 
     Args:
         preprocessor: The one that pads, at the right and below.
@@ -112,19 +117,36 @@ class PaddingWatch:
     def __init__(self, preprocessor: nn.Module) -> None:
         self._shape: tuple[int, ...] | None = None
         self._sizes: list[tuple[int, int]] | None = None
+        self._of_samples: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
         preprocessor.register_forward_hook(self._look, with_kwargs=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PaddingWatch:
         # Copies of an algorithm share its teacher, to which this belongs.
         return self
 
-    def sizes(self, shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
+    def __getstate__(self) -> dict[str, Any]:
+        # Weak references cannot be pickled.
+        return dict(vars(self), _of_samples=None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _of_samples=WeakKeyDictionary())
+
+    def sizes(
+        self, shape: tuple[int, ...], data_samples: Any = None
+    ) -> list[tuple[int, int]] | None:
         """Return height and width of every picture of a batch, None if none is padded.
 
         Args:
-            shape: (N, channels, H, W) of the latest batch. Of a batch that did
-                not come from the preprocessor nothing is known to be padded.
+            shape: The batch's, (N, channels, H, W).
+            data_samples: Its samples. Where they did not come from the
+                preprocessor, and the batch has not the shape of the latest one
+                that did, nothing is known to be padded.
         """
+        if isinstance(data_samples, (list, tuple)) and all(map(_is_sample, data_samples)):
+            found = [self._of_samples.get(sample) for sample in data_samples]
+            known = [size for size in found if size is not None]
+            if len(known) == shape[0] == len(found):
+                return known if any(size != shape[-2:] for size in known) else None
         return self._sizes if shape == self._shape else None
 
     @torch.compiler.disable
@@ -144,8 +166,15 @@ class PaddingWatch:
         training = args[1] if len(args) > 1 else kwargs.get('training', False)
         if training and getattr(preprocessor, 'batch_augments', None):
             sizes = _augmented(found, preprocessor, height, width)
+        samples = output.get('data_samples')
+        if isinstance(samples, (list, tuple)) and all(map(_is_sample, samples)):
+            self._of_samples.update(zip(samples, sizes, strict=False))
         self._shape = tuple(batch.shape)
         self._sizes = sizes if any(size != (height, width) for size in sizes) else None
+
+
+def _is_sample(sample: Any) -> bool:
+    return isinstance(sample, BaseDataElement)
 
 
 def _augmented(

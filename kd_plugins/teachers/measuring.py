@@ -56,7 +56,8 @@ class AsTaught(nn.Module):
         if network is None or preprocessor is None or not self.teacher.has_own_input:
             return False
         first, second = copy.deepcopy(data), copy.deepcopy(data)
-        taught = self.teacher.convert(preprocessor(first, False)['inputs'])
+        batch = preprocessor(first, False)
+        taught = self.teacher.convert(batch['inputs'], batch.get('data_samples'))
         own = network.data_preprocessor(second, False)['inputs'].to(taught)
         if own.shape != taught.shape:
             return True

@@ -86,10 +86,10 @@ class NetworkTeacher(Teacher):
             return question(self.network)
 
     @torch.no_grad()
-    def convert(self, inputs: Tensor) -> Tensor:
+    def convert(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Tensor:
         """Return the network's input, (N, channels, H', W'), for the student's batch."""
         self._go_to(inputs.device)
-        inputs = self.input(inputs)
+        inputs = self.input(inputs, data_samples)
         if inputs.is_floating_point():
             inputs = inputs.to(self._weight().dtype)
         if self.layout is not None and inputs.dim() == 4:
@@ -130,7 +130,7 @@ class NetworkTeacher(Teacher):
             # Whoever holds a built network as well may have switched its mode.
             self.network.eval()
         with self._precision(inputs.device):
-            converted = self.convert(inputs)
+            converted = self.convert(inputs, data_samples)
             with _resized(data_samples, inputs.shape, converted.shape):
                 yield converted
 

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -190,6 +192,39 @@ def test_grey_pictures_of_the_student_are_left_alone():
     before = batch.clone()
     assert torch.equal(convert(batch), own(dict(inputs=pictures))['inputs'])
     assert torch.equal(batch, before)
+
+
+def samples_of(pictures):
+    return [DataSample().set_gt_label(i) for i in range(len(pictures))]
+
+
+def test_padding_is_that_of_the_batch_that_is_converted_not_of_the_latest():
+    student, own = preprocessor(MEAN_S, STD_S), preprocessor(MEAN_T, STD_T, pad_value=7)
+    convert = TeacherInput(student, own)
+    pictures = [
+        [torch.full((3, *size), 200).byte() for size in sizes]
+        for sizes in ([(6, 6), (6, 4)], [(5, 6), (6, 6)])
+    ]
+    batches = [student(dict(inputs=each, data_samples=samples_of(each))) for each in pictures]
+    for each, batch in zip(pictures, batches, strict=True):
+        expected = own(dict(inputs=each))['inputs']
+        got = convert(**batch)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+        # A part of it, and a copy.
+        samples = batch['data_samples']
+        got = [convert(batch['inputs'][i : i + 1].clone(), samples[i : i + 1]) for i in range(2)]
+        torch.testing.assert_close(torch.cat(got), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_remembered_of_padding_ends_with_the_samples():
+    student = preprocessor(MEAN_S, STD_S)
+    convert = TeacherInput(student, preprocessor(MEAN_T, STD_T, pad_value=7))
+    pictures = [torch.zeros(3, 6, 6), torch.zeros(3, 4, 6)]
+    for _ in range(3):
+        batch = student(dict(inputs=pictures, data_samples=samples_of(pictures)))
+        assert len(convert.padding._of_samples) == 2
+    again = pickle.loads(pickle.dumps(convert))
+    assert torch.equal(again(**batch), convert(**batch))
 
 
 def test_compiled_code_pads_every_batch_by_itself():

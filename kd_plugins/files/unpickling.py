@@ -188,7 +188,7 @@ def _numpy_buffer(content: Any, dtype: Any, shape: tuple, order: str) -> np.ndar
     if dtype.hasobject or order not in ('C', 'F'):
         raise ValueError('an array of another kind')
     flat = np.frombuffer(content, dtype).astype(dtype.newbyteorder('='))
-    return flat.reshape(_whole_numbers(shape), order=order)
+    return flat.reshape(_whole_numbers(shape), order='F' if order == 'F' else 'C')
 
 
 def _function(owner: Global, name: str) -> Any:

@@ -43,7 +43,9 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train a config over several seeds.')
     parser.add_argument('config', type=Path, help='config file')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'
+    )
     parser.add_argument(
         '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
     )

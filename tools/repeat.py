@@ -35,7 +35,7 @@ from kd_plugins.experiments.results import (
     other_versions,
     steps_done,
 )
-from kd_plugins.experiments.summary import COLUMNS, summarise
+from kd_plugins.experiments.summary import COLUMNS, set_aside, summarise
 from kd_plugins.files.writing import write_aside
 
 
@@ -146,6 +146,8 @@ def main() -> None:
     results = {run: done[run] for run in runs if run in done}
     summary = summarise(args.config, args.cfg_options, identity, results, failures)
     path = args.work_dir / 'repeat.json'
+    if other := set_aside(path, identity):
+        console.print(f'results of another config were here, and are kept in {escape(str(other))}')
     write_aside(json.dumps(summary, indent=2).encode() + b'\n', path)
     console.print(table(summary))
     console.print(

@@ -14,8 +14,9 @@ import torch
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
+from mmengine.model.weight_init import PretrainedInit
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from kd_plugins.files.paths import relative_to
 
@@ -36,7 +37,8 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
         The model config and, if asked for, where its pretrained weights are.
 
     Raises:
-        ValueError: If there is neither a ``type`` nor a ``cfg_path``, or both.
+        ValueError: If there is neither a ``type`` nor a ``cfg_path``, or both, or
+            if no model index lists the weights that are asked for.
         FileNotFoundError: If the config file does not exist.
     """
     rest = ConfigDict(**cfg)
@@ -54,7 +56,9 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
             f"{key}={dict(cfg)!r} names no network: give its type, or cfg_path='PACKAGE::PATH.py' "
             'of an upstream config, or the path of a config file.'
         )
-    pretrained = rest.pop('pretrained', False)
+    # A path is the network's own argument: mmpretrain's classifiers have one.
+    asked = rest.get('pretrained')
+    pretrained = False if isinstance(asked, str) else bool(rest.pop('pretrained', False))
     package = path.split('::')[0] if '::' in path else None
     if package:
         with DefaultScope.overwrite_default_scope(package):
@@ -71,8 +75,31 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
         # mmpretrain keeps it at the top level, where the Runner would find it.
         model.setdefault('data_preprocessor', whole.data_preprocessor)
     model.setdefault('_scope_', whole.get('default_scope', package))
-    merged = Config._merge_a_into_b(rest, model)
-    return ConfigDict(merged), whole.get('model_path') if pretrained else None
+    weights = whole.get('model_path') if pretrained else None
+    if pretrained and weights is None:
+        raise ValueError(
+            f'{key}.pretrained=True: {path!r} is not in the model index of an upstream package, '
+            'which would name its weights: give their path or address, '
+            f"{key}.init_cfg=dict(type='Pretrained', checkpoint=...)."
+        )
+    return ConfigDict(Config._merge_a_into_b(rest, model)), weights
+
+
+def initialisations(init_cfg: Any) -> list[dict[str, Any]]:
+    """Return what an ``init_cfg`` says, one or several, with one name for pretrained weights.
+
+    mmengine knows these as ``'Pretrained'`` only: by its name with a scope it loads
+    them first and initialises over them.
+    """
+    if not init_cfg:
+        return []
+    cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg
+    return [
+        dict(cfg, type='Pretrained')
+        if cfg['type'] is PretrainedInit or str(cfg['type']).split('.')[-1] == 'Pretrained'
+        else dict(cfg)
+        for cfg in cfgs
+    ]
 
 
 def build_network(cfg: Mapping[str, Any], key: str) -> BaseModel:
@@ -207,6 +234,23 @@ def classes_of(network: nn.Module, layer: str | None = None) -> int | None:
         if isinstance(classes, int) and classes > 0:
             return classes
     return None
+
+
+def normalisation(preprocessor: Any) -> tuple[Tensor, Tensor]:
+    """Mean and deviation, (channels, 1, 1); 0 and 1 where there is neither."""
+    if getattr(preprocessor, '_enable_normalize', False):
+        buffers = dict(preprocessor.named_buffers(recurse=False))
+        return buffers['mean'].double().cpu(), buffers['std'].double().cpu()
+    return torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
+
+
+def swaps_channels(preprocessor: Any) -> bool:
+    """Whether a preprocessor turns BGR into RGB."""
+    # mmpretrain says to_rgb, mmengine and mmdet keep _channel_conversion.
+    return bool(
+        getattr(preprocessor, 'to_rgb', False)
+        or getattr(preprocessor, '_channel_conversion', False)
+    )
 
 
 def forbid_inplace(network: nn.Module) -> None:

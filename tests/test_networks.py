@@ -55,6 +55,25 @@ def test_pretrained_gives_the_address_of_the_index():
     assert weights.startswith('https://') and 'resnet34_8xb32_in1k' in weights
 
 
+@pytest.mark.parametrize('path', ['mmpretrain::_base_/models/resnet18.py', 'FILE'])
+def test_pretrained_is_refused_where_no_index_has_weights(path):
+    """The student would begin at random."""
+    path = path.replace('FILE', str(ROOT / 'configs/vanilla/digits_student.py'))
+    with pytest.raises(ValueError, match=r'x\.pretrained=True: .* is not in the model index'):
+        resolve_network(dict(cfg_path=path, pretrained=True), 'x')
+
+
+def test_a_pretrained_file_is_the_networks_own_argument():
+    """Not the weights of the index, which are others, and not none."""
+    for path in (
+        'mmpretrain::resnet/resnet18_8xb32_in1k.py',
+        str(ROOT / 'configs/vanilla/digits_student.py'),
+    ):
+        cfg, weights = resolve_network(dict(cfg_path=path, pretrained='mine.pth'), 'x')
+        assert weights is None
+        assert build_network(cfg, 'x').init_cfg['checkpoint'] == 'mine.pth'
+
+
 def test_a_config_file_by_its_path():
     path = str(ROOT / 'configs/vanilla/digits_student.py')
     cfg, _ = resolve_network(dict(cfg_path=path), 'x')

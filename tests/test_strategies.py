@@ -110,7 +110,11 @@ def difference(a, b):
 @each_method
 def test_bfloat16_autocast(tmp_path, method):
     half = dict(dtype='bfloat16') if 'DOT' in method else dict(type='BFloat16OnCPU')
-    full, mixed = train(of(method, tmp_path / 'a')), train(of(method, tmp_path / 'b', wrapper=half))
+    # oneDNN leaves parts of a bfloat16 weight gradient as the memory was, where a strided
+    # convolution sees padding only, as on a detector's coarsest levels here.
+    with torch.backends.mkldnn.flags(enabled=False):
+        full = train(of(method, tmp_path / 'a'))
+        mixed = train(of(method, tmp_path / 'b', wrapper=half))
     assert not any(value.dtype in (torch.bfloat16, torch.float16) for value in mixed.values())
     assert 0 < difference(full, mixed) < 0.02
 

@@ -123,6 +123,7 @@ class SingleTeacherDistill(StudentModel):
                 channels_last=teacher_channels_last,
                 compile=teacher_compile,
             )
+        _check_apart(self.architecture, built.network)
         self.teacher = built
         self._owns_teacher = True
         with forked_random_states():
@@ -131,6 +132,15 @@ class SingleTeacherDistill(StudentModel):
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False
         self._is_whole = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """See :class:`StudentModel`; the preprocessor stays the one the teacher was told of."""
+        if name == 'data_preprocessor' and self.__dict__.get('_finished') and self.teacher:
+            raise AttributeError(
+                'the data_preprocessor of a distillation cannot be exchanged, because the '
+                "teacher's input is made of what it gives: build another model."
+            )
+        super().__setattr__(name, value)
 
     def init_weights(self) -> None:
         """Initialise the student as if it were alone, then what the terms learn."""
@@ -224,3 +234,15 @@ class SingleTeacherDistill(StudentModel):
 
 def _prefixed(prefix: str, losses: Mapping[str, Any]) -> dict[str, Any]:
     return {f'{prefix}.{name}': value for name, value in losses.items()}
+
+
+def _check_apart(student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse a teacher that holds parts of the student, which would be frozen with it."""
+    names = {id(p): name for name, p in student.named_parameters()}
+    for parameter in teacher.parameters() if teacher is not None else ():
+        if id(parameter) in names:
+            raise ValueError(
+                f'model.teacher and model.architecture share {names[id(parameter)]!r}: the '
+                "teacher's weights are fixed, and the student's train; give it copy.deepcopy of "
+                'the network, or configs.'
+            )

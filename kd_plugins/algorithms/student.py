@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.model import BaseModel
-from mmengine.model.weight_init import PretrainedInit
 from torch import Tensor, nn
 
 from kd_plugins.files.matching import MMRAZOR_STUDENT, TERMS, WholeLoads, without_mmrazors_names
+from kd_plugins.networks import initialisations
 
 #: Names that the algorithm needs for itself.
 _RESERVED = ('architecture', 'student', 'teacher', 'distiller')
@@ -223,28 +223,19 @@ def _add_init_cfg(
     student: BaseModel, init_cfg: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 ) -> None:
     """Let the student begin with what the model's ``init_cfg`` says, then with its own."""
-    if not init_cfg:
+    inner, outer = initialisations(student.init_cfg), initialisations(init_cfg)
+    if not outer:
+        student.init_cfg = inner[0] if len(inner) == 1 else inner or None
         return
     if student.is_init:
         raise ValueError(
             f'model.init_cfg={init_cfg!r} comes too late for a student that is built and '
             'initialised: leave it out, or give model.architecture as a config.'
         )
-    outer, inner = _as_list(init_cfg), _as_list(student.init_cfg)
-    if any(map(_is_pretrained, outer)) and any(map(_is_pretrained, inner)):
+    if all(any(each['type'] == 'Pretrained' for each in cfgs) for cfgs in (outer, inner)):
         raise ValueError(
             f'model.init_cfg={init_cfg!r} and model.architecture (init_cfg={student.init_cfg!r}) '
             'both give the student pretrained weights: keep one of them.'
         )
     both = [*outer, *inner]
     student.init_cfg = both[0] if len(both) == 1 else both
-
-
-def _as_list(init_cfg: Any) -> list[Any]:
-    if not init_cfg:
-        return []
-    return [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg)
-
-
-def _is_pretrained(cfg: Mapping[str, Any]) -> bool:
-    return cfg['type'] in ('Pretrained', PretrainedInit)

@@ -16,29 +16,12 @@ import functools
 import importlib.abc
 import importlib.machinery
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-
-class _CompletingLoader(importlib.abc.Loader):
-    """Runs a module, then completes it."""
-
-    def __init__(
-        self, loader: importlib.abc.Loader, complete: Callable[[ModuleType], None]
-    ) -> None:
-        self._loader = loader
-        self._complete = complete
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        self._complete(module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._loader, name)
+from kd_plugins.compat.loading import wrapped
 
 
 class MMEngineFinder(importlib.abc.MetaPathFinder):
@@ -53,10 +36,13 @@ class MMEngineFinder(importlib.abc.MetaPathFinder):
         """Return a spec for these modules, None for every other one."""
         if fullname not in _COMPLETIONS:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _CompletingLoader(spec.loader, _COMPLETIONS[fullname])
-        return spec
+        return wrapped(fullname, path, target, _complete)
+
+
+@contextmanager
+def _complete(module: ModuleType) -> Iterator[None]:
+    yield
+    _COMPLETIONS[module.__name__](module)
 
 
 def _guard_checkpoints(module: ModuleType) -> None:

@@ -25,6 +25,8 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
+from kd_plugins.compat.loading import wrapped
+
 #: The newest mmcv that mmrazor 1.0.0 says it works with.
 MMRAZOR_NEWEST_MMCV = '2.1.0'
 
@@ -64,24 +66,6 @@ class _StandInLoader(importlib.abc.Loader):
         module.__all__ = []  # type: ignore[attr-defined]
 
 
-class _QuietLoader(importlib.abc.Loader):
-    """Runs mmrazor's own ``__init__`` as if mmcv were one that it accepts."""
-
-    def __init__(self, loader: importlib.abc.Loader) -> None:
-        self._loader = loader
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        with _accepted_mmcv_version():
-            self._loader.exec_module(module)
-
-    def __getattr__(self, name: str) -> Any:
-        # importlib.resources and inspect ask the loader for more.
-        return getattr(self._loader, name)
-
-
 class MMRazorFinder(importlib.abc.MetaPathFinder):
     """Finds mmrazor's top package and the sub-package that needs a stand-in."""
 
@@ -93,17 +77,14 @@ class MMRazorFinder(importlib.abc.MetaPathFinder):
     ) -> importlib.machinery.ModuleSpec | None:
         """Return a spec for these two, None for every other module."""
         if fullname == 'mmrazor':
-            spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
-            if spec is not None and spec.loader is not None:
-                spec.loader = _QuietLoader(spec.loader)
-            return spec
+            return wrapped(fullname, path, target, _accepted_mmcv_version)
         if fullname == _QUANTIZATION or fullname.startswith(_QUANTIZATION + '.'):
             return importlib.machinery.ModuleSpec(fullname, _StandInLoader(), is_package=True)
         return None
 
 
 @contextmanager
-def _accepted_mmcv_version() -> Iterator[None]:
+def _accepted_mmcv_version(module: ModuleType) -> Iterator[None]:
     """Show ``mmcv.__version__`` as at most :data:`MMRAZOR_NEWEST_MMCV`."""
     import mmcv
     from mmengine.utils import digit_version

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from kd_plugins import compat
 from kd_plugins.files.weights import load_weights
 from kd_plugins.files.writing import write_aside
-from kd_plugins.networks import build_network, build_student_network, resolve_network
-from kd_plugins.teachers.input import normalisation
+from kd_plugins.networks import build_network, build_student_network, normalisation, resolve_network
 
 #: What the stock tools read of a checkpoint's meta, and what says where it comes from.
 META = ('dataset_meta', 'epoch', 'iter', 'seed', 'time', 'mmengine_version')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -108,7 +108,7 @@ class WholeLoads:
         self.key = key
         #: Whether the weights have been initialised, so that some may stay as they are.
         self.initialised = False
-        self._loading: list[tuple[str, list[str]]] = []
+        self._loading: list[tuple[str, list[str], set[str]]] = []
         network._register_load_state_dict_pre_hook(self._before)
         network.register_load_state_dict_post_hook(self._after)
 
@@ -126,13 +126,15 @@ class WholeLoads:
         error_msgs: list[str],
     ) -> None:
         # Torch gives the hook after the load the missing keys, but not these.
-        self._loading.append((prefix, error_msgs))
+        # Networks take out of the state dict what they compute anew for another input size.
+        self._loading.append((prefix, error_msgs, set(state_dict)))
 
     def _after(self, module: nn.Module, found: Any) -> None:
-        prefix, errors = self._loading.pop()
+        prefix, errors, given = self._loading.pop()
+        computed = {name for name, _ in module.named_buffers() if prefix + name in given}
         left_out: list[str] = []
 
-        def judge(keys: list[str]) -> tuple[str, ...]:
+        def judge(keys: list[str], harmless: Set[str] = frozenset()) -> tuple[str, ...]:
             """Take out of torch's list what may be missing; return what may not."""
             here = [key for key in keys if key.startswith(prefix)]
             bad = []
@@ -140,7 +142,7 @@ class WholeLoads:
                 name = key.removeprefix(prefix)
                 if name.startswith(TERMS):
                     left_out.append(name)
-                elif _HARMLESS.search(name):
+                elif _HARMLESS.search(name) or name in harmless:
                     pass
                 elif self._may_be_left_out(name):
                     left_out.append(name)
@@ -160,7 +162,7 @@ class WholeLoads:
             else:
                 reshaped.append(' '.join(error.split()).rstrip('.'))
         mismatch = Mismatch(
-            judge(found.missing_keys), judge(found.unexpected_keys), tuple(reshaped)
+            judge(found.missing_keys, computed), judge(found.unexpected_keys), tuple(reshaped)
         )
         if mismatch:
             raise ValueError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from kd_plugins.files.matching import TERMS
 from kd_plugins.hooks.of_runner import trained_model
 from kd_plugins.structures import Progress
 
@@ -25,6 +26,7 @@ def before_train(runner: Any) -> None:
     model = trained_model(runner)
     if hasattr(model, 'set_progress'):
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
+        check_layer_decay(runner.cfg.get('optim_wrapper'), model)
 
 
 def before_train_iter(runner: Any) -> None:
@@ -50,6 +52,34 @@ def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> Non
                 f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}] matches no parameter: the '
                 f'parameters of a distillation have the names of the student alone, so {instead}.'
             )
+
+
+def check_layer_decay(optim_wrapper: Any, model: nn.Module) -> None:
+    """Refuse settings of the terms' parameters that upstream's layer decay passes over.
+
+    mmpretrain's constructor takes no ``lr_mult``, mmdet's no ``custom_keys`` at all.
+
+    Raises:
+        ValueError: If ``paramwise_cfg.custom_keys`` has such a setting for ``distiller``.
+    """
+    if not isinstance(optim_wrapper, Mapping):
+        return
+    names = [name for name, _ in model.named_parameters() if name.startswith(TERMS)]
+    constructor = optim_wrapper.get('constructor')
+    keys = (optim_wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
+    for key, settings in keys.items():
+        passed_over = {
+            'LearningRateDecayOptimWrapperConstructor': 'lr_mult' in settings,
+            'LearningRateDecayOptimizerConstructor': True,
+        }.get(str(getattr(constructor, '__name__', constructor)).split('.')[-1])
+        if passed_over and any(key in name for name in names):
+            raise ValueError(
+                f'optim_wrapper.paramwise_cfg.custom_keys[{key!r}]={dict(settings)} has no effect: '
+                f'constructor={constructor!r} passes it over. Leave it out, or give the terms '
+                'their rate without layer-wise decay.'
+            )
+    for each in optim_wrapper.values():
+        check_layer_decay(each, model)
 
 
 def _custom_keys(cfg: Any) -> Iterator[str]:

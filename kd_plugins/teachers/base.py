@@ -64,7 +64,7 @@ class Teacher:
         """
         raise RuntimeError('model.teacher=None cannot answer: give a teacher.')
 
-    def convert(self, inputs: Tensor) -> Tensor:
+    def convert(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Tensor:
         """Return the network's input for the student's preprocessed batch."""
         return inputs
 

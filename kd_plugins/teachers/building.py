@@ -10,7 +10,13 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from kd_plugins.files.weights import load_weights
-from kd_plugins.networks import NetworkCfg, build_network, forbid_inplace, resolve_network
+from kd_plugins.networks import (
+    NetworkCfg,
+    build_network,
+    forbid_inplace,
+    initialisations,
+    resolve_network,
+)
 from kd_plugins.optim.precision import as_dtype
 from kd_plugins.teachers.base import Teacher
 from kd_plugins.teachers.input import TeacherInput, declares_input
@@ -64,7 +70,6 @@ def build_teacher(
     if not inplace:
         forbid_inplace(network)
     own = network.data_preprocessor if declared else None
-    settings = {} if compile is True else compile or None  # type: ignore[assignment]
     return NetworkTeacher(
         network,
         TeacherInput(preprocessor, own, input_size),
@@ -72,7 +77,7 @@ def build_teacher(
         weights,
         kind,
         channels_last,
-        settings,
+        dict(compile) if isinstance(compile, Mapping) else {} if compile else None,
         owned=not isinstance(cfg, BaseModel),
     )
 
@@ -86,11 +91,13 @@ def _network(
             load_weights(cfg, ckpt)
         return cfg, ckpt, declares_input(cfg.data_preprocessor)
     resolved, pretrained = resolve_network(cfg, 'model.teacher')
-    init_cfg = resolved.get('init_cfg')
-    if isinstance(init_cfg, Mapping) and init_cfg.get('type') == 'Pretrained':
-        pretrained = resolved.pop('init_cfg')['checkpoint']
-    elif isinstance(resolved.get('pretrained'), str):
-        # The older spelling of the same, of mmpretrain's classifiers.
+    for init_cfg in initialisations(resolved.get('init_cfg')):
+        if init_cfg['type'] == 'Pretrained':
+            # Whatever else it says would be overwritten.
+            resolved.pop('init_cfg', None)
+            pretrained = init_cfg['checkpoint']
+    if isinstance(resolved.get('pretrained'), str):
+        # The older spelling of the same, of mmpretrain's classifiers, which counts before it.
         pretrained = resolved.pop('pretrained')
     ckpt = ckpt or pretrained
     if ckpt is None and not allow_random:

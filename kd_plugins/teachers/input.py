@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from mmengine.model import BaseDataPreprocessor
+from mmengine.structures import BaseDataElement
 from torch import Tensor, nn
+
+from kd_plugins import checks
+from kd_plugins.networks import normalisation, swaps_channels
 
 
 class TeacherInput(nn.Module):
@@ -28,7 +33,7 @@ class TeacherInput(nn.Module):
         size: Height and width that the teacher was trained for, if another.
 
     Raises:
-        ValueError: If what one of them computes is not known.
+        ValueError: If what one of them computes is not known, or the size is none.
     """
 
     scale: Tensor
@@ -41,7 +46,7 @@ class TeacherInput(nn.Module):
         size: int | Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        self.size = (size, size) if isinstance(size, int) else size and tuple(size)
+        self.size = None if size is None else _height_and_width(size)
         self.declared = teacher is not None
         self.normalises = self.flip = False
         self.pad_value: float | None = None
@@ -63,32 +68,47 @@ class TeacherInput(nn.Module):
             self.pad_value = pad_values[1]
             self.padding = PaddingWatch(student)
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Return the teacher's batch, (N, channels, H, W), from the student's."""
+    def forward(self, inputs: Tensor, data_samples: Any = None) -> Tensor:
+        """Return the teacher's batch, (N, channels, H, W), from the student's and its samples."""
+        given = inputs
         if self.flip and inputs.shape[1] == 3:
             inputs = inputs.flip(1)
         if self.normalises:
             inputs = inputs * self.scale + self.bias
         if self.pad_value is not None:
-            inputs = self._pad(inputs)
+            inputs = self._pad(inputs, given, data_samples)
         if self.size is not None and tuple(inputs.shape[-2:]) != self.size:
             inputs = F.interpolate(inputs, self.size, mode='bilinear', antialias=True)
         return inputs
 
-    def _pad(self, inputs: Tensor) -> Tensor:
-        sizes = self.padding.sizes(tuple(inputs.shape))
+    # Compiled code would keep the sizes of the first batch.
+    @torch.compiler.disable
+    def _pad(self, inputs: Tensor, given: Tensor, data_samples: Any) -> Tensor:
+        sizes = self.padding.sizes(tuple(inputs.shape), data_samples)
         if sizes is None:
             return inputs
         assert self.pad_value is not None
-        inputs = inputs if self.normalises or self.flip else inputs.clone()
+        inputs = inputs.clone() if inputs is given else inputs
         for picture, (height, width) in zip(inputs, sizes, strict=True):
             picture[:, height:, :] = self.pad_value
             picture[:, :, width:] = self.pad_value
         return inputs
 
 
+def _height_and_width(size: Any) -> tuple[int, int]:
+    pair = size if isinstance(size, Sequence) else (size, size)
+    if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
+        raise checks.refuse(
+            'model.teacher_input_size', size, 'a number of pixels above 0, or (height, width)'
+        )
+    return pair[0], pair[1]
+
+
 class PaddingWatch:
-    """Remembers how large the pictures of the latest batch were before they were padded.
+    """Remembers how large pictures were before they were padded.
+
+    Those of samples as long as there are these; where a batch has none, those of
+    the latest batch.
 
     Args:
         preprocessor: The one that pads, at the right and below.
@@ -97,21 +117,39 @@ class PaddingWatch:
     def __init__(self, preprocessor: nn.Module) -> None:
         self._shape: tuple[int, ...] | None = None
         self._sizes: list[tuple[int, int]] | None = None
+        self._of_samples: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
         preprocessor.register_forward_hook(self._look, with_kwargs=True)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PaddingWatch:
         # Copies of an algorithm share its teacher, to which this belongs.
         return self
 
-    def sizes(self, shape: tuple[int, ...]) -> list[tuple[int, int]] | None:
+    def __getstate__(self) -> dict[str, Any]:
+        # Weak references cannot be pickled.
+        return dict(vars(self), _of_samples=None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _of_samples=WeakKeyDictionary())
+
+    def sizes(
+        self, shape: tuple[int, ...], data_samples: Any = None
+    ) -> list[tuple[int, int]] | None:
         """Return height and width of every picture of a batch, None if none is padded.
 
         Args:
-            shape: (N, channels, H, W) of the latest batch. Of a batch that did
-                not come from the preprocessor nothing is known to be padded.
+            shape: The batch's, (N, channels, H, W).
+            data_samples: Its samples. Where they did not come from the
+                preprocessor, and the batch has not the shape of the latest one
+                that did, nothing is known to be padded.
         """
+        if isinstance(data_samples, (list, tuple)) and all(map(_is_sample, data_samples)):
+            found = [self._of_samples.get(sample) for sample in data_samples]
+            known = [size for size in found if size is not None]
+            if len(known) == shape[0] == len(found):
+                return known if any(size != shape[-2:] for size in known) else None
         return self._sizes if shape == self._shape else None
 
+    @torch.compiler.disable
     def _look(self, preprocessor: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         self._shape = self._sizes = None
         data = args[0] if args else kwargs.get('data')
@@ -124,26 +162,67 @@ class PaddingWatch:
         if len(found) != len(batch):
             return
         height, width = batch.shape[-2:]
-        sizes = _resized(found, preprocessor, height, width)
+        sizes = found
+        training = args[1] if len(args) > 1 else kwargs.get('training', False)
+        if training and getattr(preprocessor, 'batch_augments', None):
+            sizes = _augmented(found, preprocessor, height, width)
+        samples = output.get('data_samples')
+        if isinstance(samples, (list, tuple)) and all(map(_is_sample, samples)):
+            self._of_samples.update(zip(samples, sizes, strict=False))
         self._shape = tuple(batch.shape)
         self._sizes = sizes if any(size != (height, width) for size in sizes) else None
 
 
-def _resized(
+def _is_sample(sample: Any) -> bool:
+    return isinstance(sample, BaseDataElement)
+
+
+def _augmented(
     sizes: list[tuple[int, int]], preprocessor: Any, height: int, width: int
 ) -> list[tuple[int, int]]:
-    """Return what sizes have become where a batch augment has resized the padded batch.
+    """Return what sizes have become where batch augments have changed the padded batch.
 
-    mmdet's ``BatchSyncRandomResize`` and ``BatchResize`` do, its
-    ``BatchFixedSizePad`` pads further.
+    mmdet's ``BatchSyncRandomResize`` and ``BatchResize`` resize it, ``BatchResize`` and
+    ``BatchFixedSizePad`` pad it further.
+
+    Raises:
+        ValueError: If pictures were mixed, so that padding and pictures lie over each other.
     """
+    augments = preprocessor.batch_augments
     divisor = max(getattr(preprocessor, 'pad_size_divisor', 1), 1)
-    padded = [math.ceil(max(side) / divisor) * divisor for side in zip(*sizes, strict=True)]
-    augments = getattr(preprocessor, 'batch_augments', None)
-    names = [type(a).__name__ for a in augments] if isinstance(augments, nn.ModuleList) else []
-    if padded == [height, width] or not any('Resize' in name for name in names):
+    whole: tuple[int, ...] = _divisible((max(side) for side in zip(*sizes, strict=True)), divisor)
+    if not isinstance(augments, nn.ModuleList):
+        # mmpretrain's, which mix pictures. These two keep every pixel in its place.
+        kinds = {type(each).__name__ for each in augments.augments}
+        if len({*sizes}) > 1 or (
+            sizes[0] != whole and not kinds <= {'Mixup', 'CutMix', 'NoneType'}
+        ):
+            raise ValueError(
+                f'data_preprocessor.batch_augments ({", ".join(sorted(kinds))}) mixes pictures '
+                f'that are padded (sizes {sorted({*sizes})} in a batch of {(height, width)}), and '
+                "the teacher pads otherwise than the student, so that the teacher's input cannot "
+                'be told: bring the pictures to one size in the pipeline.'
+            )
         return sizes
-    return [(round(h * height / padded[0]), round(w * width / padded[1])) for h, w in sizes]
+    for augment in augments:
+        if type(augment).__name__ == 'BatchFixedSizePad':
+            whole = tuple(map(max, whole, augment.size))
+            continue
+        if 'Resize' not in type(augment).__name__:
+            continue
+        target = height, width
+        padded: tuple[int, ...] = target
+        if hasattr(augment, 'get_target_size'):
+            target = augment.get_target_size(*whole)[:2]
+            padded = _divisible(target, augment.pad_size_divisor)
+        scales = [new / old for new, old in zip(target, whole, strict=True)]
+        sizes = [(round(h * scales[0]), round(w * scales[1])) for h, w in sizes]
+        whole = padded
+    return sizes
+
+
+def _divisible(size: Iterable[int], divisor: int) -> tuple[int, ...]:
+    return tuple(math.ceil(side / divisor) * divisor for side in size)
 
 
 #: What mmpretrain's preprocessor has where nothing was given.
@@ -167,25 +246,12 @@ def declares_input(preprocessor: nn.Module) -> bool:
     return any(getattr(preprocessor, key, value) != value for key, value in _MMPRETRAINS.items())
 
 
-def normalisation(preprocessor: Any) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, (channels, 1, 1); 0 and 1 where there is neither."""
-    if getattr(preprocessor, '_enable_normalize', False):
-        buffers = dict(preprocessor.named_buffers(recurse=False))
-        return buffers['mean'].double().cpu(), buffers['std'].double().cpu()
-    return torch.zeros(1, 1, 1).double(), torch.ones(1, 1, 1).double()
-
-
-def swaps_channels(preprocessor: Any) -> bool:
-    """Whether a preprocessor turns BGR into RGB."""
-    # mmpretrain says to_rgb, mmengine and mmdet keep _channel_conversion.
-    return bool(
-        getattr(preprocessor, 'to_rgb', False)
-        or getattr(preprocessor, '_channel_conversion', False)
-    )
-
-
 def _check_known(side: str, preprocessor: nn.Module) -> None:
-    known = type(preprocessor) is BaseDataPreprocessor or hasattr(preprocessor, '_enable_normalize')
+    # Other packages' preprocessors have other names for their channel order and their padding.
+    known = type(preprocessor) is BaseDataPreprocessor or (
+        hasattr(preprocessor, '_enable_normalize')
+        and (hasattr(preprocessor, 'to_rgb') or hasattr(preprocessor, '_channel_conversion'))
+    )
     if not known:
         raise ValueError(
             f'the {side} has the data_preprocessor {type(preprocessor).__name__!r}, and the '

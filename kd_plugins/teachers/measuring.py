@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather_object
 from mmengine.model import is_model_wrapper
 from torch import nn
 
@@ -21,6 +22,9 @@ class AsTaught(nn.Module):
     Args:
         teacher: The teacher.
 
+    Attributes:
+        own_input_differed: Whether :meth:`own_input_differs` of any batch so far.
+
     Raises:
         ValueError: If there is no teacher.
     """
@@ -30,9 +34,12 @@ class AsTaught(nn.Module):
         if not teacher:
             raise ValueError('model.teacher=None: there is no teacher to measure.')
         self.teacher = teacher
+        self.own_input_differed = False
 
     def val_step(self, data: Any) -> Any:
         """Return the teacher's predictions for a batch as the data loader gives it."""
+        # Sizes and padding may agree in some batches only.
+        self.own_input_differed = self.own_input_differed or self.own_input_differs(data)
         return self.teacher.val_step(data)
 
     test_step = val_step
@@ -49,7 +56,8 @@ class AsTaught(nn.Module):
         if network is None or preprocessor is None or not self.teacher.has_own_input:
             return False
         first, second = copy.deepcopy(data), copy.deepcopy(data)
-        taught = self.teacher.convert(preprocessor(first, False)['inputs'])
+        batch = preprocessor(first, False)
+        taught = self.teacher.convert(batch['inputs'], batch.get('data_samples'))
         own = network.data_preprocessor(second, False)['inputs'].to(taught)
         if own.shape != taught.shape:
             return True
@@ -93,14 +101,17 @@ def measure_teacher(runner: Any) -> dict[str, float]:
     Raises:
         ValueError: If there is no teacher.
     """
-    taught = teacher_of(runner.model)
-    runner.model = taught
-    metrics = dict(runner.test())
-    batch = next(iter(runner.test_dataloader))
-    if not taught.own_input_differs(batch):
-        return metrics
-    runner.model = taught.teacher.network
-    own = runner.test()
+    algorithm, taught = runner.model, teacher_of(runner.model)
+    try:
+        runner.model = taught
+        metrics = dict(runner.test())
+        # Every process sees other batches, and all of them have to test again.
+        if not any(all_gather_object(taught.own_input_differed)):
+            return metrics
+        runner.model = taught.teacher.network
+        own = runner.test()
+    finally:
+        runner.model = algorithm
     runner.logger.warning(
         'the teacher does not teach on the input that its own data_preprocessor gives: there it '
         f'reaches {_said(own)}, and as it teaches {_said(metrics)}.'

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from kd_plugins.teachers.base import Answer, Teacher
 from kd_plugins.teachers.input import TeacherInput
+
+#: What samples say of sizes, (height, width).
+_SIZES = ('img_shape', 'pad_shape', 'batch_input_shape')
 
 Watcher = tuple[Callable[..., None] | None, Callable[..., None] | None]
 
@@ -70,8 +73,8 @@ class NetworkTeacher(Teacher):
         for before, _ in self._watchers:
             if before is not None:
                 before()
-        with self._precision(inputs.device):
-            outputs = self._run(self.convert(inputs), data_samples, mode='tensor')
+        with self._asked(inputs, data_samples) as converted:
+            outputs = self._run(converted, data_samples, mode='tensor')
         for _, after in list(self._watchers):
             if after is not None:
                 after(outputs, data_samples)
@@ -83,10 +86,10 @@ class NetworkTeacher(Teacher):
             return question(self.network)
 
     @torch.no_grad()
-    def convert(self, inputs: Tensor) -> Tensor:
+    def convert(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Tensor:
         """Return the network's input, (N, channels, H', W'), for the student's batch."""
         self._go_to(inputs.device)
-        inputs = self.input(inputs)
+        inputs = self.input(inputs, data_samples)
         if inputs.is_floating_point():
             inputs = inputs.to(self._weight().dtype)
         if self.layout is not None and inputs.dim() == 4:
@@ -96,8 +99,8 @@ class NetworkTeacher(Teacher):
     @torch.no_grad()
     def predict(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
         """See :meth:`Teacher.predict`."""
-        with self._precision(inputs.device):
-            return self.network(self.convert(inputs), data_samples, mode='predict')
+        with self._asked(inputs, data_samples) as converted:
+            return self.network(converted, data_samples, mode='predict')
 
     def watch(
         self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
@@ -120,6 +123,17 @@ class NetworkTeacher(Teacher):
             # Tells its own preprocessor, too.
             self.network.to(self._weight().device)
 
+    @contextmanager
+    def _asked(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> Iterator[Tensor]:
+        """Give the network's input, in its precision; the samples say its size meanwhile."""
+        if self.network.training:
+            # Whoever holds a built network as well may have switched its mode.
+            self.network.eval()
+        with self._precision(inputs.device):
+            converted = self.convert(inputs, data_samples)
+            with _resized(data_samples, inputs.shape, converted.shape):
+                yield converted
+
     def _precision(self, device: torch.device) -> AbstractContextManager:
         if self.dtype is None:
             return nullcontext()
@@ -130,7 +144,50 @@ class NetworkTeacher(Teacher):
     def _go_to(self, device: torch.device) -> None:
         if self._weight().device != device:
             self.network.to(device)
-            self.input.to(device)
+        # Somebody else may have built the network where it is.
+        self.input.to(device)
 
     def _weight(self) -> Tensor:
         return next(self.network.parameters())
+
+
+@contextmanager
+def _resized(
+    data_samples: Sequence[Any] | None, before: Sequence[int], after: Sequence[int]
+) -> Iterator[None]:
+    """Let samples say the sizes of another input, which detectors clip and scale boxes by.
+
+    Args:
+        data_samples: They are as they were afterwards.
+        before: The shape of the batch of which they speak.
+        after: The shape of the batch of which they shall speak.
+    """
+    kept = []
+    if before[-2:] != after[-2:]:
+        scales = [new / old for new, old in zip(after[-2:], before[-2:], strict=True)]
+        for sample in data_samples if isinstance(data_samples, (list, tuple)) else ():
+            info = getattr(sample, 'metainfo', {})
+            old = {
+                key: info[key]
+                for key in (*_SIZES, 'scale_factor')
+                if hasattr(info.get(key), '__len__')
+            }
+            new = {
+                # That of the picture is (width, height), all others are (height, width).
+                key: _scaled(value, scales[::-1]) if key == 'scale_factor'
+                else tuple(round(side) for side in _scaled(value, scales))
+                for key, value in old.items()
+            }  # fmt: skip
+            if old:
+                kept.append((sample, old))
+                sample.set_metainfo(new)
+    try:
+        yield
+    finally:
+        for sample, old in kept:
+            sample.set_metainfo(old)
+
+
+def _scaled(values: Sequence[float], scales: Sequence[float]) -> tuple[float, ...]:
+    """Multiply pairs of values, one after the other, by a pair of scales."""
+    return tuple(value * scales[i % 2] for i, value in enumerate(values))

@@ -165,12 +165,14 @@ def test_a_teacher_of_another_normalisation_gets_the_input_it_would_make_itself(
 def test_mixed_precision_gives_finite_losses_near_the_full_ones():
     model = build().train()
     full = losses(model, images())
-    with torch.autocast('cpu', torch.bfloat16):
-        half = losses(model, images())
+    # oneDNN leaves parts of a bfloat16 weight gradient as the memory was (docs/strategies.md).
+    with torch.backends.mkldnn.flags(enabled=False):
+        with torch.autocast('cpu', torch.bfloat16):
+            half = losses(model, images())
+        sum(half[name] for name in half if 'bckd' in name).backward()
     for name in ('distill.loss_bckd_cls', 'distill.loss_bckd_loc'):
         assert half[name].dtype == torch.float32
         torch.testing.assert_close(half[name], full[name], rtol=0.15, atol=0)
-    sum(half[name] for name in half if 'bckd' in name).backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert grads and all(torch.isfinite(g).all() for g in grads)
 

@@ -124,7 +124,7 @@ def test_a_checkpoint_of_another_detector_is_refused(tmp_path):
     save_checkpoint(dict(state_dict=MODELS.build(detector('ATSS')).state_dict()), path)
     refused(detector(), detector(),
             r"teacher_ckpt='.*atss\.pth' does not fit the teacher \(GFL with ResNet\): .* missing "
-            r'\(first: bbox_head\.gfl_cls\.weight\); .* to the teacher \(first: bbox_head\.atss',
+            r'\(first: bbox_head\.gfl_cls\.weight\); .* unknown to it \(first: bbox_head\.atss',
             changes=dict(teacher_ckpt=path))  # fmt: skip
 
 

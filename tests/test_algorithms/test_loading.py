@@ -4,14 +4,16 @@ import copy
 
 import pytest
 import torch
-from helpers import STUDENT, algorithm_cfg, build, distiller
+from helpers import STUDENT, algorithm_cfg, build, distiller, networks
 from helpers.tiny_training import config
 from mmengine.hooks import EMAHook
+from mmengine.model import BaseModel, BaseModule
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
-from mmengine.runner.checkpoint import load_state_dict
+from mmengine.runner.checkpoint import load_checkpoint, load_state_dict
 from torch import nn
 
+from kd_plugins.algorithms.student import StudentModel
 from kd_plugins.files import matching
 from kd_plugins.files.matching import compare
 
@@ -245,6 +247,60 @@ def test_init_cfg_is_the_students(form, tmp_path):
         assert torch.equal(got[key], value) and torch.equal(alone.state_dict()[key], value)
 
 
+def test_a_student_of_another_input_size_computes_its_tables_anew(tmp_path):
+    """BEiT takes them out of what it loads, so that they look as if they were missing."""
+
+    def beit(size):
+        settings = dict(use_abs_pos_emb=False, use_rel_pos_bias=True, out_type='avg_featmap')
+        return networks.build(
+            networks.vit('BEiTViT', 3, 'LinearClsHead', img_size=size, **settings)
+        )
+
+    small, alone, model = beit(32), beit(64), StudentModel(beit(64))
+    path = str(tmp_path / 'small.pth')
+    torch.save(small.state_dict(), path)
+    index = 'backbone.layers.0.attn.relative_position_index'
+    assert small.state_dict()[index].shape != alone.state_dict()[index].shape
+    for each in (alone, model):
+        load_checkpoint(each, path, map_location='cpu', logger='silent')
+    expected, got = alone.state_dict(), model.state_dict()
+    assert list(expected) == list(got)
+    assert all(torch.equal(value, got[key]) for key, value in expected.items())
+    torch.save({k: v for k, v in small.state_dict().items() if k != index}, path)
+    with pytest.raises(ValueError, match=rf'1 weights are missing \(first: {index}\)'):
+        load_checkpoint(model, path, map_location='cpu', logger='silent')
+
+
+class Layered(BaseModel):
+    """A classifier whose layers initialise themselves, as upstream's do."""
+
+    def __init__(self, init_cfg=None, data_preprocessor=None):
+        super().__init__(data_preprocessor, init_cfg)
+        self.fc = Linear(6, 4, init_cfg=dict(type='Constant', layer='Linear', val=7.0))
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.fc(inputs)
+
+
+class Linear(BaseModule):
+    def __init__(self, ins, outs, init_cfg):
+        super().__init__(init_cfg)
+        self.layer = torch.nn.Linear(ins, outs)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize('inside', [False, True])
+def test_pretrained_with_a_scope_is_not_initialised_over(inside, tmp_path):
+    path = str(tmp_path / 'student.pth')
+    torch.save({'fc.layer.weight': torch.ones(4, 6), 'fc.layer.bias': torch.ones(4)}, path)
+    init_cfg = dict(type='mmengine.Pretrained', checkpoint=path)
+    model = StudentModel(Layered(init_cfg)) if inside else StudentModel(Layered(), init_cfg)
+    model.init_weights()
+    assert (model.fc.layer.weight == 1).all()
+
+
 def test_init_cfg_without_a_file_and_beside_the_students_own(tmp_path):
     constant = dict(type='Constant', layer='Linear', val=7.0)
     assert (started(init_cfg=constant)['fc.weight'] == 7).all()
@@ -285,11 +341,15 @@ def test_init_cfg_comes_too_late_for_a_student_that_is_initialised():
 
 def test_comparing_without_loading():
     model = build(distiller=learning())
-    assert not compare(weights(FITS), model)
+    learnt = tuple(key for key in model.state_dict() if key.startswith('distiller.'))
+    assert learnt
     assert not compare({f'module.{k}': v for k, v in model.state_dict().items()}, model)
-    assert not compare({f'architecture.{k}': v for k, v in weights(FITS).items()}, model)
+    # A student's checkpoint lacks what the terms learn, and nothing else.
+    assert compare(weights(FITS), model).missing == learnt
+    theirs = {f'architecture.{k}': v for k, v in weights(FITS).items()}
+    assert compare(theirs, model).missing == learnt
     wrong = compare(weights(WIDER), model)
-    assert len(wrong.reshaped) == 3 and not wrong.missing and not wrong.unexpected
+    assert len(wrong.reshaped) == 3 and wrong.missing == learnt and not wrong.unexpected
     assert 'body.0.weight is (5, 6) in the file and (4, 6) here' in str(wrong)
-    assert compare(LESS, model).missing == ('fc.bias',)
+    assert compare(LESS, model).missing == ('fc.bias', *learnt)
     assert compare(dict(weights(FITS), x=torch.ones(1)), model).unexpected == ('x',)

@@ -8,6 +8,7 @@ from helpers import STUDENT, TEACHER, algorithm_cfg, batch, build, distiller, sa
 from helpers.oracles import kd
 from mmengine.hooks import EMAHook  # noqa: F401  (registers it)
 from mmengine.model import ExponentialMovingAverage
+from mmengine.model.weight_init import PretrainedInit
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
 from mmengine.runner.checkpoint import get_state_dict, load_state_dict
@@ -279,14 +280,31 @@ def test_teacher_checkpoint_is_loaded_whole(tmp_path):
     assert torch.equal(teacher.fc.weight, model.teacher.network.fc.weight)
 
 
-def test_pretrained_init_cfg_of_the_teacher_counts_and_is_strict(tmp_path):
+@pytest.mark.parametrize(
+    'form',
+    [
+        lambda path: dict(type='Pretrained', checkpoint=path),
+        lambda path: dict(type='mmengine.Pretrained', checkpoint=path),
+        lambda path: dict(type=PretrainedInit, checkpoint=path),
+        lambda path: [
+            dict(type='Normal', layer='Linear'),
+            dict(type='Pretrained', checkpoint=path),
+        ],
+    ],
+    ids=['name', 'scope', 'class', 'list'],
+)
+def test_pretrained_init_cfg_of_the_teacher_counts_and_is_strict(form, tmp_path):
     path = str(tmp_path / 'teacher.pth')
     teacher = save_teacher(path)
-    with_cfg = dict(TEACHER, init_cfg=dict(type='Pretrained', checkpoint=path))
+    with_cfg = dict(TEACHER, init_cfg=form(path))
     with pytest.raises(TypeError):
         MODELS.build(with_cfg)  # the type knows no init_cfg: it is taken out before building
     model = MODELS.build(algorithm_cfg(teacher=with_cfg, allow_random_teacher=False))
     assert torch.equal(teacher.fc.weight, model.teacher.network.fc.weight)
+    assert model.teacher.weights == path
+    save_teacher(path, classes=5)
+    with pytest.raises(ValueError, match='does not fit the teacher'):
+        MODELS.build(algorithm_cfg(teacher=with_cfg, allow_random_teacher=True))
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_names_are_the_students_and_the_distillers_come_last():
     ):
         expected, got = names(alone), names(model)
         assert got[: len(expected)] == expected
-        assert all(name.startswith(('distiller', 'teacher_input')) for name in got[len(expected) :])
+        assert all(name.startswith('distiller') for name in got[len(expected) :])
     assert 'token' in model.state_dict() and 'secret' not in model.state_dict()
     assert_shared(model)
     # What torch notes beside the weights.

@@ -53,7 +53,10 @@ def test_builds_and_gives_finite_losses(path, monkeypatch):
     size = 224 if 'swin' in path else 32 if 'cifar' in path else 64
     size, channels = (8, 1) if 'digits' in path else (size, 3)
     if 'teacher' in cfg.model:
-        model.set_progress(Progress(iter=0, max_iters=100, epoch=0, max_epochs=10))
+        # As long as the config trains: no curriculum is longer.
+        epochs = cfg.train_cfg.max_epochs
+        progress = Progress(iter=0, max_iters=10 * epochs, epoch=0, max_epochs=epochs)
+        model.set_progress(progress)
     samples = [DataSample().set_gt_label(i) for i in range(2)]
     if '_crd_' in path:
         for i, sample in enumerate(samples):

@@ -10,7 +10,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch import nn
 
+from kd_plugins.hooks.every_runner import check_layer_decay
 from kd_plugins.structures import Progress
 
 
@@ -102,3 +104,28 @@ def test_the_students_names_in_paramwise_cfg_are_taken(tmp_path):
     made.train()
     rates = [group['lr'] for group in made.optim_wrapper.optimizer.param_groups]
     assert len(rates) == 4 and rates[0] == rates[1] == 2 * rates[2] == 2 * rates[3]
+
+
+@pytest.mark.parametrize(
+    'constructor, settings, refused',
+    [
+        ('mmpretrain.LearningRateDecayOptimWrapperConstructor', dict(lr_mult=0.1), True),
+        ('LearningRateDecayOptimWrapperConstructor', dict(decay_mult=0.0), False),
+        ('LearningRateDecayOptimizerConstructor', dict(decay_mult=0.0), True),
+        ('DefaultOptimWrapperConstructor', dict(lr_mult=0.1), False),
+        (None, dict(lr_mult=0.1), False),
+    ],
+)
+@pytest.mark.parametrize('key', ['distiller', 'connectors.join', 'body'])
+def test_rates_of_terms_that_layer_decay_passes_over_are_refused(
+    constructor, settings, refused, key
+):
+    model = nn.ModuleDict(dict(body=nn.Linear(1, 1), distiller=nn.ModuleDict()))
+    model['distiller']['connectors'] = nn.ModuleDict(dict(join=nn.Linear(1, 1)))
+    wrapper = dict(paramwise_cfg=dict(custom_keys={key: settings}))
+    wrapper |= dict(constructor=constructor) if constructor else {}
+    if refused and key != 'body':
+        with pytest.raises(ValueError, match=rf"custom_keys\['{key}'\]=.* has no effect"):
+            check_layer_decay(wrapper, model)
+    else:
+        check_layer_decay(wrapper, model)

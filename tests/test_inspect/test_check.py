@@ -373,17 +373,23 @@ def test_a_learning_rate_for_other_batches_is_a_warning(ckpt):
     assert check(cfg).findings == []
 
 
-def test_what_upstream_would_load_in_part_is_told(ckpt, tmp_path):
+def test_what_is_loaded_in_part_is_told(ckpt, tmp_path):
     student = MODELS.build(STUDENT)
     kept = {k: v for k, v in student.state_dict().items() if not k.startswith('fc')}
     torch.save(dict(state_dict=kept), tmp_path / 'part.pth')
-    cfg = config(model=model(teacher_ckpt=ckpt), load_from=str(tmp_path / 'part.pth'))
-    report = check(cfg)
-    (what,) = found(report, 'warning')
-    assert report.ok and 'holds 2 of the 4 tensors' in what and 'fc.weight' in what
     torch.save(dict(state_dict={'other': torch.ones(1)}), tmp_path / 'other.pth')
-    cfg.load_from = str(tmp_path / 'other.pth')
-    assert 'holds 0 of the 4 tensors' in found(check(cfg), 'error')[0]
+    part, other = (dict(load_from=str(tmp_path / name)) for name in ('part.pth', 'other.pth'))
+    # A distillation refuses it, unless it is asked not to.
+    (what,) = found(check(config(model=model(teacher_ckpt=ckpt), **part)), 'error')
+    assert "another model's" in what and 'fc.weight' in what
+    allowed = model(teacher_ckpt=ckpt, load_from_except=['fc.*'])
+    for cfg in (config(model=allowed, **part), config(model=dict(STUDENT), **part)):
+        report = check(cfg)
+        what = next(w for w in found(report, 'warning') if 'load_from' in w)
+        assert report.ok and 'holds 2 of the 4 tensors' in what and 'fc.weight' in what
+    # Of a student alone upstream loads nothing, and says so only in its log.
+    errors = found(check(config(model=dict(STUDENT), **other)), 'error')
+    assert 'holds 0 of the 4 tensors' in errors[0]
 
 
 def test_parameters_without_a_gradient_are_told(ckpt):

@@ -1,3 +1,6 @@
+import pickle
+
+import numpy as np
 import pytest
 import torch
 from helpers import STUDENT, TEACHER, build, distiller, save_teacher
@@ -149,9 +152,13 @@ def detection_batch():
         torch.randint(1, 256, (3, *size), dtype=torch.uint8, generator=generator)
         for size in ((20, 33), (31, 18))
     ]
-    objects = InstanceData(bboxes=torch.zeros(0, 4))
     samples = [
-        DetDataSample(metainfo=dict(img_shape=(5, 5)), gt_instances=objects) for _ in pictures
+        DetDataSample(
+            metainfo=dict(img_shape=(5, 5)),
+            gt_instances=InstanceData(bboxes=torch.zeros(0, 4)),
+            ignored_instances=InstanceData(bboxes=torch.zeros(0, 4)),
+        )
+        for _ in pictures
     ]
     return dict(inputs=pictures, data_samples=samples)
 
@@ -174,6 +181,98 @@ def test_a_channel_order_alone_is_a_declaration():
     pictures = torch.randint(0, 256, (2, 3, 6, 5), dtype=torch.uint8)
     got = TeacherInput(ClsDataPreprocessor(), ClsDataPreprocessor(to_rgb=True))(pictures.float())
     assert torch.equal(got, pictures.flip(1).float())
+
+
+def test_grey_pictures_of_the_student_are_left_alone():
+    """They have no channel order to swap, so that nothing else makes a copy of the batch."""
+    pictures = [torch.full((1, 4, 6), 200).byte(), torch.full((1, 6, 3), 50).byte()]
+    student, own = ClsDataPreprocessor(to_rgb=True), ClsDataPreprocessor(pad_value=7)
+    convert = TeacherInput(student, own)
+    batch = student(dict(inputs=pictures))['inputs']
+    before = batch.clone()
+    assert torch.equal(convert(batch), own(dict(inputs=pictures))['inputs'])
+    assert torch.equal(batch, before)
+
+
+def samples_of(pictures):
+    return [DataSample().set_gt_label(i) for i in range(len(pictures))]
+
+
+def test_padding_is_that_of_the_batch_that_is_converted_not_of_the_latest():
+    student, own = preprocessor(MEAN_S, STD_S), preprocessor(MEAN_T, STD_T, pad_value=7)
+    convert = TeacherInput(student, own)
+    pictures = [
+        [torch.full((3, *size), 200).byte() for size in sizes]
+        for sizes in ([(6, 6), (6, 4)], [(5, 6), (6, 6)])
+    ]
+    batches = [student(dict(inputs=each, data_samples=samples_of(each))) for each in pictures]
+    for each, batch in zip(pictures, batches, strict=True):
+        expected = own(dict(inputs=each))['inputs']
+        got = convert(**batch)
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+        # A part of it, and a copy.
+        samples = batch['data_samples']
+        got = [convert(batch['inputs'][i : i + 1].clone(), samples[i : i + 1]) for i in range(2)]
+        torch.testing.assert_close(torch.cat(got), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_what_is_remembered_of_padding_ends_with_the_samples():
+    student = preprocessor(MEAN_S, STD_S)
+    convert = TeacherInput(student, preprocessor(MEAN_T, STD_T, pad_value=7))
+    pictures = [torch.zeros(3, 6, 6), torch.zeros(3, 4, 6)]
+    for _ in range(3):
+        batch = student(dict(inputs=pictures, data_samples=samples_of(pictures)))
+        assert len(convert.padding._of_samples) == 2
+    again = pickle.loads(pickle.dumps(convert))
+    assert torch.equal(again(**batch), convert(**batch))
+
+
+def test_compiled_code_pads_every_batch_by_itself():
+    student, own = preprocessor(MEAN_S, STD_S), preprocessor(MEAN_T, STD_T, pad_value=7)
+    convert = TeacherInput(student, own)
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: convert(x) + 0, backend='eager')
+    for sizes in ([(6, 6), (6, 6)], [(6, 4), (5, 6)], [(3, 6), (6, 6)]):
+        pictures = [torch.full((3, *size), 200).byte() for size in sizes]
+        got = compiled(student(dict(inputs=pictures))['inputs'])
+        expected = own(dict(inputs=pictures))['inputs']
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+
+
+def mixing(kind, sizes, divisor=1):
+    """What the teacher gets of a batch that was mixed, and what its own would have made of it."""
+    init_default_scope('mmpretrain')
+    augments = dict(augments=[dict(type=kind, alpha=1.0)])
+    pictures = [
+        torch.randint(0, 256, (3, *size), generator=torch.Generator().manual_seed(i)).byte()
+        for i, size in enumerate(sizes)
+    ]
+    samples = [DataSample().set_gt_label(i) for i in range(len(sizes))]
+    batches = []
+    for settings in (dict(mean=MEAN_S, std=STD_S), dict(mean=MEAN_T, std=STD_T, pad_value=7)):
+        each = ClsDataPreprocessor(
+            **settings, batch_augments=augments, num_classes=4, pad_size_divisor=divisor
+        )
+        if not batches:
+            convert = TeacherInput(each, preprocessor(MEAN_T, STD_T, pad_value=7))
+        torch.manual_seed(3)
+        np.random.seed(3)
+        batches.append(each(dict(inputs=pictures, data_samples=samples), True)['inputs'])
+    return convert(batches[0]), batches[1]
+
+
+@pytest.mark.parametrize('kind', ['Mixup', 'CutMix'])
+@pytest.mark.parametrize('divisor', [1, 8])
+def test_pictures_of_one_size_may_be_mixed(kind, divisor):
+    got, expected = mixing(kind, [(20, 18)] * 3, divisor)
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize('kind', ['Mixup', 'CutMix', 'ResizeMix'])
+def test_padding_that_is_mixed_into_pictures_is_refused(kind):
+    """A picture lies over another one's padding; it was blanked."""
+    with pytest.raises(ValueError, match=rf'batch_augments \({kind}\) mixes pictures that are pad'):
+        mixing(kind, [(20, 18), (12, 24)])
 
 
 def padded_places(augment):
@@ -204,6 +303,27 @@ def test_batches_that_are_resized_keep_their_padding():
 def test_batches_that_are_padded_further_are_padding_there():
     pad = dict(type='BatchFixedSizePad', size=(48, 80), img_pad_value=0)
     assert torch.equal(padded_places(pad), outside([(20, 33), (31, 18)], (48, 80)))
+
+
+@pytest.mark.parametrize('scale, divisor', [((96, 128), 1), ((60, 120), 64), ((30, 60), 32)])
+def test_crowddets_resizing_pads_once_more(scale, divisor):
+    augment = dict(type='BatchResize', scale=scale, pad_size_divisor=divisor)
+    places = padded_places(augment)
+    # Padded to 32 x 64, then resized by one factor, then padded.
+    factor = min(scale[0] / 32, scale[1] / 64)
+    whole = [-(-round(side * factor) // divisor) * divisor for side in (32, 64)]
+    sizes = [(round(h * factor), round(w * factor)) for h, w in ((20, 33), (31, 18))]
+    assert torch.equal(places, outside(sizes, whole))
+
+
+def test_the_preprocessor_of_another_package_is_refused():
+    """mmsegmentation's says neither to_rgb nor _channel_conversion."""
+
+    class SegDataPreProcessor(BaseDataPreprocessor):
+        _enable_normalize, channel_conversion = False, True
+
+    with pytest.raises(ValueError, match=r"the student has .* 'SegDataPreProcessor'"):
+        TeacherInput(SegDataPreProcessor(), preprocessor(MEAN_T, STD_T))
 
 
 def test_a_preprocessor_of_another_kind_is_refused():

@@ -8,7 +8,7 @@ from helpers import ROOT
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from kd_plugins.teachers import measure_teacher, teacher_of
+from kd_plugins.teachers import measure_teacher, measuring, teacher_of
 
 
 def runner_of(tmp_path, **model):
@@ -82,3 +82,33 @@ def test_a_copy_of_the_batch_is_compared(tmp_path):
     assert taught.own_input_differs(batch)
     for one, other in zip(batch['inputs'], before['inputs'], strict=True):
         assert torch.equal(one, other)
+
+
+def both(runner):
+    algorithm = runner.model
+    names = list(measure_teacher(runner))
+    assert runner.model is algorithm
+    return names == ['accuracy/top1', 'own/accuracy/top1']
+
+
+def test_a_later_batch_may_be_the_one_that_differs(tmp_path, monkeypatch):
+    """Sizes of pictures decide how much a preprocessor pads."""
+    runner = runner_of(tmp_path)
+    network, seen = runner.model.teacher.network, []
+
+    def other(data, training=False, forward=network.data_preprocessor.forward):
+        seen.append(data)
+        data = forward(data, training)
+        return dict(data, inputs=data['inputs'] + (len(seen) == 2))
+
+    monkeypatch.setattr(network.data_preprocessor, 'forward', other)
+    assert len(runner.test_dataloader) > 2
+    assert both(runner)
+
+
+def test_every_process_tests_again_where_one_saw_a_difference(tmp_path, monkeypatch):
+    """Otherwise one would wait for the others forever."""
+    runner = runner_of(tmp_path)
+    assert not both(runner)
+    monkeypatch.setattr(measuring, 'all_gather_object', lambda differed: [differed, True])
+    assert both(runner)

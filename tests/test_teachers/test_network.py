@@ -131,6 +131,66 @@ def test_a_dtype_that_cannot_be_is_refused(dtype):
         build(teacher_dtype=dtype)
 
 
+def test_a_built_teacher_is_asked_in_eval_mode_whatever_its_owner_does():
+    owned = MODELS.build(dict(TEACHER, dropout=0.5))
+    model = build(teacher=owned, allow_random_teacher=False)
+    inputs = batch()[0]
+    expected = model.teacher.look(inputs)
+    nn.ModuleList([model, owned]).train()
+    assert owned.body[2].training
+    assert torch.equal(model.teacher.look(inputs), expected)
+    owned.train()
+    assert torch.equal(model.teacher.predict(inputs), expected)
+
+
+@pytest.mark.parametrize('part', [None, 'fc'])
+def test_a_teacher_that_is_the_student_in_part_is_refused(part):
+    """The student would be frozen there."""
+    student, other = MODELS.build(TEACHER), MODELS.build(TEACHER)
+    if part:
+        setattr(other, part, getattr(student, part))
+    says = r"model\.teacher and model\.architecture share '" + (part or 'body')
+    with pytest.raises(ValueError, match=says):
+        build(architecture=student, teacher=other if part else student, allow_random_teacher=False)
+
+
+def test_another_preprocessor_would_not_be_the_one_the_teacher_was_told_of():
+    model = build()
+    with pytest.raises(AttributeError, match="the teacher's input is made of what it gives"):
+        model.data_preprocessor = copy.deepcopy(model.data_preprocessor)
+
+
+@pytest.mark.parametrize('size', [0, -3, True, 224.0, '224', (4,), (4, 5, 6), (4, 0)])
+def test_an_input_size_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match=r'model\.teacher_input_size=.* is wrong: give a number'):
+        build(teacher_input_size=size)
+
+
+def test_boxes_of_a_teacher_of_another_input_size_are_those_of_the_picture():
+    changes = dict(teacher_input_size=(128, 192))
+    model = build_detectors(changes=changes)
+    data = model.data_preprocessor(images())
+    before = copy.deepcopy(data['data_samples'])
+    network = model.teacher.network
+    network.test_cfg.update(score_thr=0.0)
+    network.bbox_head.test_cfg = network.test_cfg
+    got = model.teacher.predict(**data)
+    samples = copy.deepcopy(before)
+    for sample in samples:
+        sample.set_metainfo(
+            dict(img_shape=(128, 192), batch_input_shape=(128, 192), scale_factor=(3.0, 2.0))
+        )
+    inputs = nn.functional.interpolate(
+        model.teacher.input(data['inputs']), (128, 192), mode='bilinear', antialias=True
+    )
+    with torch.no_grad():
+        expected = network(inputs, samples, mode='predict')
+    for one, other, old in zip(got, expected, before, strict=True):
+        assert len(one.pred_instances) and one.pred_instances.bboxes.max() <= 64
+        torch.testing.assert_close(one.pred_instances.bboxes, other.pred_instances.bboxes)
+        assert one.metainfo == old.metainfo
+
+
 def test_channels_last_is_the_teachers_alone():
     plain, changed = (
         build_detectors(changes=dict(teacher_channels_last=last)) for last in (False, True)
@@ -171,6 +231,18 @@ def test_a_compiled_teacher_tells_the_same(monkeypatch):
     stop()
     loss_of(compiled)
     assert heard == ['before', 'after']
+
+
+@pytest.mark.parametrize('settings', [True, {}])
+def test_no_arguments_compile_it_too(settings):
+    assert type(build(teacher_compile=settings).teacher._run).__name__ == 'OptimizedModule'
+
+
+def test_a_built_teacher_may_be_where_the_batch_is_already():
+    model = build(teacher=MODELS.build(TEACHER).to('meta'), allow_random_teacher=False)
+    model.teacher.input.register_buffer('scale', torch.ones(1, 1, 1))
+    model.teacher.convert(torch.zeros(2, 6, device='meta'))
+    assert model.teacher.input.scale.device.type == 'meta'
 
 
 @TASK_UTILS.register_module(name='HeadOnStudentFeaturesRecorder', force=True)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from kd_plugins.files.matching import describe as name_of
 from kd_plugins.inspect.check.report import Data, Group, Network
-from kd_plugins.networks import classes_of
-from kd_plugins.teachers.input import normalisation, swaps_channels
+from kd_plugins.networks import classes_of, normalisation, swaps_channels
 
 
 def describe_network(

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kd_plugins.experiments.metrics import Headline, headline, is_guessing
+from kd_plugins.files.matching import TERMS, compare
 from kd_plugins.inspect.check.report import Report
 
 #: Beyond this ratio of gradients, one part drowns the other.
@@ -58,23 +59,24 @@ def examine_unused(report: Report, unused: Sequence[str]) -> None:
         )
 
 
-def compare_start(
-    report: Report, path: str, read: Mapping[str, Tensor], kept: Mapping[str, Tensor]
-) -> None:
+def compare_start(report: Report, path: str, read: Mapping[str, Tensor], model: nn.Module) -> None:
     """Compare the checkpoint of ``load_from`` with the model, after loading it."""
-    names = {k.removeprefix('module.').removeprefix('architecture.') for k in read}
-    missing = [k for k in kept if k not in names and not k.startswith('distiller.')]
+    mismatch = compare(read, model)
+    kept = [key for key in compare({}, model).missing if not key.startswith(TERMS)]
+    reshaped = [said.split(' ')[0] for said in mismatch.reshaped]
+    missing = [key for key in (*mismatch.missing, *reshaped) if not key.startswith(TERMS)]
+    if not missing:
+        return
     if len(missing) == len(kept):
         level, change = 'error', 'give a checkpoint of this student.'
     else:
         level, change = 'warning', 'make sure that these are meant to start anew.'
-    if missing:
-        report.add(
-            level,
-            f'load_from={path!r} holds {len(kept) - len(missing)} of the {len(kept)} tensors of '
-            f'the student (first missing: {missing[0]}); upstream says so only in its log.',
-            change,
-        )
+    report.add(
+        level,
+        f'load_from={path!r} holds {len(kept) - len(missing)} of the {len(kept)} tensors of the '
+        f'student (first that does not fit: {missing[0]}); upstream says so only in its log.',
+        change,
+    )
 
 
 def _classes(report: Report) -> None:

@@ -120,9 +120,8 @@ class _Probe(Hook):
         """Compare a checkpoint to start from with the model, which upstream does not do."""
         path = self.cfg.get('load_from')
         if path and not self.cfg.get('resume'):
-            kept = runner.model.state_dict()
             read = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-            findings.compare_start(self.report, path, read.get('state_dict', read), kept)
+            findings.compare_start(self.report, path, read.get('state_dict', read), runner.model)
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Look at everything once, then let the iterations run."""

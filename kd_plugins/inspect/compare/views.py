@@ -23,7 +23,7 @@ from kd_plugins.inspect.compare.loading import (
     validation_batches,
     validation_set,
 )
-from kd_plugins.teachers.input import swaps_channels
+from kd_plugins.networks import swaps_channels
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,20 @@ def number(
     return float(value)
 
 
+def flag(key: str, value: Any) -> bool:
+    """Return True or False; texts and numbers are neither.
+
+    Args:
+        key, value: As in :func:`refuse`.
+
+    Raises:
+        ValueError: If it is another value.
+    """
+    if not isinstance(value, bool):
+        raise refuse(key, value, 'True or False')
+    return value
+
+
 def one_of(key: str, value: Any, known: Iterable[Any], also: str = '') -> Any:
     """Return a value that is one of those that are known.
 

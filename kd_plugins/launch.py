@@ -41,7 +41,9 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='launcher'
     )
     # torch.distributed.launch passes it; torchrun sets LOCAL_RANK instead.
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help='given by the launcher'
+    )
 
 
 def load_config(args: argparse.Namespace) -> Config:

@@ -149,7 +149,8 @@ def descent(
         name: What the user calls what takes these settings.
 
     Raises:
-        ValueError: If there is no such form, or a number is none.
+        ValueError: If there is no such form, a number is none, or ``by_epoch``
+            is neither True nor False.
     """
     forms = {'cosine': 'half cosine', 'linear': 'linear'}
     checks.one_of(f'{name}.schedule', form, forms)
@@ -165,6 +166,7 @@ def descent(
         length,
         right='a whole number of epochs, at least 1, or of iterations beside by_epoch=False',
     )
+    checks.flag(f'{name}.by_epoch', by_epoch)
     return Schedule(
         forms[form],
         length,
@@ -207,7 +209,7 @@ def _spelled(cfg: Any, name: str, key: str) -> tuple[Any, bool]:
         return cfg, True
     if set(cfg) - {key, 'by_epoch'} or key not in cfg:
         raise checks.refuse(name, dict(cfg), f'dict({key}=..., by_epoch=...) or the {key} alone')
-    return cfg[key], cfg.get('by_epoch', True)
+    return cfg[key], checks.flag(f'{name}.by_epoch', cfg.get('by_epoch', True))
 
 
 def _said(length: int, by_epoch: bool) -> str:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 
 import pytest
 
@@ -143,6 +144,18 @@ def test_bad_warm_ups_are_refused_by_name(cfg):
 def test_bad_decays_are_refused_by_name(cfg):
     with pytest.raises(ValueError, match=r'decay=.* is wrong: give .*form'):
         decay(cfg)
+
+
+@pytest.mark.parametrize('by_epoch', ['False', 'no', 0, 1, None])
+def test_what_is_neither_true_nor_false_is_refused(by_epoch):
+    # The text 'False' would count epochs.
+    said = re.escape(f'.by_epoch={by_epoch!r} is wrong: give True or False.')
+    with pytest.raises(ValueError, match='warmup' + said):
+        warmup(dict(length=2, by_epoch=by_epoch))
+    with pytest.raises(ValueError, match='decay' + said):
+        decay(dict(form='linear', by_epoch=by_epoch))
+    with pytest.raises(ValueError, match='schedule' + said):
+        descent('linear', 0, -1, 4, by_epoch)
 
 
 def test_schedules_cannot_be_changed():

@@ -32,7 +32,9 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare a student with its teacher.')
     parser.add_argument('config', help='config of the distillation')
     parser.add_argument('checkpoint', help="the student's checkpoint")
-    parser.add_argument('--view', choices=VIEWS, default='answers')
+    parser.add_argument(
+        '--view', choices=VIEWS, default='answers', help='what to draw; by default %(default)s'
+    )
     parser.add_argument(
         '--images',
         nargs='+',
@@ -42,14 +44,22 @@ def parse_args() -> argparse.Namespace:
         'pictures',
     )
     parser.add_argument(
-        '--samples', type=int, help='of the validation set; by default 6, 5 (patches) or 1000'
+        '--samples',
+        type=int,
+        help='how many validation pictures; by default 6, 5 (patches) or 1000 (correlation, tsne)',
     )
     parser.add_argument(
         '--moments', type=float, nargs='+', default=Choice.moments,
         help='parts of the training that are over, 0 to 1, for --view patches',
     )  # fmt: skip
     parser.add_argument('--out', type=Path, help='picture to write, by default VIEW.png')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, for example model.teacher_ckpt=teacher.pth',
+    )
     args = parser.parse_args()
     if not Path(args.config).is_file():
         parser.error(f'config {args.config!r} is not a file: give the path of a config.')

@@ -42,9 +42,16 @@ COLOURS = ('#555555', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'
+    )
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'))
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/demo'),
+        help='where results go; by default %(default)s',
+    )
     return parser.parse_args()
 
 

@@ -53,9 +53,16 @@ SCORE = 0.4
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1, 2], help='by default %(default)s'
+    )
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo_detection'))
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path('work_dirs/demo_detection'),
+        help='where results go; by default %(default)s',
+    )
     return parser.parse_args()
 
 

@@ -40,7 +40,13 @@ def parse_args() -> argparse.Namespace:
         metavar=('HEIGHT', 'WIDTH'),
         help='write a classifier for pictures of this size as ONNX besides',
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, for example model.teacher_ckpt=teacher.pth',
+    )
     args = parser.parse_args()
     if not Path(args.config).is_file():
         parser.error(f'config {args.config!r} is not a file: give the path of a config.')

@@ -19,19 +19,41 @@ import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.datasets.scene_drawing import SceneSettings
 
+HELP = dict(
+    train='training scenes',
+    val='validation scenes, whose digits no training scene shows',
+    size='height and width of a scene in pixels',
+    digits='fewest and most digits in a scene',
+    side='smallest and largest height of a digit in pixels',
+    overlap="how much of a digit's box another's may cover, 0 to 1",
+    clutter='most strokes, and most pieces of other digits, behind a scene',
+    noise='deviation of the noise in grey levels',
+    seed='seed of everything',
+)
+
 
 def parse_args() -> argparse.Namespace:
     """Read the command line; every setting of a scene is an option."""
     parser = argparse.ArgumentParser(description='Write scenes of digits as a COCO data set.')
-    parser.add_argument('--out', type=Path, default=Path('data/digit_scenes'))
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('data/digit_scenes'),
+        help='folder to write; by default %(default)s',
+    )
     for field in dataclasses.fields(SceneSettings):
-        default = field.default
+        default, said = field.default, f'{HELP[field.name]}; by default %(default)s'
         if isinstance(default, tuple):
             parser.add_argument(
-                f'--{field.name}', type=int, nargs=2, default=default, metavar=('LEAST', 'MOST')
+                f'--{field.name}',
+                type=int,
+                nargs=2,
+                default=default,
+                metavar=('LEAST', 'MOST'),
+                help=said,
             )
         else:
-            parser.add_argument(f'--{field.name}', type=type(default), default=default)
+            parser.add_argument(f'--{field.name}', type=type(default), default=default, help=said)
     return parser.parse_args()
 
 

@@ -28,7 +28,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--student', required=True, help=f"the student's {where}")
     parser.add_argument('--teacher', help=f"the teacher's {where}; none with --method alone")
     parser.add_argument('--teacher-ckpt', help="the teacher's checkpoint, a path or an address")
-    parser.add_argument('--method', choices=[ALONE, *methods()], required=True)
+    parser.add_argument(
+        '--method',
+        choices=[ALONE, *methods()],
+        required=True,
+        help=f'what the student learns by; {ALONE}: without a teacher',
+    )
     parser.add_argument('--data', type=Path, help='a folder with train/CLASS/ and val/CLASS/')
     parser.add_argument('--out', type=Path, required=True, help='config file to write')
     args = parser.parse_args()

@@ -35,7 +35,7 @@ from kd_plugins.experiments.results import (
     other_versions,
     steps_done,
 )
-from kd_plugins.experiments.summary import COLUMNS, summarise
+from kd_plugins.experiments.summary import COLUMNS, set_aside, summarise
 from kd_plugins.files.writing import write_aside
 
 
@@ -43,7 +43,9 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Train a config over several seeds.')
     parser.add_argument('config', type=Path, help='config file')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'
+    )
     parser.add_argument(
         '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
     )
@@ -144,6 +146,8 @@ def main() -> None:
     results = {run: done[run] for run in runs if run in done}
     summary = summarise(args.config, args.cfg_options, identity, results, failures)
     path = args.work_dir / 'repeat.json'
+    if other := set_aside(path, identity):
+        console.print(f'results of another config were here, and are kept in {escape(str(other))}')
     write_aside(json.dumps(summary, indent=2).encode() + b'\n', path)
     console.print(table(summary))
     console.print(

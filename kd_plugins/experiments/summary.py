@@ -11,7 +11,7 @@ import yaml
 
 from kd_plugins.experiments.environment import hardware, versions
 from kd_plugins.experiments.metrics import Headline
-from kd_plugins.experiments.results import Failure, Result, Run
+from kd_plugins.experiments.results import Failure, Result, Run, read_json
 
 #: What is added up over seeds, as a result calls it.
 COLUMNS = ('last', 'best', 'seconds')
@@ -104,6 +104,22 @@ def summarise(
         }
         or versions(),
     )
+
+
+def set_aside(path: Path, identity: str) -> Path | None:
+    """Give the summary of another config at this path a name of its own.
+
+    Args:
+        path: Where the next summary goes.
+        identity: The config hash of that one.
+
+    Returns:
+        Where the other summary is now; None if there was none.
+    """
+    other = read_json(path).get('config_hash')
+    if not other or other == identity:
+        return None
+    return path.rename(path.with_name(f'{path.stem}-{other}{path.suffix}'))
 
 
 def _all_of(values: Sequence[str]) -> str:

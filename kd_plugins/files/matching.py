@@ -167,8 +167,8 @@ class WholeLoads:
         if mismatch:
             raise ValueError(
                 f"the checkpoint is another model's, not that of this {describe(module)}: "
-                f'{mismatch}. Give a checkpoint of the model as configured, or name the parts that '
-                f"a training may begin without it in {self.key}, such as ['head.*']."
+                f'{mismatch}. Give a checkpoint of the model as configured; in a training, '
+                f"{self.key} names the weights that it may lack, such as ['head.*']."
             )
         for name in left_out:
             print_log(

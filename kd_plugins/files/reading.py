@@ -125,7 +125,7 @@ def _read(stream: BinaryIO, name: str, map_location: Any) -> Any:
     stream.seek(-len(start), os.SEEK_CUR)
     if start == b'PK\x03\x04':
         return _read_archive(stream, name, map_location)
-    if start[:2] == b'\x80\x02':
+    if start[:1] == b'\x80':
         return _read_legacy(_Whole(stream), map_location)
     raise _NotACheckpoint('another format' if start else 'empty')
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import pickletools
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.config import ConfigDict
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from torch import Tensor
 
 
@@ -78,6 +80,14 @@ def _frozenset(items: list) -> frozenset:
 
 def _ordered(items: list | None = None) -> OrderedDict:
     return OrderedDict((_key(key), value) for key, value in items or ())
+
+
+def _counter(counts: dict) -> Counter:
+    return Counter({key: _of(int, count) for key, count in _of(dict, counts).items()})
+
+
+def _config(content: dict) -> ConfigDict:
+    return ConfigDict(_of(dict, content))
 
 
 def _size(sizes: tuple) -> torch.Size:
@@ -172,17 +182,29 @@ def _numpy_scalar(dtype: np.dtype, content: bytes = b'') -> Any:
     return np.frombuffer(content, dtype).copy()[0] if dtype.itemsize else dtype.type()
 
 
-def _statistic(owner: Global, name: str) -> str:
+def _numpy_buffer(content: Any, dtype: Any, shape: tuple, order: str) -> np.ndarray:
+    # How pickle's protocol 5 writes arrays.
+    dtype, content = _of(np.dtype, dtype), _of((bytes, bytearray), content)
+    if dtype.hasobject or order not in ('C', 'F'):
+        raise ValueError('an array of another kind')
+    flat = np.frombuffer(content, dtype).astype(dtype.newbyteorder('='))
+    return flat.reshape(_whole_numbers(shape), order='F' if order == 'F' else 'C')
+
+
+def _function(owner: Global, name: str) -> Any:
+    """Return a function of a class, which upstream's checkpoints hold."""
     # mmengine's log buffers carry the names of their class's functions, and would write
     # them into the class. They are left out; their class has them.
-    if owner != _HISTORY or name not in ('min', 'max', 'mean', 'current'):
-        raise NotAllowedError('names builtins.getattr')
-    return name
+    if owner == _HISTORY and name in ('min', 'max', 'mean', 'current'):
+        return name
+    if owner == _ONE_CYCLE and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(OneCycleParamScheduler, name)
+    raise NotAllowedError(f'names {_title(owner)}.{name}')
 
 
-def _of(kind: type, value: Any) -> Any:
+def _of(kind: type | tuple[type, ...], value: Any) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f'{type(value).__name__} in the place of {kind.__name__}')
+        raise TypeError(f'{type(value).__name__} in the place of {kind}')
     return value
 
 
@@ -219,17 +241,21 @@ def _fill_record(target: Any, state: dict) -> None:
 
 
 _HISTORY = Global('mmengine.logging.history_buffer', 'HistoryBuffer')
+_ONE_CYCLE = Global('mmengine.optim.scheduler.param_scheduler', 'OneCycleParamScheduler')
 _NDARRAY = Global('numpy', 'ndarray')
 
-#: What weights, optimizer states and mmengine's logs are made of: the globals that a file may
-#: call, and what answers. Both names of NumPy's core, before and since version 2.
+#: What weights, the states of optimizers and schedulers, and mmengine's logs are made of: the
+#: globals that a file may call, and what answers. Both names of NumPy's core, before and since
+#: version 2.
 MAKERS: dict[Global, Callable[..., Any]] = {
     Global('collections', 'OrderedDict'): _ordered,
+    Global('collections', 'Counter'): _counter,  # the milestones of MultiStepLR
+    Global('mmengine.config.config', 'ConfigDict'): _config,  # in a data set's metainfo
     Global('builtins', 'set'): _set,
     Global('builtins', 'frozenset'): _frozenset,
     Global('builtins', 'slice'): slice,
     Global('builtins', 'bytes'): _bytes,
-    Global('builtins', 'getattr'): _statistic,
+    Global('builtins', 'getattr'): _function,
     Global('_codecs', 'encode'): _encode,
     Global('torch', 'Size'): _size,
     Global('torch', 'device'): _device,
@@ -239,8 +265,10 @@ MAKERS: dict[Global, Callable[..., Any]] = {
     Global('numpy', 'dtype'): _numpy_dtype,
     Global('numpy.core.multiarray', '_reconstruct'): _numpy_array,
     Global('numpy.core.multiarray', 'scalar'): _numpy_scalar,
+    Global('numpy.core.numeric', '_frombuffer'): _numpy_buffer,
     Global('numpy._core.multiarray', '_reconstruct'): _numpy_array,
     Global('numpy._core.multiarray', 'scalar'): _numpy_scalar,
+    Global('numpy._core.numeric', '_frombuffer'): _numpy_buffer,
 }
 
 #: The classes that a file may make objects of. Authors keep their options beside the
@@ -274,14 +302,14 @@ _STORAGES = {
 
 _LITERALS = {'INT', 'BININT', 'BININT1', 'BININT2', 'LONG', 'LONG1', 'LONG4', 'FLOAT', 'BINFLOAT'}
 _LITERALS |= {'UNICODE', 'SHORT_BINUNICODE', 'BINUNICODE', 'BINUNICODE8'}
-_LITERALS |= {'SHORT_BINBYTES', 'BINBYTES', 'BINBYTES8'}
+_LITERALS |= {'SHORT_BINBYTES', 'BINBYTES', 'BINBYTES8', 'BYTEARRAY8'}
 _PYTHON_2_TEXTS = ('STRING', 'BINSTRING', 'SHORT_BINSTRING')
 _CONSTANTS = dict(NONE=None, NEWTRUE=True, NEWFALSE=False)
 _EMPTY = dict(EMPTY_LIST=list, EMPTY_TUPLE=tuple, EMPTY_DICT=dict, EMPTY_SET=set)
 _TUPLES = dict(TUPLE1=1, TUPLE2=2, TUPLE3=3)
 
 
-def find_global(module: str, name: str) -> Global | torch.dtype:
+def find_global(module: str, name: str) -> Any:
     """Return what stands for a global, or a data type, which is a constant.
 
     Raises:
@@ -289,10 +317,13 @@ def find_global(module: str, name: str) -> Global | torch.dtype:
     """
     # Protocol 2, which torch writes, has the builtins under their old name.
     found = Global('builtins' if module == '__builtin__' else module, name)
-    if found in MAKERS or found in CLASSES or found == _NDARRAY:
+    if found in MAKERS or found in CLASSES or found in (_NDARRAY, _ONE_CYCLE):
         return found
     if module.split('.')[0] == 'torch' and name in _STORAGES:
         return _STORAGES[name]
+    owner, dot, function = name.rpartition('.')
+    if dot and Global(module, owner) in (_HISTORY, _ONE_CYCLE):
+        return _function(Global(module, owner), function)  # protocol 4 has no getattr
     # Not by getattr, for which torch imports some of its modules.
     dtype = vars(torch).get(name) if module == 'torch' else None
     if isinstance(dtype, torch.dtype):

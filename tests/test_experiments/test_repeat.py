@@ -62,6 +62,20 @@ def config(tmp_path):
     return path
 
 
+def test_the_summary_of_another_config_is_kept(tool, config, capsys):
+    arguments = (config, '--seeds', 1, '--jobs', 1, '--work-dir', 'out')
+    tool(*arguments)
+    first = Path('out/repeat.json').read_bytes()
+    tool(*arguments)
+    assert [path.name for path in Path('out').glob('*.json')] == ['repeat.json']
+    assert Path('out/repeat.json').read_bytes() == first
+    capsys.readouterr()
+    tool(*arguments, '--cfg-options', 'train_cfg.max_epochs=1')
+    kept = Path('out', f'repeat-{json.loads(first)["config_hash"]}.json')
+    assert kept.read_bytes() == first and str(kept) in capsys.readouterr().out.replace('\n', '')
+    assert len(json.loads(Path('out/repeat.json').read_text())['seeds'][0]['accuracy']) == 1
+
+
 def test_trains_every_seed_once_and_reports_last_and_best(tool, config, tmp_path, capsys):
     tool(config, '--seeds', 3, 1, '--jobs', 2, '--work-dir', 'out')
     printed = capsys.readouterr().out

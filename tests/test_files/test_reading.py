@@ -212,11 +212,12 @@ def test_the_switch_reads_it_all_the_same(bomb, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('opcodes', 'name'),
     [
-        # getattr of anything but the statistics of a log.
+        # getattr of anything but the statistics of a log and the curves of a schedule.
         ([b'c__builtin__\ngetattr\n', b'ccollections\nOrderedDict\nX\x08\x00\x00\x00__init__\x86R'],
-         'builtins.getattr'),
+         'collections.OrderedDict.__init__'),
         ([b'c__builtin__\ngetattr\ncmmengine.logging.history_buffer\nHistoryBuffer\n',
-          b'X\x08\x00\x00\x00__init__\x86R'], 'builtins.getattr'),
+          b'X\x08\x00\x00\x00__init__\x86R'],
+         'mmengine.logging.history_buffer.HistoryBuffer.__init__'),
         ([b'c__builtin__\neval\nX\x03\x00\x00\x001+1\x85R'], 'builtins.eval'),
         # torch's own door to another, unguarded load.
         ([b'ctorch.storage\n_load_from_bytes\nC\x01a\x85R'], 'torch.storage._load_from_bytes'),
@@ -238,8 +239,9 @@ def test_torchscript_is_a_program(tmp_path):
         CheckpointLoader.load_checkpoint(str(tmp_path / 'script.pt'))
 
 
+@pytest.mark.parametrize('protocol', [2, 3, 4, 5])
 @pytest.mark.parametrize('zipped', [True, False])
-def test_what_checkpoints_are_made_of_is_read_exactly(tmp_path, zipped):
+def test_what_checkpoints_are_made_of_is_read_exactly(tmp_path, zipped, protocol):
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.ones(3))])
     optimizer.param_groups[0]['params'][0].sum().backward()
     optimizer.step()
@@ -256,7 +258,7 @@ def test_what_checkpoints_are_made_of_is_read_exactly(tmp_path, zipped):
         ),
     )  # fmt: skip
     path = tmp_path / 'checkpoint.pth'
-    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    torch.save(content, path, pickle_protocol=protocol, _use_new_zipfile_serialization=zipped)
     ours = CheckpointLoader.load_checkpoint(str(path))
     theirs = torch.load(path, weights_only=False)
     assert repr(ours['meta']) == repr(theirs['meta'])

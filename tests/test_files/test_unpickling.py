@@ -29,6 +29,9 @@ from kd_plugins.files.unpickling import CLASSES, MAKERS
 HISTORY = named('mmengine.logging.history_buffer', 'HistoryBuffer')
 NAMESPACE = named('argparse', 'Namespace')
 ENCODE = named('_codecs', 'encode')
+ONE_CYCLE = named(
+    'mmengine.optim.scheduler.param_scheduler', 'OneCycleParamScheduler._annealing_cos'
+)
 
 
 @pytest.fixture
@@ -121,7 +124,19 @@ def test_a_log_does_not_write_into_its_class(folder):
         ([b'\x84\xf0\xf0\xf0\x00'], 'has the pickle opcode EXT4'),
         ([NAMESPACE, b')}\x92'], 'has the pickle opcode NEWOBJ_EX'),
         ([b'Pid\n'], 'has the pickle opcode PERSID'),
-        ([b'\x96\x01\x00\x00\x00\x00\x00\x00\x00a'], 'has the pickle opcode BYTEARRAY8'),
+        ([b'\x97'], 'has the pickle opcode NEXT_BUFFER'),
+        # What counts, counts by whole numbers.
+        ([named('collections', 'Counter'), b'}', text('a'), text('b'), b's\x85R'], None),
+        ([named('collections', 'Counter'), b')R', text('a'), b'Ns'], None),
+        ([named('mmengine.config.config', 'ConfigDict'), b']\x85R'], None),
+        # A function of a schedule is given, and nothing can be done to it.
+        ([ONE_CYCLE, attributes(a=b'N')], 'sets attributes of'),
+        ([ONE_CYCLE, b'NNN\x87R'], 'calls a function'),
+        ([ONE_CYCLE, text('a'), b'Ns'], 'puts something into a function'),
+        ([named('mmengine.optim.scheduler.param_scheduler', 'OneCycleParamScheduler.__init__')],
+         'names mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler.__init__'),
+        ([named('mmengine.optim.scheduler.param_scheduler', 'OneCycleParamScheduler'), b')\x81'],
+         'calls mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler'),
         ([NAMESPACE, b')R'], 'calls argparse.Namespace'),
         ([named('torch', 'Size'), b')\x81'], 'calls torch.Size'),
         # mmengine warns of a log that is longer than its length.

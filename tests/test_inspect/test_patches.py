@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from kd_plugins.inspect.compare import load
+from kd_plugins.inspect.compare.drawing import draw_patches
 from kd_plugins.inspect.compare.loading import batch_of
-from kd_plugins.inspect.compare.patches import look
+from kd_plugins.inspect.compare.patches import Patches, look
 
 CSKD = ROOT / 'configs/cskd/cskd_digits.py'
 
@@ -104,3 +106,24 @@ def test_a_training_without_cskd_is_one_sentence(trained):
     del algorithm.distiller.distill_losses['loss_cskd']
     with pytest.raises(ValueError, match=r'has no kd_plugins\.CSKDLoss among model\.distiller'):
         look(algorithm, batch_of(cfg, [3]), [])
+
+
+@pytest.mark.parametrize('rows', [1, 3, 5])
+def test_no_title_covers_another_or_lies_outside(tmp_path, rows):
+    classes = torch.arange(rows)
+    dense = 9.0 * (torch.arange(10) < 3).view(1, 10, 1, 1) + torch.rand(rows, 10, 2, 2)
+    columns = {f'column {i}': dense for i in range(5)}
+    picture = np.zeros((8, 8, 3), np.uint8)
+    names = [str(i) for i in range(10)]
+    found = Patches(classes, classes, classes, columns)
+    figure = draw_patches([picture] * rows, names[:rows], found, names)
+    figure.savefig(tmp_path / 'a.png', dpi=150)
+    # As it was drawn, and not arranged once more.
+    figure.set_layout_engine('none')
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    texts = [text for axes in figure.axes for text in (axes.title, axes.xaxis.label)]
+    boxes = [t.get_window_extent(canvas.get_renderer()) for t in texts if t.get_text()]
+    assert len(boxes) == 2 * rows + 5
+    assert max(box.y1 for box in boxes) <= figure.bbox.height
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])

@@ -1,5 +1,7 @@
 """The tools as a user starts them, in processes of their own."""
 
+import argparse
+import importlib.util
 import json
 import os
 import socket
@@ -47,6 +49,33 @@ def tool(name, *arguments, **kwargs):
 
 def weights(path):
     return torch.load(path, map_location='cpu', weights_only=False)['state_dict']
+
+
+TOOLS = sorted(
+    path.stem
+    for path in (ROOT / 'tools').glob('*.py')
+    if 'def parse_args' in path.read_text(encoding='utf-8')
+)
+
+
+@pytest.mark.parametrize('name', TOOLS)
+def test_every_option_says_what_it_is(name, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def stop(parser, *_):
+        raise Stop(parser)
+
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', stop)
+    spec = importlib.util.spec_from_file_location(f'{name}_tool', ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with pytest.raises(Stop) as stopped:
+        module.parse_args()
+    (parser,) = stopped.value.args
+    assert len(parser._actions) > 1 and parser.format_help()
+    assert [action.dest for action in parser._actions if not action.help] == []
 
 
 def test_train_resume_and_test_student_and_teacher(tmp_path):

@@ -121,7 +121,7 @@ def draw_patches(
     palette = matplotlib.colormaps['tab10' if len(shown) <= 10 else 'tab20']
     colours = {c: palette(i)[:3] for i, c in enumerate(shown)}
     rows, wide = len(pictures), len(answers) + 1
-    figure = Figure(figsize=(1.75 * wide, 1.9 * rows + 0.7), layout='constrained')
+    figure = Figure(figsize=(1.75 * wide, 2.2 * rows + 0.7), layout='constrained')
     grid = figure.subplots(rows, wide, squeeze=False)
     for row, (axes, picture) in enumerate(zip(grid, pictures, strict=True)):
         teacher, student = (names[int(p[row])] for p in (patches.preds_T, patches.preds_S))
@@ -142,7 +142,8 @@ def draw_patches(
                 axis.set_title(name, fontsize=9)
     for axis in grid.flat:
         axis.set(xticks=[], yticks=[])
-    handles = [matplotlib.patches.Patch(color=colours[c], label=f'{c} {names[c]}') for c in shown]
+    labels = {c: str(c) if names[c] == str(c) else f'{c} {names[c]}' for c in shown}
+    handles = [matplotlib.patches.Patch(color=colours[c], label=labels[c]) for c in shown]
     if len(counts) > len(shown):
         handles.append(matplotlib.patches.Patch(color=_GREY, label='others'))
     figure.legend(

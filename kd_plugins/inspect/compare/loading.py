@@ -55,17 +55,16 @@ def load(cfg: Config, checkpoint: str) -> Runner:
 
 
 def validation_batches(cfg: Config, samples: int) -> Iterator[dict[str, Any]]:
-    """Yield batches of the validation set until there are so many samples, in random order.
+    """Yield so many samples of the validation set in batches, in random order.
 
     In the order of the files, the first samples are of one class.
     """
     loader_cfg = copy.deepcopy(cfg.val_dataloader)
     loader_cfg.sampler = dict(type='DefaultSampler', shuffle=True)
-    seen = 0
     for batch in Runner.build_dataloader(loader_cfg, seed=0):
-        yield batch
-        seen += len(batch['data_samples'])
-        if seen >= samples:
+        yield {key: values[:samples] for key, values in batch.items()}
+        samples -= len(batch['data_samples'])
+        if samples <= 0:
             return
 
 
@@ -77,7 +76,7 @@ def validation_set(cfg: Config) -> Any:
 def random_batch(cfg: Config, samples: int) -> dict[str, Any]:
     """Return one batch of so many pictures of the validation set, drawn at random."""
     batches = [*validation_batches(cfg, samples)]
-    return {key: sum((list(b[key]) for b in batches), [])[:samples] for key in batches[0]}
+    return {key: sum((list(b[key]) for b in batches), []) for key in batches[0]}
 
 
 def batch_of(cfg: Config, images: Sequence[str | int]) -> dict[str, Any]:

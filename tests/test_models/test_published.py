@@ -84,7 +84,7 @@ def test_torchvision_checkpoints_load(tmp_path):
     'other, says',
     [
         ('resnet14', r'missing \(first: backbone\.layer1\.2\.conv1\.weight\)'),
-        ('resnet32', r'unknown to the teacher \(first: backbone\.layer1\.3\.conv1\.weight\)'),
+        ('resnet32', r'unknown to it \(first: backbone\.layer1\.3\.conv1\.weight\)'),
         ('vgg8', r'missing \(first: backbone\.conv1\.weight\).*first: backbone\.block0\.0\.weight'),
         ('resnet8x4', r'another shape \(first: backbone\.conv1\.weight is \(32, 3, 3, 3\)'),
     ],
@@ -100,5 +100,7 @@ def test_a_checkpoint_of_another_network_is_refused_by_its_first_key(other, says
 def test_a_checkpoint_of_other_classes_is_refused(tmp_path):
     weights = checkpoint(MODELS.build(classifier('vgg8', 10)), 'vgg8')
     torch.save(weights, tmp_path / 'teacher.pth')
-    with pytest.raises(ValueError, match=r'head\.fc\.weight is \(10, 512\) in the file, \(100, '):
+    with pytest.raises(
+        ValueError, match=r'head\.fc\.weight is \(10, 512\) in the file and \(100, '
+    ):
         load_weights(MODELS.build(classifier('vgg8')), str(tmp_path / 'teacher.pth'))

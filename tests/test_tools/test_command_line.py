@@ -165,7 +165,7 @@ def test_mim_trains_a_config_by_its_path(tmp_path, package):
         (('nowhere.py',), "config 'nowhere.py' is not a file"),
         (
             (KD,),
-            "model.teacher_ckpt='work_dirs/digits_teacher/epoch_30.pth' is not a file (looked for in ",
+            "model.teacher_ckpt='work_dirs/digits_teacher/epoch_30.pth' is not a file ",
         ),
     ],
 )

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +28,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.experiments.timing import now
 from kd_plugins.networks import resolve_network
 
 CONFIG = Path(__file__).resolve().parent.parent / 'configs/bckd/bckd_gfl_r101_r18_fpn_1x_coco.py'
@@ -127,12 +127,11 @@ def main() -> None:
     for i in range(args.steps + WARM_UP):
         names = list(steps)
         for name in names[i % 3 :] + names[: i % 3]:
-            _wait(args.device)
-            start = time.perf_counter()
+            start = now()
             steps[name]()
-            _wait(args.device)
+            seconds = now() - start
             if i >= WARM_UP:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(seconds)
     for name, values in times.items():
         line = f'{name:8}{1e3 * statistics.median(values):9.1f} ms'
         for other in ('floor', 'mmrazor'):
@@ -140,11 +139,6 @@ def main() -> None:
             ratios = [a / b for a, b in zip(values, times[other], strict=True)]
             line += f'   {statistics.median(ratios):.4f} of {other}'
         print(line)
-
-
-def _wait(device: str) -> None:
-    if device != 'cpu':
-        torch.cuda.synchronize()
 
 
 if __name__ == '__main__':

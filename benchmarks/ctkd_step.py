@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 
 import torch
 from kd_pair import CLASSES, algorithm
-from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
+
+from kd_plugins.experiments.timing import now
+from kd_plugins.structures import Progress
 
 TEMPERATURES = {
     'fixed': 4.0,
@@ -47,21 +48,20 @@ def main() -> None:
     init_default_scope('mmpretrain')
     from mmpretrain.structures import DataSample
 
-    progress = dict(iter=0, max_iters=1000, epoch=9, max_epochs=10)
-    MessageHub.get_current_instance().update_info_dict(progress)
     models = {name: trained(tau, args.device) for name, tau in TEMPERATURES.items()}
+    for model, _ in models.values():
+        model.set_progress(Progress(iter=0, max_iters=1000, epoch=9, max_epochs=10))
     samples = [DataSample().set_gt_label(i % CLASSES) for i in range(args.batch_size)]
     data = dict(inputs=torch.randn(args.batch_size, 3, 32, 32), data_samples=samples)
     times: dict[str, list[float]] = {name: [] for name in models}
     warm_up = 5
     for step in range(args.steps + warm_up):
         for name, (model, optimizer) in models.items():
-            _wait(args.device)
-            start = time.perf_counter()
+            start = now()
             model.train_step(data, optimizer)
-            _wait(args.device)
+            seconds = now() - start
             if step >= warm_up:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(seconds)
     base = statistics.median(times['fixed'])
     for name, values in times.items():
         median = statistics.median(values)
@@ -71,11 +71,6 @@ def main() -> None:
             f'{name:14} {1e3 * median:8.2f} ms   {median / base:.4f} of fixed '
             f'(median of paired ratios {statistics.median(ratios):.4f})'
         )
-
-
-def _wait(device: str) -> None:
-    if device != 'cpu':
-        torch.cuda.synchronize()
 
 
 if __name__ == '__main__':

@@ -21,14 +21,15 @@ from __future__ import annotations
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from kd_pair import CLASSES, algorithm
-from mmengine.logging import MessageHub, MMLogger
+from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
+
+from kd_plugins.experiments.timing import now
 
 SGD = dict(type='SGD', lr=0.01, momentum=0.9, weight_decay=5e-4)
 WARM_UP = 5
@@ -75,8 +76,6 @@ def main() -> None:
     init_default_scope('mmpretrain')
     from mmpretrain.structures import DataSample
 
-    progress = dict(iter=0, max_iters=1000, epoch=9, max_epochs=10)
-    MessageHub.get_current_instance().update_info_dict(progress)
     samples = [DataSample().set_gt_label(i % CLASSES) for i in range(args.batch_size)]
     data = dict(inputs=torch.randn(args.batch_size, 3, 32, 32), data_samples=samples)
     groups = dict(paramwise_cfg=dict(norm_decay_mult=1.0)) if args.groups else {}
@@ -97,12 +96,11 @@ def main() -> None:
             if args.device != 'cpu':
                 torch.cuda.reset_peak_memory_stats()
                 held = torch.cuda.memory_allocated()
-            _wait(args.device)
-            start = time.perf_counter()
+            start = now()
             steps[name]()
-            _wait(args.device)
+            seconds = now() - start
             if i >= WARM_UP:
-                times[name].append(time.perf_counter() - start)
+                times[name].append(seconds)
             if args.device != 'cpu':
                 peaks[name] = (torch.cuda.max_memory_allocated() - held) / 2**20
     for name, values in times.items():
@@ -114,11 +112,6 @@ def main() -> None:
         if peaks:
             line += f'   peak {peaks[name]:.1f} MiB above what was held'
         print(line)
-
-
-def _wait(device: str) -> None:
-    if device != 'cpu':
-        torch.cuda.synchronize()
 
 
 if __name__ == '__main__':

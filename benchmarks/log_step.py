@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from types import SimpleNamespace
 
 import torch
@@ -22,6 +21,7 @@ from mmengine.logging import MessageHub
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 
+from kd_plugins.experiments.timing import now
 from kd_plugins.hooks import DistillationLogHook
 
 
@@ -49,26 +49,20 @@ def main() -> None:
     warm_up = 5
     for step in range(args.steps + warm_up):
         for watched, values in times.items():
-            start = _now(args.device)
+            start = now()
             if watched:
                 hook.before_train_iter(runner, 0)
             model.train_step(data, optimizer)
             if watched:
                 hook.after_train_iter(runner, 0)
             if step >= warm_up:
-                values.append(_now(args.device) - start)
+                values.append(now() - start)
     # Step by step, since neighbours in time share the machine's load.
     ratio = statistics.median(a / b for a, b in zip(times[True], times[False], strict=True))
     print(
         f'{1e3 * statistics.median(times[False]):.2f} ms a step; a step that is looked at takes '
         f'{ratio:.4f} of that, which is {1 + (ratio - 1) / 100:.5f} with every hundredth logged'
     )
-
-
-def _now(device: str) -> float:
-    if device != 'cpu':
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 if __name__ == '__main__':

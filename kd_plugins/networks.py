@@ -62,7 +62,10 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
     package = path.split('::')[0] if '::' in path else None
     if package:
         with DefaultScope.overwrite_default_scope(package):
-            whole = get_config(path, pretrained)
+            try:
+                whole = get_config(path, pretrained)
+            except AssertionError:  # mmengine's, of a config that is listed without weights
+                whole = get_config(path)
     elif not os.path.isfile(path):
         raise FileNotFoundError(
             f'{key}.cfg_path={path!r} is not a file{relative_to(path)}: give the path of a config '
@@ -78,8 +81,8 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
     weights = whole.get('model_path') if pretrained else None
     if pretrained and weights is None:
         raise ValueError(
-            f'{key}.pretrained=True: {path!r} is not in the model index of an upstream package, '
-            'which would name its weights: give their path or address, '
+            f'{key}.pretrained=True: no model index of an upstream package lists weights of '
+            f'{path!r}: give their path or address, '
             f"{key}.init_cfg=dict(type='Pretrained', checkpoint=...)."
         )
     return ConfigDict(Config._merge_a_into_b(rest, model)), weights

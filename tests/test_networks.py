@@ -55,11 +55,19 @@ def test_pretrained_gives_the_address_of_the_index():
     assert weights.startswith('https://') and 'resnet34_8xb32_in1k' in weights
 
 
-@pytest.mark.parametrize('path', ['mmpretrain::_base_/models/resnet18.py', 'FILE'])
+@pytest.mark.parametrize(
+    'path',
+    [
+        'mmpretrain::_base_/models/resnet18.py',
+        'mmpretrain::resnet/resnet50_8xb32-coslr-preciseBN_in1k.py',
+        'FILE',
+    ],
+    ids=['base', 'listed without', 'file'],
+)
 def test_pretrained_is_refused_where_no_index_has_weights(path):
     """The student would begin at random."""
     path = path.replace('FILE', str(ROOT / 'configs/vanilla/digits_student.py'))
-    with pytest.raises(ValueError, match=r'x\.pretrained=True: .* is not in the model index'):
+    with pytest.raises(ValueError, match=r'x\.pretrained=True: no model index .* lists weights of'):
         resolve_network(dict(cfg_path=path, pretrained=True), 'x')
 
 

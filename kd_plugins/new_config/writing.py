@@ -168,14 +168,12 @@ def _build(cfg: Mapping[str, Any]) -> BaseModel:
 def _check_listed_weights(request: Request, teacher: str) -> None:
     """Refuse a teacher whose package lists no weights for it, or weights of other classes."""
     try:
-        network, weights = resolve_network(dict(cfg_path=teacher, pretrained=True), '--teacher')
-    except AssertionError:  # mmengine's, of a config that is listed without weights
-        weights = None
-    if weights is None:
+        network, _ = resolve_network(dict(cfg_path=teacher, pretrained=True), '--teacher')
+    except ValueError:
         raise ValueError(
             f'--teacher {teacher!r}: {teacher.split("::")[0]} lists no weights for it: give '
             '--teacher-ckpt.'
-        )
+        ) from None
     listed = network.get('head', {}).get('num_classes')
     if request.classes and listed != len(request.classes):
         raise ValueError(

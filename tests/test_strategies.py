@@ -139,7 +139,7 @@ def test_activation_checkpointing_changes_nothing(tmp_path, method):
     kept = runner.train().state_dict()
     plain = train(of(method, tmp_path / 'a'))
     # Where a part's input goes elsewhere too, gradients are added up in another order.
-    assert difference(plain, kept) < 1e-8
+    assert difference(plain, kept) < 1e-7
     # Once more in each backward pass; DOT has two.
     assert len(calls) == 6 * (3 if 'DOT' in method else 2)
 

@@ -87,7 +87,9 @@ def test_every_schedule_goes_on_from_what_was_read(name, protocol, tmp_path):
 @pytest.mark.parametrize('name', sorted(ALL_OPTIMIZERS))
 def test_the_state_of_every_optimizer_is_read(name, tmp_path):
     torch.manual_seed(0)
-    network = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 2))
+    # Muon takes matrices only.
+    layers = [torch.nn.Linear(3, size, bias=name != 'Muon') for size in (3, 2)]
+    network = torch.nn.Sequential(*layers)
     optimizer = ALL_OPTIMIZERS[name](network.parameters(), lr=0.1)
 
     def loss():

@@ -119,7 +119,6 @@ class NetworkTeacher(Teacher):
         """See :meth:`Teacher.follow`."""
         if self.owned:
             change(self.network)
-            change(self.input)
             # Tells its own preprocessor, too.
             self.network.to(self._weight().device)
 

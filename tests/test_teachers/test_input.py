@@ -356,6 +356,12 @@ def test_configs_and_built_models_declare_by_one_rule(declared, cfg):
     assert as_cfg.teacher.has_own_input is as_model.teacher.has_own_input is declared
 
 
+def test_a_config_that_names_a_preprocessor_declares_it_though_nothing_is_set():
+    """Raw pixels are an input of its own; of a built model nobody can tell any more."""
+    cfg = dict(TEACHER, data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'))
+    assert build(teacher=cfg).teacher.has_own_input
+
+
 def test_mmpretrains_classifiers_declare_nothing_where_nothing_was_given():
     cfg = dict(
         type='mmpretrain.ImageClassifier',

@@ -135,7 +135,9 @@ def build_student_network(
     """
     if isinstance(cfg, BaseModel):
         if preprocessor is not None:
-            cfg.data_preprocessor = BaseModel(preprocessor).data_preprocessor
+            cfg.data_preprocessor = (
+                preprocessor if isinstance(preprocessor, nn.Module) else MODELS.build(preprocessor)
+            )
         return cfg
     student_cfg, pretrained = resolve_network(cfg, 'model.architecture')
     if preprocessor is not None:

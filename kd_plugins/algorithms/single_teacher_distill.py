@@ -22,6 +22,11 @@ from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
 from kd_plugins.teachers import build_teacher
 
+_EXCHANGED = (
+    'the data_preprocessor of a distillation cannot be exchanged, because the '
+    "teacher's input is made of what it gives: build another model."
+)
+
 
 @MODELS.register_module()
 class SingleTeacherDistill(StudentModel):
@@ -136,11 +141,16 @@ class SingleTeacherDistill(StudentModel):
     def __setattr__(self, name: str, value: Any) -> None:
         """See :class:`StudentModel`; the preprocessor stays the one the teacher was told of."""
         if name == 'data_preprocessor' and self.__dict__.get('_finished') and self.teacher:
-            raise AttributeError(
-                'the data_preprocessor of a distillation cannot be exchanged, because the '
-                "teacher's input is made of what it gives: build another model."
-            )
+            raise AttributeError(_EXCHANGED)
         super().__setattr__(name, value)
+
+    def _adopt(self) -> None:
+        """See :class:`StudentModel`; whoever built the student may have exchanged its own."""
+        told = self._modules.get('data_preprocessor')
+        exchanged = self.architecture._modules.get('data_preprocessor') is not told
+        if exchanged and self.__dict__.get('_finished') and self.teacher:
+            raise AttributeError(_EXCHANGED)
+        super()._adopt()
 
     def init_weights(self) -> None:
         """Initialise the student as if it were alone, then what the terms learn."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from kd_plugins.hooks.of_runner import is_logged, trained_model
 from kd_plugins.registry import HOOKS
-from kd_plugins.schedules import descent
+from kd_plugins.schedules import Schedule, descent
 from kd_plugins.structures import Progress
 from kd_plugins.temperatures import LearnedTemperature
 
@@ -66,6 +66,7 @@ class CurriculumTemperatureHook(Hook):
                 'below 0 (0 and -1 are the published ones).'
             )
         self._temperatures: dict[str, LearnedTemperature] = {}
+        self._before: dict[str, Schedule] = {}
 
     def before_train(self, runner: Any) -> None:
         """Check the curriculum and give it to every learned temperature."""
@@ -78,8 +79,16 @@ class CurriculumTemperatureHook(Hook):
                 f'{type(self).__name__} finds no learned temperature in the model: give a loss '
                 "tau=dict(type='kd_plugins.GlobalTemperature'), or leave the hook out."
             )
+        self._before = {
+            name: temperature.curriculum for name, temperature in self._temperatures.items()
+        }
         for temperature in self._temperatures.values():
             temperature.curriculum = self.curriculum
+
+    def after_train(self, runner: Any) -> None:
+        """Give back the curriculum: another training of the model may have another one."""
+        for name, curriculum in self._before.items():
+            self._temperatures[name].curriculum = curriculum
 
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None

@@ -85,6 +85,11 @@ class DistillationGuardHook(Hook):
         """Read the records before a validation, whose best gets a checkpoint."""
         self._read(runner)
 
+    def after_train(self, runner: Any) -> None:
+        """Leave the terms alone: another training of the model may have another guard."""
+        for watch in self.watches:
+            watch.remove()
+
     def _checkpoint_is_due(self, runner: Any) -> bool:
         return any(
             not hook.by_epoch

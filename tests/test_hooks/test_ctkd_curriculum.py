@@ -179,3 +179,13 @@ def test_defaults_are_the_published_curriculum():
     linear = CurriculumTemperatureHook('linear', length=4).curriculum
     assert linear == descent('linear', 0.0, -1.0, 4, name=name) and linear.at(0.5) == -0.5
     assert MODELS.get('kd_plugins.GlobalTemperature') is not None
+
+
+def test_the_curriculum_ends_with_its_training(tmp_path):
+    first = runner_of(tmp_path / 'a', dict(length=2, min=-3.0))
+    first.train()
+    second = runner_of(tmp_path / 'b', None, max_epochs=11)
+    second.model = first.model
+    second.train()
+    tau = temperature(second)
+    assert tau.curriculum(tau.progress) == -1.0

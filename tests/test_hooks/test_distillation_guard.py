@@ -267,3 +267,14 @@ def test_a_model_without_distillation_is_left_alone(tmp_path):
 def test_wrong_settings_say_so(settings, says):
     with pytest.raises(ValueError, match=says):
         DistillationGuardHook(**settings)
+
+
+def test_a_guard_ends_with_its_training(tmp_path):
+    first = training(tmp_path / 'a', [], action='skip', epochs=1)
+    first.train()
+    second = training(tmp_path / 'b', [], action='stop', epochs=1)
+    second.model = first.model
+    loss = first.model.distiller.distill_losses['loss_kd']
+    loss.at = [loss.calls + 2]
+    with pytest.raises(FloatingPointError, match='became inf at iteration 2'):
+        second.train()

@@ -160,6 +160,14 @@ def test_another_preprocessor_would_not_be_the_one_the_teacher_was_told_of():
         model.data_preprocessor = copy.deepcopy(model.data_preprocessor)
 
 
+def test_nor_would_one_that_another_distillation_gives_the_student():
+    student = MODELS.build(dict(STUDENT))
+    first = build(architecture=student)
+    build(architecture=student, data_preprocessor=dict(type='BaseDataPreprocessor'))
+    with pytest.raises(AttributeError, match="the teacher's input is made of what it gives"):
+        first.train()
+
+
 @pytest.mark.parametrize('size', [0, -3, True, 224.0, '224', (4,), (4, 5, 6), (4, 0)])
 def test_an_input_size_that_is_none_is_refused(size):
     with pytest.raises(ValueError, match=r'model\.teacher_input_size=.* is wrong: give a number'):

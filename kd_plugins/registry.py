@@ -70,7 +70,7 @@ TASK_UTILS = Registry(
     'task util',
     parent=MMENGINE_TASK_UTILS,
     scope='kd_plugins',
-    locations=['kd_plugins.recorders'],
+    locations=['kd_plugins.recorders', 'kd_plugins.batch_parts'],
 )
 
 __all__ = [

@@ -24,12 +24,14 @@ class Progress:
         epoch: Epochs completed before the current one, counted from 0.
         max_epochs: Epochs of the whole training. An iteration-based loop has
             no epochs and reports 1.
+        seed: The training's seed, the same on every rank.
     """
 
     iter: int
     max_iters: int
     epoch: int
     max_epochs: int
+    seed: int = 0
 
     @property
     def has_epochs(self) -> bool:
@@ -50,7 +52,26 @@ class Progress:
         values = [hub.get_info(key) for key in keys]
         if any(value is None for value in values):
             return None
-        return cls(*(int(value) for value in values))
+        seed = hub.get_info('shared_seed')
+        return cls(*(int(value) for value in values), seed=int(seed or 0))
+
+
+@dataclass(frozen=True)
+class PastedRegion:
+    """What RecursiveMix has pasted into every picture of a batch.
+
+    Args:
+        box: Where, (x1, y1, x2, y2) in pixels.
+        size: Height and width of the pictures in pixels.
+        share: The share of the picture that the box covers, in [0, 1].
+        preds: What the student said of the pasted pictures when they were whole, its
+            logits, (N, C); None where nothing was pasted.
+    """
+
+    box: tuple[int, int, int, int]
+    size: tuple[int, int]
+    share: float
+    preds: Tensor | None
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_plugins.algorithms.student import StudentModel
+from kd_plugins.batch_parts import build_batch_parts, record_parts
 from kd_plugins.distillers import ask_teacher, build_distiller, check_records, reset_records
 from kd_plugins.networks import (
     NetworkCfg,
@@ -50,6 +51,8 @@ class SingleTeacherDistill(StudentModel):
             where a built model is given.
         distiller: Config of mmrazor's ``ConfigurableDistiller``: recorders,
             connectors, ``distill_losses`` and ``loss_forward_mappings``.
+        batch_parts: Parts that change a batch between the preprocessor and the
+            networks, such as ``dict(type='kd_plugins.RecursiveMix')``.
         data_preprocessor: The student's; the Runner puts the config's
             top-level one here. Defaults to the one in ``architecture``.
         teacher_input_size: Height and width (or one number for both) to resize
@@ -101,6 +104,7 @@ class SingleTeacherDistill(StudentModel):
         student_trainable: bool = True,
         init_cfg: dict | Sequence[dict] | None = None,
         load_from_except: Sequence[str] = (),
+        batch_parts: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         for key, value, only in (
             ('teacher_trainable', teacher_trainable, False),
@@ -133,6 +137,7 @@ class SingleTeacherDistill(StudentModel):
         self._owns_teacher = True
         with forked_random_states():
             self.distiller = build_distiller(distiller, self.architecture, built.network)
+        self.batch_parts = build_batch_parts(batch_parts, self.architecture, self.distiller)
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False
@@ -178,6 +183,8 @@ class SingleTeacherDistill(StudentModel):
             self._is_whole = True
         if self.distillation_stopped:
             return _prefixed('student', self.architecture(inputs, data_samples, mode='loss'))
+        for part in self.batch_parts:
+            inputs, data_samples = part.change(inputs, data_samples)
         distiller.set_deliveries_override(False)
         with distiller.teacher_recorders, distiller.deliveries:
             self.teacher.look(inputs, data_samples)
@@ -187,8 +194,11 @@ class SingleTeacherDistill(StudentModel):
             outputs = self.architecture(inputs, data_samples, mode=mode)
         losses = _prefixed('student', outputs) if self.calculate_student_loss else {}
         ask_teacher(distiller, self.teacher)
+        record_parts(distiller)
         check_records(distiller)
         losses.update(_prefixed('distill', distiller.compute_distill_losses()))
+        for part in self.batch_parts:
+            part.remember(lambda name: distiller.get_record(name, from_student=True))
         reset_records(distiller)
         return losses
 
@@ -216,14 +226,14 @@ class SingleTeacherDistill(StudentModel):
         return total, log_vars
 
     def set_progress(self, progress: Progress | None) -> None:
-        """Tell the terms how far the training has come; mmengine's Runner does so.
+        """Tell the terms and the parts how far the training has come; mmengine's Runner does so.
 
         Args:
             progress: The training's, or None outside of one.
         """
-        for module in self.distiller.modules():
-            if hasattr(module, 'set_progress'):
-                module.set_progress(progress)
+        for each in (*self.distiller.modules(), *self.batch_parts):
+            if hasattr(each, 'set_progress'):
+                each.set_progress(progress)
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> SingleTeacherDistill:
         """Move or convert the teacher along, but no teacher of another algorithm."""

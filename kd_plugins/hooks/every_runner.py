@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.dist import broadcast_object_list
 from torch import nn
 
 from kd_plugins.files.matching import TERMS
@@ -16,6 +17,7 @@ def before_train(runner: Any) -> None:
     """Give the optimizer wrapper the runner's message hub, and look at the config's names.
 
     mmengine's wrapper takes the hub that was made last, which may be another runner's.
+    Tell all ranks of a distillation one seed.
 
     Raises:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see.
@@ -25,6 +27,10 @@ def before_train(runner: Any) -> None:
         each.message_hub = runner.message_hub
     model = trained_model(runner)
     if hasattr(model, 'set_progress'):
+        # With diff_rank_seed every rank has a seed of its own.
+        seed = [runner.seed]
+        broadcast_object_list(seed)
+        runner.message_hub.update_info('shared_seed', seed[0])
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
         check_layer_decay(runner.cfg.get('optim_wrapper'), model)
 

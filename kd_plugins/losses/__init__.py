@@ -12,11 +12,17 @@ from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
+from kd_plugins.losses.recursive_mix import (
+    RecursiveMixLoss,
+    consistency_loss,
+    pool_region,
+)
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
 from kd_plugins.losses.weighted import Weighted
 from kd_plugins.losses.with_temperature import WithTemperature
+from kd_plugins.losses.zipf import ZipfLoss, vote_ranks, zipf_loss, zipf_target
 
 #: Names that they had first, for configs that import classes.
 BinaryClassificationKDLoss = BCKDClassificationLoss
@@ -32,19 +38,26 @@ __all__ = [
     'KDLoss',
     'LDLoss',
     'PKTLoss',
+    'RecursiveMixLoss',
     'SPLoss',
     'SRRLLoss',
     'VIDLoss',
     'Weighted',
     'WithTemperature',
+    'ZipfLoss',
     'binary_classification_kd',
+    'consistency_loss',
     'dkd_loss',
     'fused_target',
     'hard_loss',
     'kd_loss',
     'localization_weight',
     'pkt_loss',
+    'pool_region',
     'sp_loss',
     'srrl_loss',
     'vid_loss',
+    'vote_ranks',
+    'zipf_loss',
+    'zipf_target',
 ]

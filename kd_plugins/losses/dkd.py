@@ -93,6 +93,9 @@ class DKDLoss(LogitsLoss):
             first step, a warm-up longer than the training.
     """
 
+    #: Of how many classes a label may be made; parts that mix more are refused beside it.
+    classes_per_label = 2
+
     def __init__(
         self,
         tau: float | Mapping[str, Any] | nn.Module = 4.0,

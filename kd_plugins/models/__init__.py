@@ -7,6 +7,8 @@ pixels are mmpretrain's own ``ResNet_CIFAR`` with ``zero_init_residual=False``.
 """
 
 from kd_plugins.models.cifar_mobilenet_v2 import CIFARMobileNetV2
+from kd_plugins.models.cifar_preact_resnet import CIFARPreActResNet
+from kd_plugins.models.cifar_pyramid_net import CIFARPyramidNet
 from kd_plugins.models.cifar_resnet import CIFARResNet
 from kd_plugins.models.cifar_shufflenet_v1 import CIFARShuffleNetV1
 from kd_plugins.models.cifar_shufflenet_v2 import CIFARShuffleNetV2
@@ -18,6 +20,8 @@ from kd_plugins.models.tiny_imagenet_mobilenet_v2 import TinyImageNetMobileNetV2
 
 __all__ = [
     'CIFARMobileNetV2',
+    'CIFARPreActResNet',
+    'CIFARPyramidNet',
     'CIFARResNet',
     'CIFARShuffleNetV1',
     'CIFARShuffleNetV2',

@@ -4,10 +4,11 @@ They stand in ``student_recorders`` and ``teacher_recorders`` beside mmrazor's
 own and hand the terms records that no longer say which network made them.
 """
 
+from kd_plugins.recorders.batch_part import BatchPartRecorder
 from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
 from kd_plugins.recorders.detection_head import DetectionHeadRecorder
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
 
-__all__ = ['DenseLogitsRecorder', 'DetectionHeadRecorder']
+__all__ = ['BatchPartRecorder', 'DenseLogitsRecorder', 'DetectionHeadRecorder']

@@ -1,16 +1,17 @@
-"""For CSKD: what a classifier says at every position of its last feature map."""
+"""For CSKD and Zipf: what a classifier says at every position of its last feature map."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.registry import TASK_UTILS
 
 #: Where mmpretrain's heads keep a linear classifier; of two, the distillation token's.
@@ -41,11 +42,17 @@ class DenseLogitsRecorder(BaseRecorder):
         classifier: Name of the classifier to apply instead, an ``nn.Linear`` or
             a convolution of 1 x 1.
         extra_tokens: How many tokens of ``features`` come before the patches.
+        upsample: How many times as many rows and columns to give, bilinearly
+            between the positions (half-pixel centres). To upsample the features
+            first would give the same, for the classifier is linear.
+        others: Further heads of the network, each as a mapping of the arguments
+            above, such as ``dict(features='backbone.layer3', classifier='aux')``.
+            The record is then a tuple, this head's tensor first.
 
     Raises:
         ValueError: If the network has no such module, no feature map or no
-            linear classifier on it; in the first step, if ``features`` turns
-            out to be something else.
+            linear classifier on it, or if ``upsample`` is no whole number; in the
+            first step, if ``features`` turns out to be something else.
     """
 
     def __init__(
@@ -53,16 +60,22 @@ class DenseLogitsRecorder(BaseRecorder):
         features: str | None = None,
         classifier: str | None = None,
         extra_tokens: int = 0,
+        upsample: int = 1,
+        others: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         super().__init__(features or 'backbone')
         self._features, self.classifier = features, classifier
         self._extra_tokens = extra_tokens
+        self._upsample = checks.whole_number('DenseLogits.upsample', upsample)
+        self._others = [DenseLogitsRecorder(**other) for other in others]
         self._recording = False
         self._pending: Tensor | None = None
         self.num_classes: int | None = None
 
     def prepare_from_model(self, model: nn.Module | None = None) -> None:
         """Find the features and the classifier, and hook the former."""
+        for other in self._others:
+            other.initialize(model)
         modules = dict(model.named_modules()) if model is not None else {}
         name = self.classifier = self.classifier or _find_classifier(modules)
         if name is None:
@@ -146,8 +159,10 @@ class DenseLogitsRecorder(BaseRecorder):
                 f'which is no feature map (N, {weight.shape[1]}, H, W) for the classifier: name '
                 'the module whose output the global pooling gets.'
             )
-        logits = F.linear(features.movedim(1, -1), weight, self._linear.bias)
-        self.data_buffer.append(logits.movedim(-1, 1))
+        logits = F.linear(features.movedim(1, -1), weight, self._linear.bias).movedim(-1, 1)
+        if self._upsample > 1:
+            logits = F.interpolate(logits, scale_factor=self._upsample, mode='bilinear')
+        self.data_buffer.append(logits)
 
     def _square(self, tokens: Tensor) -> Tensor:
         """Arrange tokens, (N, L, C), as a map of a square grid."""
@@ -164,10 +179,19 @@ class DenseLogitsRecorder(BaseRecorder):
     def __enter__(self) -> None:
         super().__enter__()
         self._recording = True
+        for other in self._others:
+            other.__enter__()
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         super().__exit__(exc_type, exc_value, traceback)
         self._recording = False
+        for other in self._others:
+            other.__exit__(exc_type, exc_value, traceback)
+        if self._others:
+            each = (self.data_buffer, *(other.data_buffer for other in self._others))
+            self._data_buffer = list(zip(*each, strict=False))
+            for other in self._others:
+                other.reset_data_buffer()
 
 
 def _find_classifier(modules: dict[str, nn.Module]) -> str | None:

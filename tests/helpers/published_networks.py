@@ -1,9 +1,10 @@
 """What the published networks gave, and their names for our weights.
 
 Recorded from github.com/megvii-research/mdistiller, commit a08d46f, whose CIFAR
-networks are RepDistiller's (b84f547) and CTKD's (7d52522): parameters, a digest
-of the state dict's keys and shapes, and three numbers of the logits in float64,
-with the weights of :func:`weight` and the pictures of :func:`pictures`.
+networks are RepDistiller's (b84f547) and CTKD's (7d52522), unless another source
+stands beside a network: parameters, a digest of the state dict's keys and shapes,
+and three numbers of the logits in float64, with the weights of :func:`weight` and
+the pictures of :func:`pictures`.
 """
 
 import hashlib
@@ -20,6 +21,14 @@ def resnet(depth, **kwargs):
 
 def wide(depth, factor):
     return dict(type='kd_plugins.CIFARWideResNet', depth=depth, widen_factor=factor)
+
+
+def preact(depth):
+    return dict(type='kd_plugins.CIFARPreActResNet', depth=depth)
+
+
+def pyramid(depth, alpha):
+    return dict(type='kd_plugins.CIFARPyramidNet', depth=depth, alpha=alpha)
 
 
 def vgg(depth, **kwargs):
@@ -81,6 +90,18 @@ NETWORKS = {
                  (-0.2010379539442677, -15.282594644651015, 32.31009221710286)),
     'ResNet50': (dict(type='ResNet_CIFAR', depth=50), 2048, 32, 'linear', 23705252, 'd5367c1bcc2c',
                  (1223.7748376035154, -8119.220456653486, 6529.604757683815)),
+    # megvii-research/zipfls (108e27a), without the heads that its commands leave idle.
+    'preact10': (preact(10), 512, 32, 'linear', 4946724, '5bd5355b0b79',
+                 (-9.777210591696303, 16.85662522883654, 7.087843136375149)),
+    'preact18': (preact(18), 512, 32, 'linear', 11217444, '0e3255f6a440',
+                 (15.615843898093654, -18.992250530279126, 45.49100095777685)),
+    # implus/RecursiveMix-pytorch (ed381bf), without the head of the pasted regions.
+    'pyramid20_24': (pyramid(20, 24), 160, 32, 'fc', 112916, '475ffdc3d752',
+                     (48.38257420989337, 138.44116177389301, 69.33122926109608)),
+    'pyramid164_270': (pyramid(164, 270), 1144, 32, 'fc', 27319071, '48e7fc7478aa',
+                       (-5.135641621920461e+17, 8.98678761382391e+17, 7.65404413971419e+17)),
+    'pyramid200_240': (pyramid(200, 240), 1024, 32, 'fc', 26844952, '23bb10510cc8',
+                       (1.8253101891750344e+22, 1.5192651878814718e+22, 4.655462172430969e+22)),
     # On Tiny-ImageNet, with 200 classes; its classifier, a 1 x 1 convolution, is a linear one.
     'MobileNetV2 at 64 pixels': (dict(type='kd_plugins.TinyImageNetMobileNetV2'), 1280, 64, 'fc',
                                  2497480, 'b133480e26a9',
@@ -115,6 +136,8 @@ def published_key(key, name):
     if kind == 'TinyImageNetMobileNetV2':
         key = re.sub(r'^blocks\.(\d)\.', lambda m: f'stage{int(m[1]) + 1}.', key)
         return re.sub(r'^(stage[17])\.0\.', r'\1.', key)
+    if kind == 'CIFARPreActResNet':
+        return key.replace('.shortcut.', '.shortcut.0.')
     if kind == 'ResNet_CIFAR':
         return key.replace('.downsample.', '.shortcut.')
     if kind == 'CIFARShuffleNetV2':

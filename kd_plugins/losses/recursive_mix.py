@@ -15,9 +15,7 @@ from kd_plugins.registry import MODELS
 from kd_plugins.structures import PastedRegion
 
 
-def pool_region(
-    feature_map: Tensor, box: Sequence[float], size: tuple[int, int]
-) -> Tensor:
+def pool_region(feature_map: Tensor, box: Sequence[float], size: tuple[int, int]) -> Tensor:
     """Mean of a region of feature maps, the same region of each: RoIAlign to one cell.
 
     It is a weighted mean over the map whose weights are a product of rows and

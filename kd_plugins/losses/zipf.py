@@ -206,7 +206,9 @@ class ZipfLoss(WeightedLoss):
         smallest = self.settings.get('smallest', 0.0)
         if smallest * classes > 1:
             raise checks.refuse(
-                'ZipfLoss.target.smallest', smallest, f'at most 1 / {classes}, for {classes} classes'
+                'ZipfLoss.target.smallest',
+                smallest,
+                f'at most 1 / {classes}, for {classes} classes',
             )
         return torch.cat([dense.detach().argmax(dim=1).flatten(1) for dense in maps], dim=1)
 
@@ -215,8 +217,10 @@ def _target_of(target: str | Mapping[str, Any]) -> tuple[str, dict[str, float]]:
     """Return the form of a target and its settings, checked."""
     given = dict(target) if isinstance(target, Mapping) else dict(form=target)
     form = checks.one_of('ZipfLoss.target', given.pop('form', None), TARGETS)
-    for key in given:
-        checks.one_of(f'a setting of ZipfLoss.target={form!r}', key, TARGETS[form])
+    for key, value in given.items():
+        if key not in TARGETS[form]:
+            known = ' or '.join(TARGETS[form]) or 'nothing'
+            raise checks.refuse(f'ZipfLoss.target.{key}', value, f'{known} beside form={form!r}')
     settings = {
         key: checks.number(
             f'ZipfLoss.target.{key}', given.get(key, value), 'a finite number above 0', above=0

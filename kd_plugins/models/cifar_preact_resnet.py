@@ -44,9 +44,7 @@ class CIFARPreActResNet(StagedBackbone):
 
     blocks = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
-    def __init__(
-        self, depth: int, out_indices: Sequence[int] = (3,), init_cfg: Any = None
-    ) -> None:
+    def __init__(self, depth: int, out_indices: Sequence[int] = (3,), init_cfg: Any = None) -> None:
         super().__init__(4, out_indices, init_cfg)
         if depth not in self.blocks:
             raise ValueError(f'CIFARPreActResNet.depth={depth!r} is not there: give 10, 18 or 34.')

@@ -59,6 +59,37 @@ def patches(**changes):
     )
 
 
+def _term(base, name, student=None, **parts):
+    """Config of a student of pictures beside one term, without a teacher."""
+    distiller = Config.fromfile(ROOT / f'configs/_base_/distill/{base}.py').distiller
+    distiller.distill_losses = {f'loss_{name}': parts.pop('loss')}
+    return algorithm_cfg(
+        # Batch statistics would tell the samples of a batch from each other.
+        architecture=dict(student or resnet(norm_eval=True), _scope_='mmpretrain'),
+        teacher=None,
+        distiller=distiller,
+        **parts,
+    )
+
+
+def zipf(loss=None, **changes):
+    """Config of Zipf's label smoothing of a small ResNet."""
+    return _term('zipf', 'zipf', loss=dict(loss or {}, type='kd_plugins.ZipfLoss'), **changes)
+
+
+def recursive_mix(loss=None, part=None, **changes):
+    """Config of RecursiveMix of a small ResNet with 64 channels and 5 classes."""
+    return _term(
+        'recursive_mix',
+        'rm',
+        loss=dict(
+            dict(type='kd_plugins.RecursiveMixLoss', channels=64, num_classes=5), **(loss or {})
+        ),
+        batch_parts=[dict(part or {}, type='kd_plugins.RecursiveMix')],
+        **changes,
+    )
+
+
 def boxes(kind='GFL'):
     """Config of BCKD between two thin detectors, the student's batch statistics fixed."""
     student = detector(kind)

@@ -27,7 +27,7 @@ MAPS = {
     'resnet8x4': [(64, 32), (128, 16), (256, 8)],
     'wrn_16_2': [(32, 32), (64, 16), (128, 8)],
     'preact10': [(64, 32), (128, 16), (256, 8), (512, 4)],
-    'pyramid200_240': [(384, 32), (704, 16), (1024, 8)],
+    'pyramid20_24': [(96, 32), (128, 16), (160, 8)],
     'vgg8': [(64, 32), (128, 16), (256, 8), (512, 4), (512, 4)],
     'MobileNetV2': [(8, 16), (12, 16), (16, 8), (32, 4), (48, 4), (80, 2), (160, 2), (1280, 2)],
     # Padded by the stem to 34.
@@ -73,7 +73,9 @@ def test_one_picture_gives_the_maps_it_has_in_a_batch(name):
     torch.testing.assert_close(network(inputs[1:2])[0], network(inputs)[0][1:2])
 
 
-@pytest.mark.parametrize('name', ['resnet20', 'wrn_16_1', 'vgg8', 'MobileNetV2', 'ResNet18'])
+@pytest.mark.parametrize(
+    'name', ['resnet20', 'wrn_16_1', 'vgg8', 'MobileNetV2', 'ResNet18', 'pyramid20_24']
+)
 def test_convolutions_start_normal_by_their_outputs(name):
     network = backbone(name, **(dict(zero_init_residual=False) if name == 'ResNet18' else {}))
     network.init_weights()
@@ -91,7 +93,7 @@ def test_convolutions_start_normal_by_their_outputs(name):
 
 
 @pytest.mark.parametrize(
-    'name', ['ShuffleV1', 'ShuffleV2', 'MobileNetV1', 'MobileNetV2 at 64 pixels']
+    'name', ['ShuffleV1', 'ShuffleV2', 'MobileNetV1', 'MobileNetV2 at 64 pixels', 'preact10']
 )
 def test_convolutions_start_uniform_by_their_inputs(name):
     network = backbone(name)
@@ -118,6 +120,9 @@ def test_an_initialisation_of_ones_own_is_obeyed():
         (dict(type='CIFARResNet', depth=18), r'CIFARResNet\.depth=18 is not 6n \+ 2.*ResNet_CIFAR'),
         (dict(type='CIFARWideResNet', depth=28 + 1), r'depth=29 is not 6n \+ 4'),
         (dict(type='CIFARWideResNet', depth=4), r'depth=4 is not 6n \+ 4'),
+        (dict(type='CIFARPreActResNet', depth=50), r'depth=50 is not there: give 10, 18 or 34'),
+        (dict(type='CIFARPyramidNet', depth=110, alpha=-1), r'alpha=-1 is wrong'),
+        (dict(type='CIFARPyramidNet', depth=112, alpha=48), r'depth=112 is not 9n \+ 2'),
         (dict(type='CIFARVGG', depth=12), r'CIFARVGG\.depth=12 is not one of \[8, 11, 13, 16, 19'),
         (dict(type='CIFARVGG', depth=8, num_pools=5), r'num_pools=5 does not fit .* 64 x 64'),
         (dict(type='CIFARVGG', depth=8, out_indices=(5,)), r'out_indices=\(5,\).* from 0 to 4'),

@@ -264,3 +264,39 @@ def test_half_precision_gives_half_precision_logits_of_the_same_value():
         half, _ = read(network, pictures(32, 32))
     assert half.data_buffer[0].dtype == torch.bfloat16 and ARCH['embed_dims'] == 16
     torch.testing.assert_close(half.data_buffer[0].float(), full.data_buffer[0], rtol=0.1, atol=0.1)
+
+
+def test_upsampled_logits_are_those_of_upsampled_features():
+    network = build(resnet())
+    recorder, _ = read(network, pictures(32, 48), upsample=2)
+    (dense,) = recorder.data_buffer
+    features = network.backbone(pictures(32, 48))[-1]
+    finer = nn.functional.interpolate(features, scale_factor=2, mode='bilinear')
+    assert dense.shape == (2, 5, 16, 24)
+    wanted = network.head.fc(finer.movedim(1, -1)).movedim(-1, 1)
+    torch.testing.assert_close(dense, wanted, rtol=1e-4, atol=1e-5)
+    for value in (0, 1.5, True):
+        with pytest.raises(ValueError, match=rf'DenseLogits\.upsample={value} is wrong'):
+            DenseLogitsRecorder(upsample=value)
+
+
+def test_several_heads_give_a_record_of_several():
+    network = build(resnet(out_indices=(1, 2)))
+    network.aux = nn.Linear(32, 5)
+    other = dict(features='backbone.layer2', classifier='aux', upsample=2)
+    recorder = DenseLogitsRecorder(others=[other])
+    recorder.initialize(network)
+    for _ in range(2):  # what the first pass left is gone
+        with recorder:
+            for seed in range(2):
+                network(pictures(32, 32) + seed)
+        assert len(recorder.data_buffer) == 2
+        last, middle = recorder.get_record_data(record_idx=1)
+        alone, _ = read(network, pictures(32, 32) + 1)
+        assert torch.equal(last, alone.data_buffer[0])
+        alone, _ = read(network, pictures(32, 32) + 1, **other)
+        assert torch.equal(middle, alone.data_buffer[0]) and middle.shape == (2, 5, 32, 32)
+    recorder.reset_data_buffer()
+    assert not recorder.data_buffer
+    with pytest.raises(ValueError, match=r"classifier='more' is not in the ImageClassifier"):
+        DenseLogitsRecorder(others=[dict(other, classifier='more')]).initialize(network)

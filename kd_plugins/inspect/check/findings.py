@@ -111,7 +111,8 @@ def _losses(report: Report) -> None:
             report.add(
                 'warning',
                 f'{term.name} has a gradient of 0 on the first batch.',
-                'look at what it reads; a warm-up or a curriculum may begin at 0.',
+                'look at what it reads; a warm-up or a curriculum may begin at 0, and a history '
+                'without a past.',
             )
         elif term.gradient and report.task_gradient:
             ratio = term.gradient / report.task_gradient

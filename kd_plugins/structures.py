@@ -52,8 +52,8 @@ class Progress:
         values = [hub.get_info(key) for key in keys]
         if any(value is None for value in values):
             return None
-        seed = hub.get_info('shared_seed')
-        return cls(*(int(value) for value in values), seed=int(seed or 0))
+        iter, max_iters, epoch, max_epochs = (int(value) for value in values)
+        return cls(iter, max_iters, epoch, max_epochs, int(hub.get_info('shared_seed') or 0))
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class BatchPart:
             ValueError: Naming the key, and what would be right.
         """
 
-    def change(self, inputs: Tensor, data_samples: list) -> tuple[Tensor, list]:
+    def change(self, inputs: Tensor, data_samples: list | None) -> tuple[Tensor, list | None]:
         """Return the batch that the networks get; the given one stays as it is.
 
         Args:

@@ -154,7 +154,7 @@ class RecursiveMix(BatchPart):
 
     # Slices of another size in every step are nothing to compile.
     @torch.compiler.disable
-    def change(self, inputs: Tensor, data_samples: list) -> tuple[Tensor, list]:
+    def change(self, inputs: Tensor, data_samples: list | None) -> tuple[Tensor, list]:
         """See :class:`BatchPart`; the samples that are returned have mixed ``gt_score``."""
         if self.progress is None:
             raise RuntimeError(
@@ -166,6 +166,7 @@ class RecursiveMix(BatchPart):
             raise ValueError(
                 f'RecursiveMix needs a batch of pictures, (N, channels, H, W), but gets {shape}.'
             )
+        data_samples = data_samples or []
         scores = self._scores(inputs, data_samples)
         number, (height, width) = len(inputs), inputs.shape[2:]
         history = self._history

@@ -1,4 +1,4 @@
-"""Zipf's label smoothing: the classes that are not right, by the rank that dense votes give them."""
+"""Zipf's label smoothing: wrong classes get shares by the ranks that dense votes give them."""
 
 from __future__ import annotations
 
@@ -191,7 +191,8 @@ class ZipfLoss(WeightedLoss):
             raise ValueError(
                 f'ZipfLoss needs logits (N, C) and dense logits (N, C, H, W) of the same batch and '
                 f'classes, but preds_S has {tuple(preds_S.shape)} and dense_S has {shapes}: record '
-                "them with type='ModuleOutputs', source='head.fc' and type='kd_plugins.DenseLogits'."
+                "them with type='ModuleOutputs', source='head.fc', and "
+                "type='kd_plugins.DenseLogits'."
             )
         classes = preds_S.shape[1]
         if classes < 2:

@@ -436,7 +436,7 @@ BAD = {
     ),
     'mixup': (
         dict(student=resnet() | dict(train_cfg=dict(augments=dict(type='Mixup', alpha=0.5)))),
-        r'beside batch augments would mix every batch twice: leave out model\.architecture\.train_c',
+        r'beside batch augments would mix every batch twice: leave out model\.archi',
     ),
 }  # fmt: skip
 

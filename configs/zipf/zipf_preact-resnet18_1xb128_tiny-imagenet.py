@@ -1,0 +1,21 @@
+# python tools/train.py configs/zipf/zipf_preact-resnet18_1xb128_tiny-imagenet.py
+_base_ = [
+    '../_base_/models/preact-resnet18.py',
+    '../_base_/datasets/tiny_imagenet_32px_bs128.py',
+    '../_base_/schedules/cifar_bs128_200e.py',
+    '../_base_/small_pictures_runtime.py',
+    '../_base_/distill/zipf.py',
+]
+
+model = dict(
+    type='kd_plugins.SingleTeacherDistill',
+    architecture=_base_.preact_resnet18,
+    teacher=None,
+    distiller=dict(
+        distill_losses=dict(loss_zipf=dict(type='kd_plugins.ZipfLoss', loss_weight=1.0)),
+        **_base_.distiller,
+    ),
+)
+model['architecture']['head']['num_classes'] = 200
+# Maps of 4 x 4 pixels, and so 64 votes.
+model['distiller']['student_recorders']['dense']['upsample'] = 2

@@ -1,6 +1,7 @@
 """Every method in every way of training: the cells of docs/strategies.md."""
 
 import contextlib
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import pytest
 import torch
 from helpers import ROOT, SMALLEST, algorithm_cfg, distiller
 from helpers.detection import images
-from helpers.tiny_pictures import boxes, patches
+from helpers.tiny_pictures import beside_ctkd, boxes, patches, recursive_mix, zipf
 from helpers.tiny_training import config, train
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
@@ -59,6 +60,7 @@ def vectors(**changes):
 
 
 PATCHES = dict(data='Pictures', part='backbone.layers.1')
+STAGES = dict(data='Pictures', part='backbone.layer2')
 BOXES = dict(data='Boxes', part='backbone.layer4')
 #: A method more is a line more.
 METHODS = {
@@ -69,6 +71,12 @@ METHODS = {
     'KD + DOT': Method(vectors(), dot()),
     'CTKD + DOT': Method(vectors(tau=GLOBAL), dot(), CURRICULUM),
     'CSKD': Method(patches, sgd(), **PATCHES),
+    'Zipf': Method(zipf, sgd(), **STAGES),
+    'Zipf + CTKD + DOT': Method(lambda: beside_ctkd(zipf()), dot(), CURRICULUM, **STAGES),
+    'RecursiveMix': Method(recursive_mix, sgd(), **STAGES),
+    'RecursiveMix + CTKD + DOT': Method(
+        lambda: beside_ctkd(recursive_mix()), dot(), CURRICULUM, **STAGES
+    ),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
 }
@@ -119,8 +127,11 @@ def test_bfloat16_autocast(tmp_path, method):
     assert 0 < difference(full, mixed) < 0.02
 
 
-# mmdet divides by the objects of a step, so a detector's steps are not those of the batch.
-@pytest.mark.parametrize('method', [name for name in METHODS if 'BCKD' not in name])
+# mmdet divides by the objects of a step, so a detector's steps are not those of the batch;
+# and every pass of RecursiveMix pastes another batch.
+@pytest.mark.parametrize(
+    'method', [name for name in METHODS if 'BCKD' not in name and 'RecursiveMix' not in name]
+)
 def test_accumulation_is_the_whole_batch(tmp_path, method):
     whole = train(of(method, tmp_path / 'a', **{'train_dataloader.batch_size': 12}))
     parts = train(of(method, tmp_path / 'b', wrapper=dict(accumulative_counts=3)))
@@ -195,7 +206,7 @@ def test_sync_batchnorm_is_the_students(path):
     kinds = [type(m).__name__ for m in model.modules() if 'BatchNorm' in type(m).__name__]
     normalisations = [m for m in model.modules() if 'LayerNorm' in type(m).__name__]
     assert set(kinds) == {'SyncBatchNorm'} or (not kinds and normalisations)
-    assert not any('Sync' in type(m).__name__ for m in model.teacher.network.modules())
+    assert not any('Sync' in type(m).__name__ for m in teacher_modules(model))
 
 
 @each_config
@@ -205,9 +216,14 @@ def test_channels_last_gives_the_same_losses(path):
     model.set_progress(Progress(iter=20, max_iters=300, epoch=2, max_epochs=30))
     inputs, samples, dtype = batch_for(model, path)
     model.to(dtype)
+    # What the parts remember is the same for both.
+    model.loss(inputs, samples)
+    remembered = [copy.copy(vars(part)) for part in model.batch_parts]
     before = model.loss(inputs, samples)
+    for part, state in zip(model.batch_parts, remembered, strict=True):
+        vars(part).update(state)
     model.to(memory_format=torch.channels_last)
-    convolutions = [m for m in model.teacher.network.modules() if isinstance(m, torch.nn.Conv2d)]
+    convolutions = [m for m in teacher_modules(model) if isinstance(m, torch.nn.Conv2d)]
     # A filter of one channel or of 1 x 1 pixels is in both formats at once.
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
     after = model.loss(inputs.contiguous(memory_format=torch.channels_last), samples)
@@ -216,6 +232,11 @@ def test_channels_last_gives_the_same_losses(path):
     for name in before:
         if 'loss' in name:
             torch.testing.assert_close(before[name], after[name], rtol=rtol, atol=atol)
+
+
+def teacher_modules(model):
+    """All modules of its teacher; none where it has none."""
+    return list(model.teacher.network.modules()) if model.teacher else []
 
 
 def batch_for(model, path):

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller
-from helpers.tiny_pictures import Pictures, patches
+from helpers.tiny_pictures import Pictures, patches, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
@@ -42,7 +42,17 @@ def of_patches():
     return model, pictures, [sample['data_samples'] for sample in samples]
 
 
-CASES = {'KD, DKD': of_vectors, 'CSKD': of_patches}
+def of_votes():
+    """Zipf's label smoothing."""
+    # In training its batch statistics are fixed.
+    model = MODELS.build(zipf(data_preprocessor=dict(type='BaseDataPreprocessor'))).train()
+    model.init_weights()
+    samples = [Pictures(8)[i] for i in range(8)]
+    pictures = torch.stack([sample['inputs'] for sample in samples])
+    return model, pictures, [sample['data_samples'] for sample in samples]
+
+
+CASES = {'KD, DKD': of_vectors, 'CSKD': of_patches, 'Zipf': of_votes}
 
 
 def case(name):

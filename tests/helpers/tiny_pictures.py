@@ -90,6 +90,19 @@ def recursive_mix(loss=None, part=None, **changes):
     )
 
 
+def beside_ctkd(cfg):
+    """The same beside a teacher, with KD at a learned temperature."""
+    distiller = cfg['distiller']
+    distiller.teacher_recorders = dict(logits=dict(type='ModuleOutputs', source='head.fc'))
+    tau = dict(type='kd_plugins.GlobalTemperature')
+    distiller.distill_losses.loss_kd = dict(type='kd_plugins.KDLoss', tau=tau)
+    record = dict(recorder='logits', from_student=True)
+    distiller.loss_forward_mappings.loss_kd = dict(
+        preds_S=record, preds_T=dict(record, from_student=False)
+    )
+    return dict(cfg, teacher=dict(resnet(), _scope_='mmpretrain'))
+
+
 def boxes(kind='GFL'):
     """Config of BCKD between two thin detectors, the student's batch statistics fixed."""
     student = detector(kind)

@@ -40,9 +40,7 @@ def kinds(classes: int) -> dict[str, dict]:
     network = dict(zipf.model.architecture, _scope_='mmpretrain')
     channels = network['head'].in_channels
     mix.distill_losses = dict(
-        loss_rm=dict(
-            type='kd_plugins.RecursiveMixLoss', channels=channels, num_classes=classes
-        )
+        loss_rm=dict(type='kd_plugins.RecursiveMixLoss', channels=channels, num_classes=classes)
     )
     parts = [dict(type='kd_plugins.RecursiveMix')]
     with_mix = dict(zipf.model, distiller=mix, batch_parts=parts, architecture=network)

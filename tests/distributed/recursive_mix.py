@@ -66,9 +66,7 @@ if __name__ == '__main__':
     dist.init_process_group('gloo')
     rank, size = dist.get_rank(), dist.get_world_size()
     model = MMDistributedDataParallel(network(), device_ids=None)
-    result = train(
-        model, lambda n: slice(rank * n // size, (rank + 1) * n // size), seed=11 + rank
-    )
+    result = train(model, lambda n: slice(rank * n // size, (rank + 1) * n // size), seed=11 + rank)
     everyone = [None] * size
     dist.all_gather_object(everyone, result)
     if rank == 0:

@@ -53,6 +53,8 @@ METHODS = {
     ),
     'DOT': ('configs/dot/dot_kd_digits.py', DIGITS),
     'CSKD': ('configs/cskd/cskd_digits.py', DIGITS),
+    'Zipf': ('configs/zipf/zipf_digits.py', DIGITS),
+    'RecursiveMix': ('configs/recursive_mix/recursive-mix_digits.py', DIGITS),
     'BCKD': ('configs/bckd/bckd_scenes.py', SCENES),
 }  # fmt: skip
 KINDS = {'at a random time': 1, 'while writing': 1, 'one process of two': 2}

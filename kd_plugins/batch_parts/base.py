@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import Progress
 
@@ -88,6 +89,8 @@ def build_batch_parts(
         ValueError: If something beside a part cannot work with it, or a recorder
             names a part that is not there.
     """
+    if isinstance(cfgs, (str, Mapping)) or not all(isinstance(cfg, Mapping) for cfg in cfgs):
+        raise checks.refuse(KEY, cfgs, "a list of parts, [dict(type='kd_plugins.RecursiveMix')]")
     parts = {}
     for cfg in cfgs:
         part = TASK_UTILS.build(dict(cfg))

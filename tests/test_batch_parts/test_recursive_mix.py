@@ -482,6 +482,9 @@ def test_other_students_and_parts_are_named():
         with pytest.raises(ValueError, match=says):
             MODELS.build(dict(cfg, batch_parts=[dict(type='kd_plugins.RecursiveMix')]))
     mix = dict(type='kd_plugins.RecursiveMix')
+    for wrong in (mix, ['RecursiveMix'], 'RecursiveMix'):
+        with pytest.raises(ValueError, match=r'model\.batch_parts=.* is wrong: give a list of par'):
+            MODELS.build(recursive_mix() | dict(batch_parts=wrong))
     with pytest.raises(ValueError, match=r'has two of RecursiveMix: keep one'):
         MODELS.build(recursive_mix() | dict(batch_parts=[mix, mix]))
     with pytest.raises(ValueError, match=r"pasted\.source='RecursiveMix' is not one of .*\[\]"):

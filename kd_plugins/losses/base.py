@@ -70,7 +70,14 @@ class WeightedLoss(nn.Module):
     Args:
         loss_weight: Factor of the whole loss, finite and at least 0. At 0 the
             loss is still computed, so that all ranks agree on the graph.
+
+    Attributes:
+        lower_bound: What the loss, before its weight, is never below but for
+            rounding; None where it has no such bound. A loss below it is wrong,
+            and ``DistillationGuardHook`` treats it as one that is not finite.
     """
+
+    lower_bound: float | None = 0.0
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()

@@ -23,10 +23,11 @@ class DistillationGuardHook(Hook):
 
     A term that is NaN or infinite, below the least value that it can have, or
     that suddenly outgrows the task's loss a hundred times, is reported with its
-    iteration and the range of what it was computed from. Each step compares on the device and keeps the
-    first such record there; the host reads it every ``interval`` iterations, at
-    the end of every epoch and before every checkpoint and validation, so no step
-    waits for the device and no checkpoint is written after the accident.
+    iteration and the range of what it was computed from. Each step compares on
+    the device and keeps the first such record there; the host reads it every
+    ``interval`` iterations, at the end of every epoch and before every checkpoint
+    and validation, so no step waits for the device and no checkpoint is written
+    after the accident.
 
     The first batch tells whether the teacher's logits say anything: a warning
     if they are the same for every picture, or if the teacher is right no more

@@ -8,8 +8,9 @@ from typing import Any
 from torch import nn
 
 from kd_plugins.files.matching import TERMS
-from kd_plugins.hooks.of_runner import trained_model
+from kd_plugins.hooks.of_runner import teacher_in, trained_model
 from kd_plugins.structures import Progress
+from kd_plugins.teachers.classes import difference
 
 
 def before_train(runner: Any) -> None:
@@ -18,7 +19,8 @@ def before_train(runner: Any) -> None:
     mmengine's wrapper takes the hub that was made last, which may be another runner's.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` names what the optimizer does not see.
+        ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
+            the teacher's classes stand in another order than the data's.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
@@ -27,6 +29,7 @@ def before_train(runner: Any) -> None:
     if hasattr(model, 'set_progress'):
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
         check_layer_decay(runner.cfg.get('optim_wrapper'), model)
+        check_classes(runner.train_dataloader, model)
 
 
 def before_train_iter(runner: Any) -> None:
@@ -34,6 +37,23 @@ def before_train_iter(runner: Any) -> None:
     model = trained_model(runner)
     if hasattr(model, 'set_progress'):
         model.set_progress(Progress.from_message_hub(runner.message_hub))
+
+
+def check_classes(loader: Any, model: nn.Module) -> None:
+    """Compare the names of the teacher's classes with those of the training set.
+
+    Raises:
+        ValueError: If the same number stands for another class.
+    """
+    meta = getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}
+    teacher, data = teacher_in(model).classes, meta.get('classes') or meta.get('CLASSES')
+    found = difference(teacher, data)
+    if found is not None:
+        raise ValueError(
+            f"the classes in the teacher's checkpoint are not those of the training set: {found}. "
+            "Set model.teacher_class_map to the teacher's class, by name or index, for every class "
+            'of the training set, or give a teacher that was trained on these classes.'
+        )
 
 
 def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.fileio import load
 from torch import nn
 
 from kd_plugins.files.matching import TERMS
@@ -20,7 +21,8 @@ def before_train(runner: Any) -> None:
 
     Raises:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
-            the teacher's classes stand in another order than the data's.
+            the teacher's classes stand in another order than the data's, or if
+            annotations lack a class.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
@@ -29,6 +31,8 @@ def before_train(runner: Any) -> None:
     if hasattr(model, 'set_progress'):
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
         check_layer_decay(runner.cfg.get('optim_wrapper'), model)
+        for loader in (runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None)):
+            check_categories(getattr(loader, 'dataset', None))
         check_classes(runner.train_dataloader, model)
 
 
@@ -54,6 +58,32 @@ def check_classes(loader: Any, model: nn.Module) -> None:
             "Set model.teacher_class_map to the teacher's class, by name or index, for every class "
             'of the training set, or give a teacher that was trained on these classes.'
         )
+
+
+def check_categories(dataset: Any) -> None:
+    """Refuse class names that the annotations of a COCO file lack.
+
+    mmdet leaves such a class out and numbers the later ones anew, so that every
+    label after it is that of another class.
+
+    Raises:
+        ValueError: Naming the classes and the categories of the file.
+    """
+    for inner in (*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)):
+        if inner is not None:
+            check_categories(inner)
+    categories = getattr(dataset, 'cat_ids', None)
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if categories is None or classes is None or len(categories) == len(classes):
+        return
+    file = str(getattr(dataset, 'ann_file', ''))
+    known = [category['name'] for category in load(file).get('categories', ())]
+    missing = [name for name in classes if name not in known]
+    raise ValueError(
+        f'metainfo.classes of {type(dataset).__name__} has {missing or [*classes]}, and the '
+        f'categories of {file!r} are {known}: mmdet would leave them out and number every later '
+        'class anew. Give the names as the file has them.'
+    )
 
 
 def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> None:

@@ -1,6 +1,8 @@
 """Each runner tells its own model of its training, whichever hooks a config has."""
 
 import copy
+import json
+from types import SimpleNamespace
 
 import pytest
 from helpers import algorithm_cfg
@@ -8,11 +10,12 @@ from helpers.tiny_training import config
 from helpers.vector_training import kd, runner_of
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.registry import HOOKS
+from mmengine.registry import DATASETS, HOOKS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from kd_plugins.hooks.every_runner import check_layer_decay
+from kd_plugins.hooks import every_runner
+from kd_plugins.hooks.every_runner import check_categories, check_layer_decay
 from kd_plugins.structures import Progress
 
 
@@ -129,3 +132,42 @@ def test_rates_of_terms_that_layer_decay_passes_over_are_refused(
             check_layer_decay(wrapper, model)
     else:
         check_layer_decay(wrapper, model)
+
+
+def coco(tmp_path, *names, wrap=None):
+    """A dataset of mmdet over a file with categories a, b, c."""
+    init_default_scope('mmdet')
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate('abc')]
+    image = dict(id=1, file_name='1.jpg', height=10, width=10)
+    box = dict(id=1, image_id=1, category_id=3, bbox=[0, 0, 5, 5], area=25, iscrowd=0)
+    path = tmp_path / 'coco.json'
+    path.write_text(json.dumps(dict(images=[image], annotations=[box], categories=categories)))
+    of = dict(type='mmdet.CocoDataset', ann_file=str(path), metainfo=dict(classes=names))
+    of.update(data_prefix=dict(img=''), pipeline=[])
+    return DATASETS.build(of if wrap is None else wrap(of))
+
+
+WRAPS = [
+    None,
+    lambda of: dict(type='RepeatDataset', dataset=of, times=2),
+    lambda of: dict(type='ConcatDataset', datasets=[of, of]),
+]
+
+
+@pytest.mark.parametrize('wrap', WRAPS)
+def test_a_class_that_the_annotations_lack_is_named(tmp_path, wrap):
+    with pytest.raises(ValueError, match=r"has \['x'\], and the categories of .*\['a', 'b', 'c'\]"):
+        check_categories(coco(tmp_path, 'a', 'x', 'c', wrap=wrap))
+    # Upstream's silence: the box of class c, number 2, is number 1.
+    shifted = coco(tmp_path, 'a', 'x', 'c')
+    assert [box['bbox_label'] for box in shifted[0]['instances']] == [1]
+    # A choice among the file's classes is none of that.
+    check_categories(coco(tmp_path, 'a', 'c', wrap=wrap))
+    check_categories(None)
+
+
+def test_a_training_on_shifted_classes_does_not_begin(tmp_path):
+    made = Runner.from_cfg(config(tmp_path / 'run', 1, model=algorithm_cfg()))
+    made.val_loop.dataloader = SimpleNamespace(dataset=coco(tmp_path, 'a', 'x'))
+    with pytest.raises(ValueError, match=r"has \['x'\]"):
+        every_runner.before_train(made)

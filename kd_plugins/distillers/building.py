@@ -18,6 +18,7 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from kd_plugins.distillers.protocols import check_protocols
 from kd_plugins.losses.base import LogitsLoss
 from kd_plugins.networks import classes_of
 from kd_plugins.teachers.base import Teacher
@@ -64,6 +65,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
         except ValueError as error:
             raise ValueError(f'{KEY}.{side}_recorders: {error}') from error
     _check_classes(distiller, student, teacher)
+    check_protocols(distiller, student, teacher, KEY)
     _check_specs(distiller)
     return distiller
 

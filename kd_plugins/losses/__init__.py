@@ -12,6 +12,7 @@ from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
+from kd_plugins.losses.sigmoid_kd import SigmoidKDLoss, sigmoid_kd_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
@@ -34,6 +35,7 @@ __all__ = [
     'PKTLoss',
     'SPLoss',
     'SRRLLoss',
+    'SigmoidKDLoss',
     'VIDLoss',
     'Weighted',
     'WithTemperature',
@@ -44,6 +46,7 @@ __all__ = [
     'kd_loss',
     'localization_weight',
     'pkt_loss',
+    'sigmoid_kd_loss',
     'sp_loss',
     'srrl_loss',
     'vid_loss',

@@ -19,6 +19,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from kd_plugins.files.paths import relative_to
+from kd_plugins.registry import name_of
 
 NetworkCfg = Mapping[str, Any] | BaseModel
 
@@ -99,7 +100,7 @@ def initialisations(init_cfg: Any) -> list[dict[str, Any]]:
     cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg
     return [
         dict(cfg, type='Pretrained')
-        if cfg['type'] is PretrainedInit or str(cfg['type']).split('.')[-1] == 'Pretrained'
+        if cfg['type'] is PretrainedInit or name_of(cfg['type']) == 'Pretrained'
         else dict(cfg)
         for cfg in cfgs
     ]
@@ -167,7 +168,7 @@ def fit_preprocessor(
     if 'type' not in cfg:
         return cfg
     with MODELS.switch_scope_and_registry(network.get('_scope_')) as registry:
-        kind = registry.get(cfg.type)
+        kind = registry.get(cfg.type) if isinstance(cfg.type, str) else cfg.type
         if kind is None or 'batch_augments' in inspect.signature(kind).parameters:
             return cfg
         if 'augments' in (network.get('train_cfg') or {}):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.fileio import load
 from torch import nn
 
@@ -22,7 +23,8 @@ def before_train(runner: Any) -> None:
     Raises:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
             the teacher's classes stand in another order than the data's, or if
-            annotations lack a class.
+            annotations lack a class, or if the last batch of an epoch has one
+            sample and a term normalises over the batch.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
@@ -34,6 +36,7 @@ def before_train(runner: Any) -> None:
         for loader in (runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None)):
             check_categories(getattr(loader, 'dataset', None))
         check_classes(runner.train_dataloader, model)
+        check_last_batch(runner.train_dataloader, model)
 
 
 def before_train_iter(runner: Any) -> None:
@@ -84,6 +87,29 @@ def check_categories(dataset: Any) -> None:
         f'categories of {file!r} are {known}: mmdet would leave them out and number every later '
         'class anew. Give the names as the file has them.'
     )
+
+
+def check_last_batch(loader: Any, model: nn.Module) -> None:
+    """Refuse a last batch of one sample beside terms that normalise over the batch.
+
+    Torch would stop at the end of the first epoch.
+
+    Raises:
+        ValueError: Naming the term and the batch.
+    """
+    size, sampler = getattr(loader, 'batch_size', None), getattr(loader, 'sampler', None)
+    if not size or getattr(loader, 'drop_last', False) or isinstance(sampler, InfiniteSampler):
+        return
+    if len(sampler) % size != 1 and size != 1:  # type: ignore[arg-type]
+        return
+    for name, module in getattr(model, 'distiller', nn.Module()).named_modules():
+        # Maps of several positions have several values a channel.
+        if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)) and module.training:
+            raise ValueError(
+                f'train_dataloader.batch_size={size} leaves a last batch of one sample (of '
+                f'{len(sampler)} on this process), and model.distiller.{name} normalises over the '  # type: ignore[arg-type]
+                'batch: set train_dataloader.drop_last=True, or another batch_size.'
+            )
 
 
 def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> None:

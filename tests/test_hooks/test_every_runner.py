@@ -10,12 +10,16 @@ from helpers.tiny_training import config
 from helpers.vector_training import kd, runner_of
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.registry import DATASETS, HOOKS, init_default_scope
+from mmengine.registry import DATASETS, HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
 from kd_plugins.hooks import every_runner
-from kd_plugins.hooks.every_runner import check_categories, check_layer_decay
+from kd_plugins.hooks.every_runner import (
+    check_categories,
+    check_last_batch,
+    check_layer_decay,
+)
 from kd_plugins.structures import Progress
 
 
@@ -171,3 +175,47 @@ def test_a_training_on_shifted_classes_does_not_begin(tmp_path):
     made.val_loop.dataloader = SimpleNamespace(dataset=coco(tmp_path, 'a', 'x'))
     with pytest.raises(ValueError, match=r"has \['x'\]"):
         every_runner.before_train(made)
+
+
+class Normalising(nn.Module):
+    """A term with statistics of its batch."""
+
+    def __init__(self, kind=nn.BatchNorm1d):
+        super().__init__()
+        self.norm = kind(4)
+
+    def forward(self, preds_S, preds_T):
+        return (self.norm(preds_S) - preds_T).square().mean()
+
+
+@pytest.mark.parametrize(
+    ('samples', 'batch_size', 'kind', 'changes', 'refused'),
+    [
+        (9, 4, nn.BatchNorm1d, {}, True),
+        (1, 4, nn.BatchNorm1d, {}, True),
+        (3, 1, nn.BatchNorm1d, {}, True),
+        (10, 4, nn.BatchNorm1d, {}, False),
+        (8, 4, nn.BatchNorm1d, {}, False),
+        (9, 4, nn.LayerNorm, {}, False),
+        (9, 4, nn.BatchNorm1d, dict(drop_last=True), False),
+        (9, 4, nn.BatchNorm1d, dict(sampler=dict(type='InfiniteSampler')), False),
+    ],
+)
+def test_a_last_batch_of_one_is_refused_beside_batch_statistics(
+    samples, batch_size, kind, changes, refused
+):
+    loader = dict(
+        batch_size=batch_size, dataset=dict(type='Vectors', size=samples),
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )  # fmt: skip
+    loader.update(changes)
+    model = MODELS.build(algorithm_cfg())
+    model.distiller.distill_losses['loss_kd'] = Normalising(kind)
+    built = Runner.build_dataloader(loader, seed=0)
+    sizes = [len(batch['inputs']) for batch, _ in zip(built, range(4), strict=False)]
+    assert refused == (1 in sizes and kind is nn.BatchNorm1d)
+    if refused:
+        with pytest.raises(ValueError, match=r'last batch of one .*loss_kd\.norm .*drop_last=True'):
+            check_last_batch(built, model)
+    else:
+        check_last_batch(built, model)

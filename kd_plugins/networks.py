@@ -21,6 +21,9 @@ from torch import Tensor, nn
 from kd_plugins.files.paths import relative_to
 from kd_plugins.registry import name_of
 
+#: Packages that have another name by now.
+_FORMER = dict(mmcls='mmpretrain')
+
 NetworkCfg = Mapping[str, Any] | BaseModel
 
 
@@ -61,6 +64,11 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
     asked = rest.get('pretrained')
     pretrained = False if isinstance(asked, str) else bool(rest.pop('pretrained', False))
     package = path.split('::')[0] if '::' in path else None
+    if package in _FORMER:
+        raise ValueError(
+            f'{key}.cfg_path={path!r}: {package} is called {_FORMER[package]} now, write '
+            f'{path.replace(package, _FORMER[package], 1)!r}.'
+        )
     if package:
         with DefaultScope.overwrite_default_scope(package):
             try:

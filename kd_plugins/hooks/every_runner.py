@@ -44,6 +44,15 @@ def before_train_iter(runner: Any) -> None:
     model = trained_model(runner)
     if hasattr(model, 'set_progress'):
         model.set_progress(Progress.from_message_hub(runner.message_hub))
+        if model.distillation_stopped:
+            _forget_terms(runner.message_hub)
+
+
+def _forget_terms(hub: Any) -> None:
+    """Take the terms out of the log, which would repeat their last values for ever."""
+    for name in [*hub.log_scalars]:
+        if name.startswith(('train/distill.', 'train/distill_loss')):
+            del hub.log_scalars[name]
 
 
 def check_classes(loader: Any, model: nn.Module) -> None:

@@ -226,6 +226,11 @@ def _data(request: Request) -> dict[str, Any]:
     with DefaultScope.overwrite_default_scope(request.student.split('::')[0]):
         get = get_config if '::' in request.student else Config.fromfile
         base = get(request.student)
+    if 'train_dataloader' not in base:
+        raise ValueError(
+            f'--student {request.student!r} says how to test and not how to train (it has no '
+            'train_dataloader): give a config that trains, with that architecture.'
+        )
     return dict(
         data_root=request.path(request.data),
         data_preprocessor=dict(num_classes=len(request.classes)),

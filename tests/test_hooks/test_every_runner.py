@@ -219,3 +219,20 @@ def test_a_last_batch_of_one_is_refused_beside_batch_statistics(
             check_last_batch(built, model)
     else:
         check_last_batch(built, model)
+
+
+def test_the_log_forgets_terms_that_stopped(tmp_path):
+    """mmengine would repeat the last value of each in every later line."""
+    cfg = config(tmp_path, 3, model=algorithm_cfg())
+    cfg.custom_hooks.append(dict(type='mmrazor.StopDistillHook', stop_epoch=1))
+    cfg.default_hooks.distillation_log = dict(type='kd_plugins.DistillationLogHook')
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
+    Runner.from_cfg(cfg).train()
+    (path,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for line in lines if 'loss' in line]
+    assert len(lines) == 9
+    for i, line in enumerate(lines):
+        names = {'distill.loss_kd', 'distill_loss', 'agreement', 'teacher_seconds'}
+        assert names & set(line) == (names if i < 3 else set()), line
+        assert 'student.loss' in line

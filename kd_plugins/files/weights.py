@@ -64,8 +64,8 @@ def load_weights(
             f'{key}={path!r} could not be fetched ({error.reason}): fetch it where the network '
             'reaches it, and give the path of the file.'
         ) from error
-    weights = _state_dict_of(checkpoint, f'{key}={path!r}', set(network.state_dict()))
-    weights = classifier_weights(weights, network)
+    plain = _state_dict_of(checkpoint, f'{key}={path!r}', set(network.state_dict()))
+    weights = classifier_weights(plain, network)
     mismatch = _load(network, weights, role)
     if mismatch:
         raise ValueError(

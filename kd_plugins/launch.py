@@ -18,6 +18,7 @@ from mmengine.runner import Runner
 from torch.distributed.rendezvous import rendezvous
 
 from kd_plugins.files.writing import write_aside
+from kd_plugins.registry import name_of
 
 #: Where the first of several starts of a training notes who it is, in the work directory.
 START_NOTE = '.started'
@@ -68,7 +69,7 @@ def build_runner(cfg: Config) -> Runner:
     Raises:
         SystemExit: If mmengine would shard the student.
     """
-    strategy = (cfg.get('strategy') or {}).get('type')
+    strategy = name_of((cfg.get('strategy') or {}).get('type'))
     if strategy in SHARDING and 'distiller' in cfg.model:
         raise SystemExit(
             f'strategy.type={strategy!r} is not supported for a distillation: recorders and terms '
@@ -203,8 +204,8 @@ def enable_amp(cfg: Config) -> None:
             '--amp needs an accelerator (optim_wrapper.type=AmpOptimWrapper runs on none but '
             'CUDA, NPU, MLU and MUSA devices): leave it out on this machine.'
         )
-    kind = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    if kind == 'kd_plugins.DOTOptimWrapper':
+    kind = name_of(cfg.optim_wrapper.get('type', 'OptimWrapper'))
+    if kind == 'DOTOptimWrapper':
         cfg.optim_wrapper.dtype = cfg.optim_wrapper.get('dtype') or 'float16'
         return
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):

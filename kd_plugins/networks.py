@@ -19,6 +19,10 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from kd_plugins.files.paths import relative_to
+from kd_plugins.registry import name_of
+
+#: Packages that have another name by now.
+_FORMER = dict(mmcls='mmpretrain')
 
 NetworkCfg = Mapping[str, Any] | BaseModel
 
@@ -60,6 +64,11 @@ def resolve_network(cfg: Mapping[str, Any], key: str) -> tuple[ConfigDict, str |
     asked = rest.get('pretrained')
     pretrained = False if isinstance(asked, str) else bool(rest.pop('pretrained', False))
     package = path.split('::')[0] if '::' in path else None
+    if package in _FORMER:
+        raise ValueError(
+            f'{key}.cfg_path={path!r}: {package} is called {_FORMER[package]} now, write '
+            f'{path.replace(package, _FORMER[package], 1)!r}.'
+        )
     if package:
         with DefaultScope.overwrite_default_scope(package):
             try:
@@ -99,7 +108,7 @@ def initialisations(init_cfg: Any) -> list[dict[str, Any]]:
     cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else init_cfg
     return [
         dict(cfg, type='Pretrained')
-        if cfg['type'] is PretrainedInit or str(cfg['type']).split('.')[-1] == 'Pretrained'
+        if cfg['type'] is PretrainedInit or name_of(cfg['type']) == 'Pretrained'
         else dict(cfg)
         for cfg in cfgs
     ]
@@ -167,7 +176,7 @@ def fit_preprocessor(
     if 'type' not in cfg:
         return cfg
     with MODELS.switch_scope_and_registry(network.get('_scope_')) as registry:
-        kind = registry.get(cfg.type)
+        kind = registry.get(cfg.type) if isinstance(cfg.type, str) else cfg.type
         if kind is None or 'batch_augments' in inspect.signature(kind).parameters:
             return cfg
         if 'augments' in (network.get('train_cfg') or {}):

@@ -5,6 +5,7 @@ hold the types are listed as ``locations`` and imported on the first look-up.
 """
 
 from importlib import import_module
+from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
@@ -15,6 +16,15 @@ from mmengine.registry import OPTIMIZERS as MMENGINE_OPTIMIZERS
 from mmengine.registry import TASK_UTILS as MMENGINE_TASK_UTILS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
+
+
+def name_of(kind: Any) -> str:
+    """Return the bare name of a config's ``type``, which is a name or, in new-style files, a class.
+
+    Args:
+        kind: ``'EMAHook'``, ``'mmengine.EMAHook'``, the class itself, or None.
+    """
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]
 
 
 class ModelRegistry(Registry):
@@ -82,4 +92,5 @@ __all__ = [
     'OPTIM_WRAPPERS',
     'TASK_UTILS',
     'TRANSFORMS',
+    'name_of',
 ]

@@ -8,6 +8,7 @@ import argparse
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
+from kd_plugins.registry import name_of
 from kd_plugins.teachers import measure_teacher
 
 
@@ -33,7 +34,8 @@ def main() -> None:
     if args.teacher:
         cfg.load_from, cfg.resume = None, False
         # An average of the student's weights has no place in a test of the teacher.
-        cfg.custom_hooks = [h for h in cfg.get('custom_hooks') or [] if h['type'] != 'EMAHook']
+        hooks = cfg.get('custom_hooks') or []
+        cfg.custom_hooks = [hook for hook in hooks if name_of(hook['type']) != 'EMAHook']
     else:
         cfg.load_from = args.checkpoint
     runner = launch.build_runner(cfg)

@@ -64,6 +64,9 @@ class SingleTeacherDistill(StudentModel):
             channels-last layout.
         teacher_compile: Whether to compile the teacher alone, or arguments of
             ``torch.compile``.
+        teacher_class_map: For every class of the student, in its order, the
+            teacher's class, by its name or its index: for a teacher whose classes
+            are others, more, or in another order.
         calculate_student_loss: Whether the student's own losses take part.
         allow_random_teacher: Accept a teacher without any weights.
         module_inplace: Leave the student's in-place activations as they are.
@@ -95,6 +98,7 @@ class SingleTeacherDistill(StudentModel):
         teacher_dtype: str | None = None,
         teacher_channels_last: bool = False,
         teacher_compile: bool | Mapping[str, Any] = False,
+        teacher_class_map: Sequence[int | str] | None = None,
         calculate_student_loss: bool = True,
         allow_random_teacher: bool = False,
         module_inplace: bool = False,
@@ -131,6 +135,7 @@ class SingleTeacherDistill(StudentModel):
                 dtype=teacher_dtype,
                 channels_last=teacher_channels_last,
                 compile=teacher_compile,
+                class_map=teacher_class_map,
             )
         _check_apart(self.architecture, built.network)
         self.teacher = built

@@ -9,7 +9,12 @@ Two things keep it from being imported:
   distillation uses run on later releases, so the assertion is shown 2.1.0,
   and nothing else ever sees that number.
 
-Both happen when, and only if, something imports mmrazor after kd_plugins.
+Its validation loop for a student and its teacher is replaced as well: it calls
+``before_val_epoch`` twice and ``after_val_epoch`` once, so that hooks which
+exchange weights for a validation, as EMA's does, leave them exchanged, and the
+training goes on from averaged weights.
+
+All this happens when, and only if, something imports mmrazor after kd_plugins.
 Where mmrazor can be imported unaided, because torch is older than 2.0, nothing
 is replaced.
 """
@@ -31,6 +36,7 @@ from kd_plugins.compat.loading import wrapped
 MMRAZOR_NEWEST_MMCV = '2.1.0'
 
 _QUANTIZATION = 'mmrazor.structures.quantization'
+_VALIDATION = 'mmrazor.engine.runner.distill_val_loop'
 
 
 class _Inert:
@@ -67,7 +73,7 @@ class _StandInLoader(importlib.abc.Loader):
 
 
 class MMRazorFinder(importlib.abc.MetaPathFinder):
-    """Finds mmrazor's top package and the sub-package that needs a stand-in."""
+    """Finds the modules of mmrazor that need something else around or in their place."""
 
     def find_spec(
         self,
@@ -75,9 +81,11 @@ class MMRazorFinder(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for these two, None for every other module."""
+        """Return a spec for these, None for every other module."""
         if fullname == 'mmrazor':
             return wrapped(fullname, path, target, _accepted_mmcv_version)
+        if fullname == _VALIDATION:
+            return wrapped(fullname, path, target, _one_validation)
         if fullname == _QUANTIZATION or fullname.startswith(_QUANTIZATION + '.'):
             return importlib.machinery.ModuleSpec(fullname, _StandInLoader(), is_package=True)
         return None
@@ -96,6 +104,35 @@ def _accepted_mmcv_version(module: ModuleType) -> Iterator[None]:
         yield
     finally:
         mmcv.__version__ = original
+
+
+@contextmanager
+def _one_validation(module: ModuleType) -> Iterator[None]:
+    """Give the loop of student and teacher another ``run``."""
+    yield
+    module.SingleTeacherDistillValLoop.run = _validate_both  # type: ignore[attr-defined]
+
+
+def _validate_both(loop: Any) -> dict[str, float]:
+    """Validate the student, then the teacher, as one validation.
+
+    Returns:
+        The student's metrics, and the teacher's as ``teacher.*``.
+    """
+    runner, samples = loop.runner, len(loop.dataloader.dataset)
+    runner.call_hook('before_val')
+    runner.call_hook('before_val_epoch')
+    runner.model.eval()
+    for i, batch in enumerate(loop.dataloader):
+        loop.run_iter(i, batch)
+    metrics = loop.evaluator.evaluate(samples)
+    for i, batch in enumerate(loop.dataloader):
+        loop.run_iter_teacher(i, batch)
+    taught = loop.evaluator.evaluate(samples)
+    metrics.update({f'teacher.{name}': value for name, value in taught.items()})
+    runner.call_hook('after_val_epoch', metrics=metrics)
+    runner.call_hook('after_val')
+    return metrics
 
 
 def needs_stand_in() -> bool:

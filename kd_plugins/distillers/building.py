@@ -18,8 +18,10 @@ from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
+from kd_plugins.distillers.protocols import check_protocols
 from kd_plugins.losses.base import LogitsLoss
 from kd_plugins.networks import classes_of
+from kd_plugins.registry import name_of
 from kd_plugins.teachers.base import Teacher
 
 KEY = 'model.distiller'
@@ -41,6 +43,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     config = ConfigDict(**cfg)
     config.setdefault('type', 'mmrazor.ConfigurableDistiller')
     _check_names(config)
+    _name_recorders(config)
     with DefaultScope.overwrite_default_scope('mmrazor'):
         try:
             distiller = MODELS.build(config)
@@ -64,8 +67,23 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
         except ValueError as error:
             raise ValueError(f'{KEY}.{side}_recorders: {error}') from error
     _check_classes(distiller, student, teacher)
+    check_protocols(distiller, student, teacher, KEY)
     _check_specs(distiller)
     return distiller
+
+
+def _name_recorders(cfg: ConfigDict) -> None:
+    """Give recorders the names that mmrazor builds them by, which it adds "Recorder" to.
+
+    New-style configs have classes there, and what mmengine writes of such a config
+    the paths of these classes.
+    """
+    for side in ('student_recorders', 'teacher_recorders'):
+        for recorder in (cfg.get(side) or {}).values():
+            kind, name = recorder.get('type'), name_of(recorder.get('type'))
+            if name.endswith('Recorder'):
+                path = kind if isinstance(kind, str) else kind.__module__
+                recorder.type = f'{path.split(".")[0]}.{name.removesuffix("Recorder")}'
 
 
 def ask_teacher(distiller: Any, teacher: Teacher) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
+from urllib.error import URLError
 
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
@@ -28,8 +29,9 @@ def load_weights(
 ) -> dict[str, Any]:
     """Load every weight of a network, or say what does not fit.
 
-    Takes what mmengine writes, a bare state dict, and ``{'model': ...}``, with
-    or without ``module.`` and torch.compile's ``_orig_mod.``. A distillation's
+    Takes what mmengine writes, a bare state dict, and one under another key where it
+    is the only one, with or without ``module.``, torch.compile's ``_orig_mod.``, or
+    any prefix that all names share. A distillation's
     checkpoint gives its student: what kd_plugins wrote without ``distiller.*``,
     what mmrazor wrote without ``teacher.*`` and the prefix ``architecture.``.
     The network's own way of loading applies: a transformer takes the weights of
@@ -47,7 +49,7 @@ def load_weights(
         The checkpoint as it was read.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file, or it cannot be fetched.
         ValueError: If a weight is missing, left over or of another shape.
     """
     if '://' not in path and not os.path.isfile(path):
@@ -55,8 +57,15 @@ def load_weights(
             f'{key}={path!r} is not a file{relative_to(path)}: train the {role} first, or give '
             'the path or address of its checkpoint.'
         )
-    checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    weights = classifier_weights(_state_dict_of(checkpoint, f'{key}={path!r}'), network)
+    try:
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+    except URLError as error:
+        raise FileNotFoundError(
+            f'{key}={path!r} could not be fetched ({error.reason}): fetch it where the network '
+            'reaches it, and give the path of the file.'
+        ) from error
+    plain = _state_dict_of(checkpoint, f'{key}={path!r}', set(network.state_dict()))
+    weights = classifier_weights(plain, network)
     mismatch = _load(network, weights, role)
     if mismatch:
         raise ValueError(
@@ -93,22 +102,26 @@ def _load(network: nn.Module, weights: Mapping[str, Tensor], role: str) -> Misma
     return Mismatch(tuple(missing), tuple(unexpected), tuple(reshaped))
 
 
-def _state_dict_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
-    for wrapper in ('state_dict', 'model'):
-        if isinstance(checkpoint, dict) and isinstance(checkpoint.get(wrapper), dict):
-            checkpoint = checkpoint[wrapper]
-            break
-    if not isinstance(checkpoint, dict) or not all(
-        isinstance(value, Tensor) for value in checkpoint.values()
-    ):
-        raise ValueError(f'{name} is not a checkpoint: it holds no state dict of tensors.')
+def _state_dict_of(checkpoint: Any, name: str, expected: Set[str]) -> dict[str, Tensor]:
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f'{name} is not a checkpoint, but a {type(checkpoint).__name__}.')
+    if not _holds_weights(checkpoint):
+        found = [key for key, value in checkpoint.items() if _holds_weights(value)]
+        known = [key for key in ('state_dict', 'model') if key in found]
+        if not known and len(found) != 1:
+            said = f'several state dicts, under {found}' if found else 'no state dict of tensors'
+            raise ValueError(
+                f'{name} holds {said} (its keys: {[*checkpoint][:10]}): save the one that is meant '
+                'as a file of its own, torch.save(torch.load(FILE)[KEY], OTHER_FILE).'
+            )
+        checkpoint = checkpoint[(known or found)[0]]
     metadata = getattr(checkpoint, '_metadata', None)
     plain = _plain(checkpoint)
     # The names of modules, the network's own being empty.
     versions = _plain({f'{k}.': v for k, v in metadata.items()} if metadata else {})
-    if any(key.startswith(MMRAZOR_STUDENT) for key in plain):
-        plain = _below(MMRAZOR_STUDENT, plain)
-        versions = _below(MMRAZOR_STUDENT, versions)
+    mmrazors = any(key.startswith(MMRAZOR_STUDENT) for key in plain)
+    prefix = MMRAZOR_STUDENT if mmrazors else _shared_prefix(plain, expected)
+    plain, versions = _below(prefix, plain), _below(prefix, versions)
     weights = OrderedDict((k, v) for k, v in plain.items() if not k.startswith(TERMS))
     if versions:
         # Networks look at the version of a module before they rename its weights.
@@ -116,6 +129,26 @@ def _state_dict_of(checkpoint: Any, name: str) -> dict[str, Tensor]:
             (key.removesuffix('.'), value) for key, value in versions.items()
         )
     return weights
+
+
+def _holds_weights(value: Any) -> bool:
+    """Whether something is a state dict: names, and tensors only."""
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+    )
+
+
+def _shared_prefix(names: Mapping[str, Any], expected: Set[str]) -> str:
+    """Return what stands before every name, if the rest are names of the network."""
+    parts = next(iter(names), '').split('.')
+    for i in range(1, len(parts)):
+        prefix = '.'.join(parts[:i]) + '.'
+        everywhere = all(name.startswith(prefix) for name in names)
+        if everywhere and expected >= set(_below(prefix, names)):
+            return prefix
+    return ''
 
 
 def _plain(names: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The guard of a distillation: what it does about terms that are no longer numbers."""
+"""The guard of a distillation: what it does about terms that went wrong."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ ACTIONS = ('stop', 'skip', 'warn')
 class DistillationGuardHook(Hook):
     """Watch every distillation term, and look at the teacher once.
 
-    A term that is NaN or infinite is reported with its iteration and the range
-    of what it was computed from. Each step compares on the device and keeps the
-    first such record there; the host reads it every ``interval`` iterations, at
-    the end of every epoch and before every checkpoint and validation, so no step
-    waits for the device and no checkpoint is written after the accident.
+    A term that is NaN or infinite, below the least value that it can have, or
+    that suddenly outgrows the task's loss a hundred times, is reported with its
+    iteration and the range of what it was computed from. Each step compares on
+    the device and keeps the first such record there; the host reads it every
+    ``interval`` iterations, at the end of every epoch and before every checkpoint
+    and validation, so no step waits for the device and no checkpoint is written
+    after the accident.
 
     The first batch tells whether the teacher's logits say anything: a warning
     if they are the same for every picture, or if the teacher is right no more
@@ -34,8 +36,8 @@ class DistillationGuardHook(Hook):
 
     Args:
         action: ``'stop'`` ends the training; ``'skip'`` takes the term, and its
-            gradient, out of the steps in which it is not finite, says so and
-            goes on (the task loss still trains); ``'warn'`` only says so.
+            gradient, out of the steps in which it is not finite or below its least
+            value, says so and goes on (the task loss still trains); ``'warn'`` only says so.
         interval: Iterations between two readings.
         check_teacher: Whether to look at the first batch.
 
@@ -73,7 +75,11 @@ class DistillationGuardHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict | None = None
     ) -> None:
-        """Read the records if it is time."""
+        """Compare the terms with the task's loss, and read the records if it is time."""
+        if outputs and isinstance(outputs.get('task_loss'), torch.Tensor):
+            for watch in self.watches:
+                if isinstance(outputs.get(watch.name), torch.Tensor):
+                    watch.beside(outputs[watch.name], outputs['task_loss'])
         if self.every_n_train_iters(runner, self.interval) or self._checkpoint_is_due(runner):
             self._read(runner)
 
@@ -112,17 +118,20 @@ class DistillationGuardHook(Hook):
         # Together, because the other ranks would wait for one that stopped alone.
         all_reduce(everywhere, op='max')
         for watch, own, count in zip(self.watches, counts, everywhere.tolist(), strict=True):
+            watch.next_window()
             if count:
                 self._report(watch, bool(own), int(count), runner)
 
     def _report(self, watch: TermWatch, here: bool, count: int, runner: Any) -> None:
-        said = watch.describe() if here else f'{watch.name} was not finite on another process'
+        said = watch.describe() if here else f'{watch.name} went wrong on another process'
+        outgrew = here and watch.outgrew
         watch.reset()
-        said += f', and not finite in {count} iterations since the last look'
+        said += f'; wrong in {count} iterations since the last look'
         if self.action == 'stop':
             raise FloatingPointError(
                 f'{said}: no checkpoint was written since; lower the learning rate or the loss '
                 "weight and go on with --resume, or set DistillationGuardHook.action='skip'."
             )
-        did = 'the term was left out there' if self.action == 'skip' else 'training goes on'
+        left_out = self.action == 'skip' and not outgrew
+        did = 'the term was left out there' if left_out else 'training goes on'
         runner.logger.warning(f'{said}; {did} (DistillationGuardHook.action={self.action!r}).')

@@ -40,12 +40,18 @@ class DistillationLogHook(Hook):
         self._handles: list[Any] = []
         self._seen: dict[str, dict[str, Tensor]] = {}
         self._seconds: float | None = None
+        self._published: set[str] = set()
         self._stop_timing: Callable[[], None] = lambda: None
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Listen to the terms and the teacher if this iteration will be logged."""
         model = trained_model(runner)
         terms = terms_of(model)
+        if getattr(model, 'distillation_stopped', False):
+            # mmengine repeats the last value of a scalar in every later line.
+            for name in self._published:
+                runner.message_hub.log_scalars.pop(name, None)
+            return
         if not terms or not is_logged(self, runner, batch_idx):
             return
         for name, term in terms.items():
@@ -66,10 +72,14 @@ class DistillationLogHook(Hook):
                 if names.count(name) > 1:
                     # Without "loss" in it: mmengine logs running means of such names.
                     name = f'{name}.{term.removeprefix("loss_").replace("loss", "term")}'
-                runner.message_hub.update_scalar(f'train/{name}', value)
+                self._publish(runner, name, value)
         if self._seconds is not None:
-            runner.message_hub.update_scalar('train/teacher_seconds', self._seconds)
+            self._publish(runner, 'teacher_seconds', self._seconds)
         self._handles, self._seen, self._seconds = [], {}, None
+
+    def _publish(self, runner: Any, name: str, value: Any) -> None:
+        self._published.add(f'train/{name}')
+        runner.message_hub.update_scalar(f'train/{name}', value)
 
     def _listen(self, name: str, term: nn.Module) -> None:
         def hear(term: Any, args: tuple, kwargs: dict[str, Any]) -> None:

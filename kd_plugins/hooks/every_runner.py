@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list
+from mmengine.fileio import load
 from torch import nn
 
 from kd_plugins.files.matching import TERMS
-from kd_plugins.hooks.of_runner import trained_model
+from kd_plugins.hooks.of_runner import teacher_in, trained_model
 from kd_plugins.structures import Progress
+from kd_plugins.teachers.classes import difference
 
 
 def before_train(runner: Any) -> None:
@@ -20,19 +23,30 @@ def before_train(runner: Any) -> None:
     Tell all ranks of a distillation one seed.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` names what the optimizer does not see.
+        ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
+            the teacher's classes stand in another order than the data's, or if
+            annotations lack a class, or if the last batch of an epoch has one
+            sample and a term normalises over the batch.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
         each.message_hub = runner.message_hub
     model = trained_model(runner)
     if hasattr(model, 'set_progress'):
-        # With diff_rank_seed every rank has a seed of its own.
-        seed = [runner.seed]
-        broadcast_object_list(seed)
-        runner.message_hub.update_info('shared_seed', seed[0])
+        share_seed(runner)
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
         check_layer_decay(runner.cfg.get('optim_wrapper'), model)
+        for loader in (runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None)):
+            check_categories(getattr(loader, 'dataset', None))
+        check_classes(runner.train_dataloader, model)
+        check_last_batch(runner.train_dataloader, model)
+
+
+def share_seed(runner: Any) -> None:
+    """Tell all ranks one seed: with ``diff_rank_seed`` every rank has one of its own."""
+    seed = [runner.seed]
+    broadcast_object_list(seed)
+    runner.message_hub.update_info('shared_seed', seed[0])
 
 
 def before_train_iter(runner: Any) -> None:
@@ -40,6 +54,81 @@ def before_train_iter(runner: Any) -> None:
     model = trained_model(runner)
     if hasattr(model, 'set_progress'):
         model.set_progress(Progress.from_message_hub(runner.message_hub))
+        if model.distillation_stopped:
+            _forget_terms(runner.message_hub)
+
+
+def _forget_terms(hub: Any) -> None:
+    """Take the terms out of the log, which would repeat their last values for ever."""
+    for name in [*hub.log_scalars]:
+        if name.startswith(('train/distill.', 'train/distill_loss')):
+            del hub.log_scalars[name]
+
+
+def check_classes(loader: Any, model: nn.Module) -> None:
+    """Compare the names of the teacher's classes with those of the training set.
+
+    Raises:
+        ValueError: If the same number stands for another class.
+    """
+    meta = getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}
+    teacher, data = teacher_in(model).classes, meta.get('classes') or meta.get('CLASSES')
+    found = difference(teacher, data)
+    if found is not None:
+        raise ValueError(
+            f"the classes in the teacher's checkpoint are not those of the training set: {found}. "
+            "Set model.teacher_class_map to the teacher's class, by name or index, for every class "
+            'of the training set, or give a teacher that was trained on these classes.'
+        )
+
+
+def check_categories(dataset: Any) -> None:
+    """Refuse class names that the annotations of a COCO file lack.
+
+    mmdet leaves such a class out and numbers the later ones anew, so that every
+    label after it is that of another class.
+
+    Raises:
+        ValueError: Naming the classes and the categories of the file.
+    """
+    for inner in (*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)):
+        if inner is not None:
+            check_categories(inner)
+    categories = getattr(dataset, 'cat_ids', None)
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+    if categories is None or classes is None or len(categories) == len(classes):
+        return
+    file = str(getattr(dataset, 'ann_file', ''))
+    known = [category['name'] for category in load(file).get('categories', ())]
+    missing = [name for name in classes if name not in known]
+    raise ValueError(
+        f'metainfo.classes of {type(dataset).__name__} has {missing or [*classes]}, and the '
+        f'categories of {file!r} are {known}: mmdet would leave them out and number every later '
+        'class anew. Give the names as the file has them.'
+    )
+
+
+def check_last_batch(loader: Any, model: nn.Module) -> None:
+    """Refuse a last batch of one sample beside terms that normalise over the batch.
+
+    Torch would stop at the end of the first epoch.
+
+    Raises:
+        ValueError: Naming the term and the batch.
+    """
+    size, sampler = getattr(loader, 'batch_size', None), getattr(loader, 'sampler', None)
+    if not size or getattr(loader, 'drop_last', False) or isinstance(sampler, InfiniteSampler):
+        return
+    if len(sampler) % size != 1 and size != 1:  # type: ignore[arg-type]
+        return
+    for name, module in getattr(model, 'distiller', nn.Module()).named_modules():
+        # Maps of several positions have several values a channel.
+        if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)) and module.training:
+            raise ValueError(
+                f'train_dataloader.batch_size={size} leaves a last batch of one sample (of '
+                f'{len(sampler)} on this process), and model.distiller.{name} normalises over the '  # type: ignore[arg-type]
+                'batch: set train_dataloader.drop_last=True, or another batch_size.'
+            )
 
 
 def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> None:

@@ -1,21 +1,32 @@
-"""Whether a distillation term is still a number, watched on the device."""
+"""Whether a distillation term still says something, watched on the device."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+#: By how much rounding may take a term below its lower bound, before its weight.
+ROUNDING = 1e-3
+#: How often its largest value so far a term may become, and how often the task's
+#: loss, in a step in which the task's loss does not grow as well.
+OUTGROWN, DROWNED = 100.0, 10.0
+
 
 class TermWatch:
-    """Keeps, on the device, when a term was first not finite and what it was made of.
+    """Keeps, on the device, when a term first went wrong and what it was made of.
+
+    It is wrong where it is not finite or below its ``lower_bound``, and where it
+    outgrows the task: :meth:`beside` the task's loss.
 
     Args:
         name: The name it is logged under.
         loss: The module that computes it.
         runner: Tells the iteration.
-        skip: Whether to take a term that is not finite out of its step.
+        skip: Whether to take a term that is not finite, or below its bound, out
+            of its step.
     """
 
     def __init__(self, name: str, loss: nn.Module, runner: Any, skip: bool) -> None:
@@ -23,10 +34,19 @@ class TermWatch:
         self.runner = runner
         self.skip = skip
         self.inputs: list[str] = []
+        bound = getattr(loss, 'lower_bound', None)
+        weight = getattr(loss, 'loss_weight', 1.0)
+        self.least = -math.inf
+        if bound is not None:
+            self.least = weight * bound - ROUNDING * max(weight, 1.0)
+        # The largest of the term and of the task's loss: until the last reset, and since.
+        self.before: Tensor | None = None
+        self.since: Tensor | None = None
+        self.latest: Tensor | None = None
         # On the host until the term is computed, which may be on any device.
         self.count = torch.zeros((), dtype=torch.int64)
         self.record = torch.zeros(())
-        self.finite = torch.ones((), dtype=torch.bool)
+        self.sound = torch.ones((), dtype=torch.bool)
         self.handles: list[Any] = [loss.register_forward_hook(self._after, with_kwargs=True)]
         if skip:
             self.handles.append(loss.register_forward_pre_hook(self._before, with_kwargs=True))
@@ -46,6 +66,42 @@ class TermWatch:
         self.count = torch.zeros_like(self.count)
         self.record = torch.zeros_like(self.record)
 
+    def next_window(self) -> None:
+        """Compare later values with all values until now."""
+        if self.since is not None:
+            self.before = self.since if self.before is None else self.before.maximum(self.since)
+        self.since = None
+
+    def beside(self, term: Tensor, task: Tensor) -> None:
+        """See whether the term outgrew the task in this step.
+
+        It did where it is more than 100 times its largest value until the last
+        window and more than 10 times the task's loss, while the task's loss did not
+        grow as much. Without a wait for the device.
+
+        Args:
+            term: The term as it is logged, a scalar.
+            task: The student's own losses, summed, a scalar.
+        """
+        values = torch.stack([term.detach().float(), task.detach().float().to(term.device)])
+        self.since = values if self.since is None else self.since.maximum(values)
+        if self.before is None or self.latest is None:
+            return
+        largest, grown = self.before[0], values / self.before
+        wrong = (largest > 0) & (values[0] > DROWNED * values[1])
+        wrong &= grown[0] > OUTGROWN * grown[1].clamp(min=1)
+        self._keep(self.latest, wrong)
+
+    def _keep(self, new: Tensor, wrong: Tensor) -> None:
+        self.record = torch.where(wrong & (self.count == 0), new, self.record)
+        self.count = self.count + wrong
+
+    @property
+    def outgrew(self) -> bool:
+        """Whether what was recorded is no wrong value, but outgrew the task; waits."""
+        term = float(self.record[1])
+        return math.isfinite(term) and term >= self.least
+
     def describe(self) -> str:
         """Say what was recorded; waits for the device."""
         iteration, term, *ranges = self.record.tolist()
@@ -53,12 +109,16 @@ class TermWatch:
             f'{name} in [{ranges[2 * i]:.4g}, {ranges[2 * i + 1]:.4g}]'
             for i, name in enumerate(self.inputs)
         )
-        return f'{self.name} became {term:.4g} at iteration {int(iteration)}' + (
-            f' ({made_of})' if made_of else ''
-        )
+        said = f'{self.name} became {term:.4g} at iteration {int(iteration)}'
+        if self.outgrew:
+            said += f', more than {OUTGROWN:.0f} times its largest value before and far above the '
+            said += "task's loss, which did not grow with it"
+        elif math.isfinite(term):
+            said += f', below {self.least:.4g}, the least value it can have'
+        return said + (f' ({made_of})' if made_of else '')
 
     def _gated(self, gradient: Tensor) -> Tensor:
-        return torch.where(self.finite.to(gradient.device), gradient, torch.zeros_like(gradient))
+        return torch.where(self.sound.to(gradient.device), gradient, torch.zeros_like(gradient))
 
     def _before(self, loss: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         return (
@@ -77,7 +137,7 @@ class TermWatch:
         if not isinstance(term, Tensor):
             return None
         value = term.detach()
-        finite = torch.isfinite(value).all()
+        sound = (torch.isfinite(value) & (value >= self.least)).all()
         inputs = {
             name: x.detach()
             for name, x in [*((f'input {i}', x) for i, x in enumerate(args)), *kwargs.items()]
@@ -92,7 +152,6 @@ class TermWatch:
         if self.record.shape != new.shape or self.record.device != new.device:
             self.record = torch.zeros_like(new)
             self.count = self.count.to(value.device)
-        self.record = torch.where(~finite & (self.count == 0), new, self.record)
-        self.count = self.count + ~finite
-        self.finite = finite
-        return torch.where(finite, term, torch.zeros_like(term)) if self.skip else None
+        self._keep(new, ~sound)
+        self.latest, self.sound = new, sound
+        return torch.where(sound, term, torch.zeros_like(term)) if self.skip else None

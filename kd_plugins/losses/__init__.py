@@ -17,6 +17,7 @@ from kd_plugins.losses.recursive_mix import (
     consistency_loss,
     pool_region,
 )
+from kd_plugins.losses.sigmoid_kd import SigmoidKDLoss, sigmoid_kd_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
@@ -41,6 +42,7 @@ __all__ = [
     'RecursiveMixLoss',
     'SPLoss',
     'SRRLLoss',
+    'SigmoidKDLoss',
     'VIDLoss',
     'Weighted',
     'WithTemperature',
@@ -54,6 +56,7 @@ __all__ = [
     'localization_weight',
     'pkt_loss',
     'pool_region',
+    'sigmoid_kd_loss',
     'sp_loss',
     'srrl_loss',
     'vid_loss',

@@ -38,20 +38,38 @@ def agreement(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     return 100 * batch_mean((preds_S.argmax(1) == preds_T.argmax(1)).float())
 
 
-def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor) -> None:
-    """Refuse anything but two sets of logits of the same shape (N, C), C >= 2."""
+def check_tensors(owner: str, **preds: Any) -> None:
+    """Refuse what is no tensor, such as all outputs of a module that returns several."""
+    for name, value in preds.items():
+        if isinstance(value, Tensor):
+            continue
+        kind, right = type(value).__name__, 'map it to a record of a tensor in'
+        if isinstance(value, (tuple, list)):
+            kind += f' of {len(value)}'
+            right = f'add data_idx=0 (to {len(value) - 1}) to its entry in'
+        raise ValueError(
+            f'{owner}.{name} is a {kind}, not a tensor: {right} loss_forward_mappings.'
+        )
+
+
+def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor, least: int = 2) -> None:
+    """Refuse anything but two sets of logits of the same shape (N, C), with enough classes."""
+    check_tensors(owner, preds_S=preds_S, preds_T=preds_T)
     if preds_S.dim() != 2 or preds_S.shape != preds_T.shape:
         raise ValueError(
             f'{owner} needs logits of the same shape (N, C) from both networks, but preds_S has '
             f'{tuple(preds_S.shape)} and preds_T has {tuple(preds_T.shape)}: check that '
             'loss_forward_mappings name the classifiers and that both have the same classes.'
         )
-    if preds_S.shape[1] < 2:
-        raise ValueError(f'{owner} needs at least 2 classes, but the logits have 1.')
+    if preds_S.shape[1] < least:
+        raise ValueError(
+            f'{owner} needs at least {least} classes, but the logits have {preds_S.shape[1]}.'
+        )
 
 
 def check_features(owner: str, preds_S: Tensor, preds_T: Tensor, dim: int | None = None) -> None:
     """Refuse features of other batches, without a batch, or of other than ``dim`` dimensions."""
+    check_tensors(owner, preds_S=preds_S, preds_T=preds_T)
     dims = [preds.dim() for preds in (preds_S, preds_T)]
     wrong = min(dims) < 2 or (dim is not None and dims != [dim, dim])
     if wrong or preds_S.shape[0] != preds_T.shape[0]:
@@ -70,7 +88,14 @@ class WeightedLoss(nn.Module):
     Args:
         loss_weight: Factor of the whole loss, finite and at least 0. At 0 the
             loss is still computed, so that all ranks agree on the graph.
+
+    Attributes:
+        lower_bound: What the loss, before its weight, is never below but for
+            rounding; None where it has no such bound. A loss below it is wrong,
+            and ``DistillationGuardHook`` treats it as one that is not finite.
     """
+
+    lower_bound: float | None = 0.0
 
     def __init__(self, loss_weight: float = 1.0) -> None:
         super().__init__()
@@ -89,7 +114,15 @@ class LogitsLoss(WeightedLoss):
         tau: The temperature: a number above 0, the config of a temperature
             module, or a module (see :class:`kd_plugins.temperatures.Temperature`).
         loss_weight: As in :class:`WeightedLoss`.
+
+    Attributes:
+        protocol: Whether the classes share a ``'softmax'`` or have a ``'sigmoid'``
+            each; networks whose head does the other are refused.
+        least_classes: How many there have to be.
     """
+
+    protocol = 'softmax'
+    least_classes = 2
 
     def __init__(
         self, tau: float | Mapping[str, Any] | nn.Module, loss_weight: float = 1.0
@@ -104,7 +137,7 @@ class LogitsLoss(WeightedLoss):
 
     def _prepare(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
         """Check, leave half precision, cut the teacher's graph, ask for tau."""
-        check_logits(type(self).__name__, preds_S, preds_T)
+        check_logits(type(self).__name__, preds_S, preds_T, self.least_classes)
         preds_S = at_least_float32(preds_S)
         preds_T = at_least_float32(preds_T.detach())
         return preds_S, preds_T, self.tau(preds_S, preds_T)

@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_plugins.losses.base import agreement, at_least_float32, batch_mean
+from kd_plugins.losses.base import agreement, at_least_float32, batch_mean, check_tensors
 from kd_plugins.losses.deit import AnswerLoss
 from kd_plugins.registry import MODELS
 from kd_plugins.schedules import decay as decay_of
@@ -139,6 +139,7 @@ def _rows(dense: Tensor) -> Tensor:
 
 
 def _check_dense(preds_S: Tensor, preds_T: Tensor) -> None:
+    check_tensors('CSKDLoss', preds_S=preds_S, preds_T=preds_T)
     if preds_S.dim() != 4 or preds_T.dim() != 4 or preds_S.shape[:2] != preds_T.shape[:2]:
         raise ValueError(
             'CSKDLoss needs dense logits of shape (N, C, H, W) from both networks, of one batch '

@@ -48,8 +48,15 @@ def check_outputs(owner: str, preds_S: HeadOutputs, preds_T: HeadOutputs) -> Hea
     """Return the student's targets of two records that fit each other.
 
     Raises:
-        ValueError: If the maps differ, or the student was given no targets.
+        ValueError: If they are no records of heads, the maps differ, or the
+            student was given no targets.
     """
+    for name, preds in (('preds_S', preds_S), ('preds_T', preds_T)):
+        if not isinstance(preds, HeadOutputs):
+            raise ValueError(
+                f'{owner}.{name} is a {type(preds).__name__}: map it to a recorder '
+                "dict(type='kd_plugins.DetectionHead'), without data_idx."
+            )
     if (
         preds_S.level_sizes != preds_T.level_sizes
         or preds_S.cls_logits.shape != preds_T.cls_logits.shape

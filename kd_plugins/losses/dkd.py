@@ -15,6 +15,9 @@ from kd_plugins.registry import MODELS
 from kd_plugins.schedules import warmup as warmup_of
 from kd_plugins.temperatures.base import per_sample
 
+#: How far from 1 the labels of a mixture may sum, in half precision.
+MIXTURE = 1e-2
+
 
 def dkd_loss(
     preds_S: Tensor, preds_T: Tensor, target: Tensor, tau: float | Tensor
@@ -145,7 +148,12 @@ class DKDLoss(LogitsLoss):
         """Return TCKD and NCKD per sample; of mixed labels, the same mixture of both."""
         if gt_labels.dim() == 1:
             return dkd_loss(preds_S, preds_T, gt_labels, tau)
-        share, classes = gt_labels.to(preds_S.dtype).topk(2, dim=1)
+        labels = gt_labels.to(preds_S.dtype)
+        share, classes = labels.topk(2, dim=1)
+        # Later batches are not looked at by the host: what is no mixture of two makes the
+        # loss NaN, which is seen, in the place of one that leaves labels out.
+        mixture = (share.sum(dim=1) - 1).abs().maximum((labels.sum(dim=1) - 1).abs()) < MIXTURE
+        share = share.masked_fill(~mixture[:, None], torch.nan)
         first, second = (dkd_loss(preds_S, preds_T, classes[:, i], tau) for i in range(2))
         tckd, nckd = (share[:, 0] * a + share[:, 1] * b for a, b in zip(first, second, strict=True))
         return tckd, nckd
@@ -163,8 +171,15 @@ class DKDLoss(LogitsLoss):
         if gt_labels.dim() == 1 and integers and gt_labels.shape[0] == preds_S.shape[0]:
             return
         if gt_labels.shape == preds_S.shape:
-            two_largest = gt_labels.float().topk(2, dim=1).values.sum(dim=1)
-            if torch.allclose(two_largest, gt_labels.float().sum(dim=1), atol=1e-4):
+            labels = gt_labels.float()
+            two_largest, sums = labels.topk(2, dim=1).values.sum(dim=1), labels.sum(dim=1)
+            if not torch.allclose(sums, torch.ones_like(sums), atol=MIXTURE):
+                raise ValueError(
+                    'DKDLoss.gt_labels has pictures whose labels sum to '
+                    f'{sums[(sums - 1).abs().argmax()]:g}: they have several classes, or none, and '
+                    "DKD's classes share a softmax. Use kd_plugins.SigmoidKDLoss."
+                )
+            if torch.allclose(two_largest, sums, atol=MIXTURE):
                 return
             raise ValueError(
                 f'DKDLoss.gt_labels of shape {tuple(gt_labels.shape)} spread a label over more '

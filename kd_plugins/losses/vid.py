@@ -73,6 +73,7 @@ class VIDLoss(WeightedLoss):
             'VIDLoss.init_variance', init_variance, f'a variance above eps={eps!r}', above=eps
         )
         self.eps = eps
+        self.lower_bound = 0.5 * math.log(eps)
         widths = (channels_S, channels_T, channels_T, channels_T)
         layers: list[nn.Module] = []
         for before, after in zip(widths, widths[1:], strict=False):

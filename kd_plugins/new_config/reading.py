@@ -77,7 +77,7 @@ def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict
 
 def _arguments(loss: Mapping[str, Any]) -> list[str]:
     """Return the arguments that a term cannot do without."""
-    kind = MODELS.get(loss['type'])
+    kind = MODELS.get(loss['type']) if isinstance(loss['type'], str) else loss['type']
     if kind is None:
         raise ValueError(f'{loss["type"]} is no registered loss: import the module that has it.')
     needed = [

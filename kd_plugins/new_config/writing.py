@@ -19,6 +19,7 @@ from kd_plugins.networks import build_network, resolve_network
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.python import Code, statement
 from kd_plugins.new_config.reading import Named, distiller
+from kd_plugins.registry import name_of
 
 #: The method of a training without a teacher.
 ALONE = 'alone'
@@ -65,6 +66,12 @@ class Request:
             raise ValueError(
                 f'--teacher {self.teacher!r} is a file of yours, for which no package lists '
                 'weights: give --teacher-ckpt.'
+            )
+        if os.path.isfile(self.student) and Config._is_lazy_import(self.student):
+            raise ValueError(
+                f'--student {self.student!r} is a new-style config (read_base, classes as types), '
+                'which the classic file that is written here cannot inherit: make a classic one of '
+                'it with mmengine.config.Config.fromfile(FILE).dump(OTHER_FILE), and give that.'
             )
         if self.data is not None:
             self.classes = _classes_in(self.data)
@@ -119,7 +126,7 @@ def new_config(request: Request) -> str:
         if 'head' not in network:
             raise ValueError(
                 f'--data is for classifiers, but --student {request.student!r} is a '
-                f'{network.type}: give a student config that has your data.'
+                f'{name_of(network.type)}: give a student config that has your data.'
             )
     student = Named(f'--student {request.student!r}', _build(request.network(request.student)))
     if request.teacher is None:
@@ -219,6 +226,11 @@ def _data(request: Request) -> dict[str, Any]:
     with DefaultScope.overwrite_default_scope(request.student.split('::')[0]):
         get = get_config if '::' in request.student else Config.fromfile
         base = get(request.student)
+    if 'train_dataloader' not in base:
+        raise ValueError(
+            f'--student {request.student!r} says how to test and not how to train (it has no '
+            'train_dataloader): give a config that trains, with that architecture.'
+        )
     return dict(
         data_root=request.path(request.data),
         data_preprocessor=dict(num_classes=len(request.classes)),
@@ -234,11 +246,11 @@ def _loader(split: str, base: Config) -> dict[str, Any]:
     dataset = base[f'{split}_dataloader'].dataset
     if 'pipeline' not in dataset:
         raise ValueError(
-            f'--data: {split}_dataloader.dataset of the student is a {dataset.type}, which has no '
-            'pipeline of its own: start from a config with a plain dataset.'
+            f'--data: {split}_dataloader.dataset of the student is a {name_of(dataset.type)}, '
+            'which has no pipeline of its own: start from a config with a plain dataset.'
         )
     pipeline = f'_base_.{split}_dataloader.dataset.pipeline'
-    if not any(step.type.startswith('LoadImage') for step in dataset.pipeline):
+    if not any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
         # The base's dataset, CIFAR's say, has its pictures in memory.
         pipeline = f"[dict(type='LoadImageFromFile'), *{pipeline}]"
     return dict(

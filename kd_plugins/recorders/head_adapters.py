@@ -20,6 +20,8 @@ from kd_plugins.structures import HeadOutputs, HeadSpec, HeadTargets
 #: Boxes end here, in strides. An exponential may send an anchor that no object
 #: trains anywhere; areas beyond this would overflow and the IoU be inf / inf.
 FAR = 1e6
+#: What a box that is inside out measures from edge to edge, in strides.
+THIN = 1e-2
 
 
 class HeadAdapter:
@@ -97,7 +99,7 @@ class HeadAdapter:
                 )
                 flat = at_least_float32(preds).flatten(0, 1)
                 decoded = self.decode(flat, priors.repeat(n, 1), strides.repeat(n, 1))
-            return decoded.clamp(-FAR, FAR).reshape(n, -1, 4)
+            return _opened(decoded.clamp(-FAR, FAR)).reshape(n, -1, 4)
 
         bins = self.spec.num_bins
         return HeadOutputs(
@@ -223,6 +225,20 @@ def adapter_of(head: nn.Module) -> HeadAdapter:
 def _flat(x: Tensor, channels: int) -> Tensor:
     """Return (N, H * W * anchors, channels) of a map (N, anchors * channels, H, W)."""
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, channels)
+
+
+def _opened(boxes: Tensor) -> Tensor:
+    """Return boxes whose right is not left of their left, nor their bottom above their top.
+
+    Heads that predict plain numbers for distances (RTMDet's ``exp_on_reg=False``)
+    turn boxes inside out, and an IoU loss of such a box has no lower bound: it
+    would be driven there. Such a box counts as a thin one at its first edge; one
+    without any area would get no gradient. The gradient passes by the
+    correction, so that the loss can open the box again.
+    """
+    first, last = boxes.split(2, dim=-1)
+    gap = first.detach() - last.detach()
+    return torch.cat([first, last + torch.where(gap > 0, gap + THIN, 0)], dim=-1)
 
 
 def _plain(boxes: Any) -> Tensor:

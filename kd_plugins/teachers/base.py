@@ -21,12 +21,14 @@ class Teacher:
     Attributes:
         network: The network that is asked, or None.
         weights: Where its weights come from, in words; None where nobody said.
+        classes: The names of its classes in its order; None where nobody said.
         has_own_input: Whether the network declares a preprocessor of its own.
         data_preprocessor: The student's, whose batches it is shown.
     """
 
     network: nn.Module | None = None
     weights: str | None = None
+    classes: Sequence[str] | None = None
     has_own_input = False
     data_preprocessor: nn.Module | None = None
 

@@ -19,6 +19,7 @@ from kd_plugins.networks import (
 )
 from kd_plugins.optim.precision import as_dtype
 from kd_plugins.teachers.base import Teacher
+from kd_plugins.teachers.classes import choose, classes_in, keep_classes
 from kd_plugins.teachers.input import TeacherInput, declares_input
 from kd_plugins.teachers.network import NetworkTeacher
 
@@ -34,6 +35,7 @@ def build_teacher(
     dtype: str | None = None,
     channels_last: bool = False,
     compile: bool | Mapping[str, Any] = False,
+    class_map: Sequence[int | str] | None = None,
 ) -> Teacher:
     """Build the teacher of an algorithm, with every one of its weights.
 
@@ -48,6 +50,7 @@ def build_teacher(
         dtype: What it computes in.
         channels_last: Whether it computes in torch's channels-last layout.
         compile: Whether to compile it, or arguments of ``torch.compile``.
+        class_map: Its class, by name or index, for every class of the student.
 
     Raises:
         ValueError: If it would teach noise, or a setting is none.
@@ -57,6 +60,7 @@ def build_teacher(
         settings = dict(
             teacher_ckpt=ckpt, teacher_input_size=input_size, teacher_dtype=dtype,
             teacher_channels_last=channels_last, teacher_compile=compile,
+            teacher_class_map=class_map,
         )  # fmt: skip
         for key, value in settings.items():
             if value:
@@ -66,7 +70,17 @@ def build_teacher(
                 )
         return Teacher()
     kind = torch.float32 if dtype == 'float32' else as_dtype(dtype, 'model.teacher_dtype')
-    network, weights, declared = _network(cfg, ckpt, allow_random)
+    network, weights, declared, classes = _network(cfg, ckpt, allow_random)
+    if class_map is not None:
+        index = choose(class_map, network, classes)
+        if isinstance(cfg, BaseModel):
+            raise ValueError(
+                'model.teacher_class_map changes the last layers of the teacher, and '
+                'model.teacher is a network that somebody else has built: give its config, or '
+                'call kd_plugins.teachers.classes.keep_classes on a copy.'
+            )
+        keep_classes(network, index)
+        classes = classes and tuple(classes[i] for i in index)
     if not inplace:
         forbid_inplace(network)
     own = network.data_preprocessor if declared else None
@@ -79,17 +93,17 @@ def build_teacher(
         channels_last,
         dict(compile) if isinstance(compile, Mapping) else {} if compile else None,
         owned=not isinstance(cfg, BaseModel),
+        classes=classes,
     )
 
 
 def _network(
     cfg: NetworkCfg, ckpt: str | None, allow_random: bool
-) -> tuple[BaseModel, str | None, bool]:
-    """Return the network, where its weights come from, and whether it declares its input."""
+) -> tuple[BaseModel, str | None, bool, tuple[str, ...] | None]:
+    """Return the network, the source of its weights, whether it declares its input, its classes."""
     if isinstance(cfg, BaseModel):
-        if ckpt is not None:
-            load_weights(cfg, ckpt)
-        return cfg, ckpt, declares_input(cfg.data_preprocessor)
+        classes = None if ckpt is None else classes_in(load_weights(cfg, ckpt))
+        return cfg, ckpt, declares_input(cfg.data_preprocessor), classes
     resolved, pretrained = resolve_network(cfg, 'model.teacher')
     for init_cfg in initialisations(resolved.get('init_cfg')):
         if init_cfg['type'] == 'Pretrained':
@@ -108,8 +122,9 @@ def _network(
         )
     declared = bool(resolved.get('data_preprocessor'))
     network = build_network(resolved, 'model.teacher')
+    classes = None
     if ckpt is None:
         network.init_weights()
     else:
-        load_weights(network, ckpt)
-    return network, ckpt, declared or declares_input(network.data_preprocessor)
+        classes = classes_in(load_weights(network, ckpt))
+    return network, ckpt, declared or declares_input(network.data_preprocessor), classes

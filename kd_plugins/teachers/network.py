@@ -35,6 +35,7 @@ class NetworkTeacher(Teacher):
         compile: Arguments of ``torch.compile``; None to leave it as it is.
         owned: Whether it may be moved and converted with its algorithm. A
             network that somebody else has built is only moved to its input.
+        classes: The names of its classes in its order; None where nobody said.
     """
 
     network: nn.Module
@@ -49,6 +50,7 @@ class NetworkTeacher(Teacher):
         channels_last: bool = False,
         compile: Mapping[str, Any] | None = None,
         owned: bool = True,
+        classes: Sequence[str] | None = None,
     ) -> None:
         self.network = network.requires_grad_(False).eval()
         self.input = input
@@ -59,6 +61,7 @@ class NetworkTeacher(Teacher):
         if self.layout is not None:
             network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.owned = owned
+        self.classes = classes
         self._run = network if compile is None else torch.compile(network, **compile)
         self._watchers: list[Watcher] = []
 

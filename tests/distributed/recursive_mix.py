@@ -44,10 +44,8 @@ def train(model, part, seed):
     inner = getattr(model, 'module', model)
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
     hub = MessageHub(f'rank with seed {seed}')
-    runner = SimpleNamespace(
-        seed=seed, message_hub=hub, model=model, optim_wrapper=wrapper, cfg=dict()
-    )
-    every_runner.before_train(runner)
+    runner = SimpleNamespace(seed=seed, message_hub=hub, model=model)
+    every_runner.share_seed(runner)
     data, boxes = Pictures(16), []
     for i, (size, epoch) in enumerate(STEPS):
         hub.update_info_dict(dict(iter=i, max_iters=len(STEPS), epoch=epoch, max_epochs=2))

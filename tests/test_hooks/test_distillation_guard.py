@@ -91,7 +91,7 @@ def test_the_ranges_are_those_of_the_first_bad_step(tmp_path):
     for name in ('preds_S', 'preds_T'):
         low, high = (f'{float(edge(seen[1][name])):.4g}' for edge in (torch.min, torch.max))
         assert f'{name} in [{low}, {high}]' in str(error.value)
-    assert 'not finite in 2 iterations since the last look' in str(error.value)
+    assert 'wrong in 2 iterations since the last look' in str(error.value)
 
 
 def test_interval_and_iteration_checkpoints_decide_when_it_is_read(tmp_path):
@@ -239,7 +239,7 @@ def test_what_one_rank_sees_stops_every_rank(tmp_path, monkeypatch):
         counts.fill_(2)
 
     monkeypatch.setattr('kd_plugins.hooks.distillation_guard.all_reduce', other_rank_has_seen_it)
-    with pytest.raises(FloatingPointError, match=r'distill\.loss_kd was not finite on another pro'):
+    with pytest.raises(FloatingPointError, match=r'distill\.loss_kd went wrong on another pro'):
         training(tmp_path, [], epochs=1, check_teacher=False).train()
     assert asked == ['max']
 
@@ -278,3 +278,79 @@ def test_a_guard_ends_with_its_training(tmp_path):
     loss.at = [loss.calls + 2]
     with pytest.raises(FloatingPointError, match='became inf at iteration 2'):
         second.train()
+
+
+@MODELS.register_module(force=True)
+class Bounded(Spoiled):
+    """The same loss, which says that it is at least 0."""
+
+    lower_bound = 0.0
+    loss_weight = 2.0
+
+
+def spoiled(tmp_path, by, at=(5,), kind='Bounded', **guard):
+    cfg = config(
+        tmp_path, 3, model=algorithm_cfg(distiller=distiller(dict(type=kind, at=at, by=by)))
+    )
+    cfg.default_hooks.guard = dict(type='kd_plugins.DistillationGuardHook', **guard)
+    cfg.custom_hooks.append(dict(type='KeepWeights'))
+    cfg.log_level = 'WARNING'
+    return Runner.from_cfg(cfg)
+
+
+def test_a_term_below_its_lower_bound_is_wrong(tmp_path):
+    with pytest.raises(FloatingPointError, match=r'at iteration 5, below -0\.002, the least value'):
+        spoiled(tmp_path / 'a', by=-1.0).train()
+    # Rounding below it is not, nor is anything of a term without a bound.
+    spoiled(tmp_path / 'b', by=-1e-6).train()
+    spoiled(tmp_path / 'c', by=-1.0, kind='Spoiled').train()
+
+
+def test_a_term_below_its_bound_is_skipped_like_one_that_is_not_finite(tmp_path, warnings_of):
+    ours = spoiled(tmp_path / 'a', by=-1.0, action='skip', check_teacher=False)
+    reference = spoiled(tmp_path / 'b', by=0.0, check_teacher=False)
+    for runner in (ours, reference):
+        runner.train()
+    assert any('the least value' in text and 'left out' in text for text in warnings_of)
+    for step, (a, b) in enumerate(zip(kept(ours), kept(reference), strict=True)):
+        assert all(torch.equal(a[name], b[name]) for name in a), step
+
+
+@pytest.mark.parametrize('action', ['stop', 'warn', 'skip'])
+def test_a_term_that_outgrows_the_task_is_told(tmp_path, warnings_of, action):
+    runner = spoiled(tmp_path, by=1e6, action=action, check_teacher=False)
+    if action == 'stop':
+        with pytest.raises(FloatingPointError, match='more than 100 times its largest value'):
+            runner.train()
+        return
+    runner.train()
+    # The student that it broke is told of after it.
+    said = next(text for text in warnings_of if 'became' in text)
+    assert 'at iteration 5, more than 100 times' in said and 'training goes on' in said
+
+
+def growth(terms, tasks, window=2):
+    """In which steps a term is told to outgrow the task, windows of two steps apart."""
+    watch = TermWatch('distill.loss_kd', nn.Identity(), SimpleNamespace(iter=0), skip=False)
+    watch.latest, told = torch.zeros(2), []
+    watch.record = torch.zeros(2)
+    for step, (term, task) in enumerate(zip(terms, tasks, strict=True)):
+        before = int(watch.count)
+        watch.beside(torch.tensor(term), torch.tensor(task))
+        told += [step] * (int(watch.count) > before)
+        if step % window == window - 1:
+            watch.next_window()
+    return told
+
+
+def test_growth_is_measured_against_the_tasks():
+    flat = [1.0] * 6
+    assert growth([1, 2, 1, 2, 350.0, 3], flat) == [4]
+    # A warm-up doubles from one window to the next.
+    assert growth([0, 0, 1, 2, 4, 8], flat) == []
+    # The task's loss grows as well; the term stays small beside the task's; it began at 0.
+    assert growth([1, 2, 1, 2, 350.0, 3], [1, 1, 1, 1, 20, 1.0]) == []
+    assert growth([1e-6, 2e-6, 1e-6, 2e-6, 5e-3, 1e-6], flat) == []
+    assert growth([0, 0, 500.0, 1, 1, 1], flat) == []
+    # In the first window nothing is known yet.
+    assert growth([1, 500.0, 1, 1, 1, 1], flat) == []

@@ -1,6 +1,8 @@
 """Each runner tells its own model of its training, whichever hooks a config has."""
 
 import copy
+import json
+from types import SimpleNamespace
 
 import pytest
 from helpers import algorithm_cfg
@@ -8,11 +10,16 @@ from helpers.tiny_training import config
 from helpers.vector_training import kd, runner_of
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.registry import HOOKS
+from mmengine.registry import DATASETS, HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
-from kd_plugins.hooks.every_runner import check_layer_decay
+from kd_plugins.hooks import every_runner
+from kd_plugins.hooks.every_runner import (
+    check_categories,
+    check_last_batch,
+    check_layer_decay,
+)
 from kd_plugins.structures import Progress
 
 
@@ -129,3 +136,103 @@ def test_rates_of_terms_that_layer_decay_passes_over_are_refused(
             check_layer_decay(wrapper, model)
     else:
         check_layer_decay(wrapper, model)
+
+
+def coco(tmp_path, *names, wrap=None):
+    """A dataset of mmdet over a file with categories a, b, c."""
+    init_default_scope('mmdet')
+    categories = [dict(id=i + 1, name=name) for i, name in enumerate('abc')]
+    image = dict(id=1, file_name='1.jpg', height=10, width=10)
+    box = dict(id=1, image_id=1, category_id=3, bbox=[0, 0, 5, 5], area=25, iscrowd=0)
+    path = tmp_path / 'coco.json'
+    path.write_text(json.dumps(dict(images=[image], annotations=[box], categories=categories)))
+    of = dict(type='mmdet.CocoDataset', ann_file=str(path), metainfo=dict(classes=names))
+    of.update(data_prefix=dict(img=''), pipeline=[])
+    return DATASETS.build(of if wrap is None else wrap(of))
+
+
+WRAPS = [
+    None,
+    lambda of: dict(type='RepeatDataset', dataset=of, times=2),
+    lambda of: dict(type='ConcatDataset', datasets=[of, of]),
+]
+
+
+@pytest.mark.parametrize('wrap', WRAPS)
+def test_a_class_that_the_annotations_lack_is_named(tmp_path, wrap):
+    with pytest.raises(ValueError, match=r"has \['x'\], and the categories of .*\['a', 'b', 'c'\]"):
+        check_categories(coco(tmp_path, 'a', 'x', 'c', wrap=wrap))
+    # Upstream's silence: the box of class c, number 2, is number 1.
+    shifted = coco(tmp_path, 'a', 'x', 'c')
+    assert [box['bbox_label'] for box in shifted[0]['instances']] == [1]
+    # A choice among the file's classes is none of that.
+    check_categories(coco(tmp_path, 'a', 'c', wrap=wrap))
+    check_categories(None)
+
+
+def test_a_training_on_shifted_classes_does_not_begin(tmp_path):
+    made = Runner.from_cfg(config(tmp_path / 'run', 1, model=algorithm_cfg()))
+    made.val_loop.dataloader = SimpleNamespace(dataset=coco(tmp_path, 'a', 'x'))
+    with pytest.raises(ValueError, match=r"has \['x'\]"):
+        every_runner.before_train(made)
+
+
+class Normalising(nn.Module):
+    """A term with statistics of its batch."""
+
+    def __init__(self, kind=nn.BatchNorm1d):
+        super().__init__()
+        self.norm = kind(4)
+
+    def forward(self, preds_S, preds_T):
+        return (self.norm(preds_S) - preds_T).square().mean()
+
+
+@pytest.mark.parametrize(
+    ('samples', 'batch_size', 'kind', 'changes', 'refused'),
+    [
+        (9, 4, nn.BatchNorm1d, {}, True),
+        (1, 4, nn.BatchNorm1d, {}, True),
+        (3, 1, nn.BatchNorm1d, {}, True),
+        (10, 4, nn.BatchNorm1d, {}, False),
+        (8, 4, nn.BatchNorm1d, {}, False),
+        (9, 4, nn.LayerNorm, {}, False),
+        (9, 4, nn.BatchNorm1d, dict(drop_last=True), False),
+        (9, 4, nn.BatchNorm1d, dict(sampler=dict(type='InfiniteSampler')), False),
+    ],
+)
+def test_a_last_batch_of_one_is_refused_beside_batch_statistics(
+    samples, batch_size, kind, changes, refused
+):
+    loader = dict(
+        batch_size=batch_size, dataset=dict(type='Vectors', size=samples),
+        sampler=dict(type='DefaultSampler', shuffle=True),
+    )  # fmt: skip
+    loader.update(changes)
+    model = MODELS.build(algorithm_cfg())
+    model.distiller.distill_losses['loss_kd'] = Normalising(kind)
+    built = Runner.build_dataloader(loader, seed=0)
+    sizes = [len(batch['inputs']) for batch, _ in zip(built, range(4), strict=False)]
+    assert refused == (1 in sizes and kind is nn.BatchNorm1d)
+    if refused:
+        with pytest.raises(ValueError, match=r'last batch of one .*loss_kd\.norm .*drop_last=True'):
+            check_last_batch(built, model)
+    else:
+        check_last_batch(built, model)
+
+
+def test_the_log_forgets_terms_that_stopped(tmp_path):
+    """mmengine would repeat the last value of each in every later line."""
+    cfg = config(tmp_path, 3, model=algorithm_cfg())
+    cfg.custom_hooks.append(dict(type='mmrazor.StopDistillHook', stop_epoch=1))
+    cfg.default_hooks.distillation_log = dict(type='kd_plugins.DistillationLogHook')
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
+    Runner.from_cfg(cfg).train()
+    (path,) = tmp_path.glob('*/vis_data/scalars.json')
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [line for line in lines if 'loss' in line]
+    assert len(lines) == 9
+    for i, line in enumerate(lines):
+        names = {'distill.loss_kd', 'distill_loss', 'agreement', 'teacher_seconds'}
+        assert names & set(line) == (names if i < 3 else set()), line
+        assert 'student.loss' in line

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -596,3 +597,33 @@ def test_a_warm_up_longer_than_the_training_is_found(by_epoch):
     term['warmup']['length'] -= 1
     report = check(config(model=model(distiller=distiller(term))), iterations=1)
     assert not any('longer than the training' in what for what in found(report, 'error'))
+
+
+@pytest.mark.parametrize(
+    ('batch', 'counts', 'base', 'enable', 'what', 'change'),
+    [
+        # Upstream multiplies by 8 / 32 and forgets the four batches of a step.
+        (8, 4, 32, True, 'scaled the learning rate to 0.025 for batches of 8, and a step sees 32',
+         'set auto_scale_lr.enable=False and the learning rate to 0.1.'),
+        (8, 2, 32, False, 'meant for batches of 32 .*, and one process has batches of 16',
+         'train on 2 GPUs, set it to 0.05: --auto-scale-lr would .* make it 0.025.'),
+        (8, 1, 32, False, 'meant for batches of 32 .*, and one process has batches of 8',
+         'train on 4 GPUs, pass --auto-scale-lr, or set it to 0.025.'),
+        (8, 4, 32, False, None, None),
+        (8, 1, 32, True, None, None),
+    ],
+)  # fmt: skip
+def test_the_rate_of_a_batch_is_what_upstream_will_make_it(
+    batch, counts, base, enable, what, change
+):
+    cfg = config(
+        train_dataloader=loader(batch),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=counts),
+        auto_scale_lr=dict(base_batch_size=base, enable=enable),
+    )
+    told = [f for f in check(cfg, teacher_batches=0).findings if 'learning rate' in f.what]
+    if what is None:
+        assert not told
+    else:
+        (finding,) = told
+        assert re.search(what, finding.what) and re.fullmatch(change, finding.change)

@@ -247,3 +247,10 @@ def test_records_that_do_not_fit_are_refused():
             term()(preds_S, other)
         with pytest.raises(ValueError, match=r'its GFLHead computed none: leave model\.calculate'):
             term()(preds_T, preds_S)
+
+
+def test_what_is_no_record_of_a_head_is_refused():
+    preds_S, preds_T, _ = records()
+    for of in TERMS.values():
+        with pytest.raises(ValueError, match=r'preds_T is a Tensor: .*kd_plugins.DetectionHead'):
+            of()(preds_S, preds_T.cls_logits)

@@ -7,6 +7,9 @@ import torch
 from helpers.detection import HEADS, build, detector, images, losses
 from mmengine.config import ConfigDict
 
+from kd_plugins.recorders.head_adapters import _opened
+from kd_plugins.registry import MODELS
+
 #: RetinaNet's own loss compares deltas, unless it is told to decode them.
 DECODED = dict(RetinaNet=dict(reg_decoded_bbox=True, loss_bbox=dict(type='GIoULoss')))
 KINDS = [*HEADS, 'FCOS, normed']
@@ -231,3 +234,72 @@ def test_records_let_go_of_the_step():
     for manager in (model.distiller.student_recorders, model.distiller.teacher_recorders):
         recorder = manager.get_recorder('head')
         assert not recorder.data_buffer and not recorder._outs and not recorder._returned
+
+
+#: Heads by every option that changes how they decode; RTMDet's plain numbers are its stock ones.
+DECODERS = {
+    **{kind: (kind, {}) for kind in HEADS},
+    'FCOS, normed': ('FCOS', dict(norm_on_bbox=True)),
+    'RTMDet, plain numbers': ('RTMDet', dict(exp_on_reg=False)),
+    'RTMDet, plain numbers, own convolutions': (
+        'RTMDet', dict(exp_on_reg=False, share_conv=False)
+    ),
+    'RetinaNet, distances': (
+        'RetinaNet',
+        dict(bbox_coder=dict(type='TBLRBBoxCoder', normalizer=4.0), reg_decoded_bbox=True,
+             loss_bbox=dict(type='GIoULoss')),
+    ),
+    'RetinaNet, decoded': ('RetinaNet', DECODED['RetinaNet']),
+}  # fmt: skip
+
+
+def wild(kind, **teacher):
+    """A pair of heads whose predictions have every sign and size, and their records."""
+    name, changes = DECODERS[kind]
+    model = build(detector(name, **changes), detector(name, width=16, **changes)).train()
+    with torch.no_grad():
+        for network in (model.student, model.teacher.network):
+            for p in network.bbox_head.parameters():
+                p.mul_(6)
+    return model, *step(model, images())
+
+
+@pytest.mark.parametrize('kind', DECODERS)
+def test_no_box_is_inside_out_and_every_box_term_keeps_its_range(kind):
+    _, found, *records = wild(kind)
+    for record in records:
+        assert (record.boxes[..., 2:] >= record.boxes[..., :2]).all()
+    loss = MODELS.build(dict(type='kd_plugins.BCKDLocalizationLoss', loss_weight=1.0))
+    value = loss(*records)
+    # A GIoU loss is at most 2, and at most all anchors count, each with at most weight 1.
+    targets = records[0].targets
+    assert 0 < value.item() <= 2 * (targets.weights > 0).sum().item() / targets.num_pos.item()
+    assert found['distill.loss_bckd_loc'].item() >= 0
+
+
+def test_plain_numbers_do_turn_boxes_inside_out():
+    model, _, student, _ = wild('RTMDet, plain numbers')
+    adapter = model.distiller.student_recorders.get_recorder('head').adapter
+    with torch.no_grad():
+        outs = model.student.bbox_head(
+            model.student.extract_feat(model.data_preprocessor(images(), True)['inputs'])
+        )
+    assert any((preds[:, 0] + preds[:, 2] < 0).any() for preds in outs[1])
+    assert adapter.spec.num_bins is None
+
+
+def test_a_box_that_is_inside_out_is_opened_by_the_gradient():
+    teacher = torch.tensor([[10.0, 10.0, 50.0, 40.0]], dtype=torch.float64)
+    # Edges crossed in both directions, and one box whose edges stand right.
+    start = [[30.0, 20.0, 25.0, 18.0], [45.0, 12.0, 15.0, 39.0], [20.0, 20.0, 30.0, 30.0]]
+    raw = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    giou = MODELS.build(dict(type='mmdet.GIoULoss'))
+    optimizer = torch.optim.Adam([raw], lr=0.5)
+    for _ in range(400):
+        boxes = _opened(raw)
+        loss = giou(boxes, teacher.expand_as(boxes), reduction_override='none')
+        assert (loss >= 0).all() and (loss <= 2).all()
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(raw.detach(), teacher.expand_as(raw), atol=1.0, rtol=0)

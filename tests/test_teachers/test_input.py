@@ -61,7 +61,12 @@ def test_other_architecture_is_named(tmp_path):
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     torch.save([1, 2], tmp_path / 't.pth')
-    with pytest.raises(ValueError, match='holds no state dict'):
+    with pytest.raises(ValueError, match='is not a checkpoint, but a list'):
+        build(teacher_ckpt=str(tmp_path / 't.pth'))
+    torch.save(dict(epoch=1), tmp_path / 't.pth')
+    with pytest.raises(
+        ValueError, match=r"holds no state dict of tensors \(its keys: \['epoch'\]\)"
+    ):
         build(teacher_ckpt=str(tmp_path / 't.pth'))
 
 

@@ -164,3 +164,52 @@ def test_a_path_beside_an_inherited_type_is_refused(side):
     )
     with pytest.raises(ValueError, match=said):
         build(**{side: dict(TEACHER, cfg_path='other.py')})
+
+
+WRAPPED = {
+    'net': lambda state: dict(net=state, epoch=3),
+    'average': lambda state: dict(model_ema=state, args=dict(lr=0.1)),
+    'prefix': lambda state: {f'net.student.{k}': v for k, v in state.items()},
+    'prefix below a key': lambda state: dict(
+        state_dict={f'model.{k}': v for k, v in state.items()}, optimizer={}
+    ),
+}
+
+
+@pytest.mark.parametrize('form', WRAPPED)
+def test_the_only_weights_of_a_file_load_whatever_they_are_called(form, tmp_path):
+    source, target = MODELS.build(TEACHER), MODELS.build(TEACHER)
+    torch.save(WRAPPED[form](source.state_dict()), tmp_path / 't.pth')
+    load_weights(target, str(tmp_path / 't.pth'))
+    for key, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[key], value)
+
+
+def test_a_file_of_several_networks_is_not_guessed_at(tmp_path):
+    state = MODELS.build(TEACHER).state_dict()
+    torch.save(dict(net=state, net_ema=state, epoch=3), tmp_path / 't.pth')
+    said = r"several state dicts, under \['net', 'net_ema'\] .*torch.load\(FILE\)\[KEY\]"
+    with pytest.raises(ValueError, match=said):
+        load_weights(MODELS.build(TEACHER), str(tmp_path / 't.pth'))
+    torch.save([1], tmp_path / 't.pth')
+    with pytest.raises(ValueError, match='is not a checkpoint, but a list'):
+        load_weights(MODELS.build(TEACHER), str(tmp_path / 't.pth'))
+
+
+def test_a_prefix_of_other_names_is_none(tmp_path):
+    """Weights of a part are not those of the whole."""
+    source = MODELS.build(TEACHER)
+    torch.save({f'body.{k}': v for k, v in source.body.state_dict().items()}, tmp_path / 't.pth')
+    with pytest.raises(ValueError, match=r'2 weights are missing \(first: fc.weight\)'):
+        load_weights(MODELS.build(TEACHER), str(tmp_path / 't.pth'))
+
+
+def test_an_address_that_cannot_be_reached_is_one_sentence():
+    said = r"teacher_ckpt='https://nowhere.invalid/t.pth' could not be fetched \(.*the path of the"
+    with pytest.raises(FileNotFoundError, match=said):
+        load_weights(MODELS.build(TEACHER), 'https://nowhere.invalid/t.pth')
+
+
+def test_a_package_of_another_name_is_told():
+    with pytest.raises(ValueError, match=r"mmcls is called mmpretrain now, write 'mmpretrain::a"):
+        build(teacher=dict(cfg_path='mmcls::a.py'))

@@ -128,19 +128,32 @@ def _losses(report: Report) -> None:
 
 def _batch(report: Report) -> None:
     data = report.data
-    if data is None or not data.base_batch_size or data.scales_lr:
+    if data is None or not data.base_batch_size or not report.groups:
         return
-    batch = data.batch_size * data.accumulation
-    if batch != data.base_batch_size:
-        lr = report.groups[0].lr if report.groups else math.nan
-        scaled = lr * batch / data.base_batch_size
-        processes = data.base_batch_size / batch
+    batch, lr = data.batch_size * data.accumulation, report.groups[0].lr
+    base, accumulates = data.base_batch_size, data.accumulation > 1
+    if data.scales_lr:
+        if accumulates:
+            # Upstream multiplied by the batches of a forward pass only.
+            report.add(
+                'warning',
+                f'auto_scale_lr scaled the learning rate to {lr:g} for batches of '
+                f'{data.batch_size}, and a step sees {batch} pictures: upstream leaves out '
+                'accumulation.',
+                'set auto_scale_lr.enable=False and the learning rate to '
+                f'{lr * data.accumulation:g}.',
+            )
+    elif batch != base:
+        scaled, processes = lr * batch / base, base / batch
         fits = f'train on {processes:.0f} GPUs, ' if processes > 1 and processes % 1 == 0 else ''
         report.add(
             'warning',
-            f'the learning rate {lr:g} is meant for batches of {data.base_batch_size} '
+            f'the learning rate {lr:g} is meant for batches of {base} '
             f'(auto_scale_lr.base_batch_size), and one process has batches of {batch}.',
-            f'{fits}pass --auto-scale-lr, or set it to {scaled:g}.',
+            f'{fits}set it to {scaled:g}: --auto-scale-lr would leave out accumulation and make it '
+            f'{lr * data.batch_size / base:g}.'
+            if accumulates
+            else f'{fits}pass --auto-scale-lr, or set it to {scaled:g}.',
         )
 
 

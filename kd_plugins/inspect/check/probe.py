@@ -31,6 +31,7 @@ from kd_plugins.inspect.check.memory import PeakMemory
 from kd_plugins.inspect.check.report import Cost, Read, Report, Term
 from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.quiet import quiet, silence
+from kd_plugins.registry import name_of
 
 
 class _Enough(Exception):
@@ -91,13 +92,13 @@ def _for_check(cfg: Config, folder: str) -> Config:
     # What these would stop at, the report says.
     hooks = cfg.get('default_hooks') or {}
     for name in list(hooks):
-        kind = (hooks[name] or {}).get('type')
-        if kind == 'kd_plugins.SafeCheckpointHook':
+        kind = name_of((hooks[name] or {}).get('type'))
+        if kind == 'SafeCheckpointHook':
             hooks[name].type = 'CheckpointHook'
-        elif kind == 'kd_plugins.DistillationGuardHook':
+        elif kind == 'DistillationGuardHook':
             hooks.pop(name)
     sampler = (cfg.get('val_dataloader') or {}).get('sampler') or {}
-    if sampler.get('type') == 'DefaultSampler':
+    if name_of(sampler.get('type')) == 'DefaultSampler':
         # In the order of the files, the first batches hold one class.
         sampler['shuffle'] = True
     return cfg

@@ -16,6 +16,7 @@ from kd_plugins import launch
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.files.weights import load_weights
 from kd_plugins.inspect.quiet import quiet, silence
+from kd_plugins.registry import name_of
 
 
 def load(cfg: Config, checkpoint: str) -> Runner:
@@ -130,5 +131,4 @@ def _loading(steps: Iterable[Any]) -> list[Any]:
 
 
 def _name(step: Any) -> str:
-    kind = step.get('type')
-    return kind.split('.')[-1] if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name_of(step.get('type'))

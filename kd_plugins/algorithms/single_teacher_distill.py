@@ -44,8 +44,10 @@ class SingleTeacherDistill(StudentModel):
         teacher: The teacher, likewise, or None for none. It stays in eval mode
             as a whole, takes no gradients, and runs its forward
             (``mode='tensor'``) only.
-        teacher_ckpt: The teacher's checkpoint, loaded strictly. It may be left
-            out where the teacher's config has ``init_cfg=dict(type='Pretrained',
+        teacher_ckpt: The teacher's checkpoint, loaded strictly; or several of one
+            training, the earliest first, which teach together (see
+            :class:`kd_plugins.teachers.CheckpointTree`). It may be left out where
+            the teacher's config has ``init_cfg=dict(type='Pretrained',
             checkpoint=...)`` or ``pretrained=True`` beside its ``cfg_path``, or
             where a built model is given.
         distiller: Config of mmrazor's ``ConfigurableDistiller``: recorders,
@@ -86,7 +88,7 @@ class SingleTeacherDistill(StudentModel):
         architecture: NetworkCfg,
         teacher: NetworkCfg | None,
         distiller: Mapping[str, Any],
-        teacher_ckpt: str | None = None,
+        teacher_ckpt: str | Sequence[str] | None = None,
         data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
         teacher_input_size: int | Sequence[int] | None = None,
         teacher_dtype: str | None = None,

@@ -5,6 +5,7 @@ from kd_plugins.hooks.distillation_guard import DistillationGuardHook
 from kd_plugins.hooks.distillation_log import DistillationLogHook
 from kd_plugins.hooks.environment_record import EnvironmentHook
 from kd_plugins.hooks.gradient_cosine import GradientCosineHook
+from kd_plugins.hooks.even_checkpoint import EvenCheckpointHook
 from kd_plugins.hooks.safe_checkpoint import SafeCheckpointHook
 from kd_plugins.hooks.seeding import SeedByProgressHook, seed_worker
 
@@ -13,6 +14,7 @@ __all__ = [
     'DistillationGuardHook',
     'DistillationLogHook',
     'EnvironmentHook',
+    'EvenCheckpointHook',
     'GradientCosineHook',
     'SafeCheckpointHook',
     'SeedByProgressHook',

@@ -9,6 +9,7 @@ from kd_plugins.losses.bckd import (
 from kd_plugins.losses.cskd import CSKDLoss, fused_target
 from kd_plugins.losses.deit import DeiTLoss, hard_loss
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
+from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
@@ -29,6 +30,7 @@ __all__ = [
     'CSKDLoss',
     'DKDLoss',
     'DeiTLoss',
+    'EEKDLoss',
     'KDLoss',
     'LDLoss',
     'PKTLoss',
@@ -39,6 +41,7 @@ __all__ = [
     'WithTemperature',
     'binary_classification_kd',
     'dkd_loss',
+    'eekd_loss',
     'fused_target',
     'hard_loss',
     'kd_loss',

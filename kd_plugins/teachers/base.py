@@ -23,12 +23,14 @@ class Teacher:
         weights: Where its weights come from, in words; None where nobody said.
         has_own_input: Whether the network declares a preprocessor of its own.
         data_preprocessor: The student's, whose batches it is shown.
+        members: The teachers that it is made of, where it is made of several.
     """
 
     network: nn.Module | None = None
     weights: str | None = None
     has_own_input = False
     data_preprocessor: nn.Module | None = None
+    members: Sequence[Teacher] = ()
 
     def __bool__(self) -> bool:
         return self.network is not None

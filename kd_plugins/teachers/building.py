@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
+from kd_plugins import checks
 from kd_plugins.files.weights import load_weights
 from kd_plugins.networks import (
     NetworkCfg,
@@ -19,13 +21,14 @@ from kd_plugins.networks import (
 )
 from kd_plugins.optim.precision import as_dtype
 from kd_plugins.teachers.base import Teacher
+from kd_plugins.teachers.checkpoints import CheckpointTeacher, CheckpointTree
 from kd_plugins.teachers.input import TeacherInput, declares_input
 from kd_plugins.teachers.network import NetworkTeacher
 
 
 def build_teacher(
     cfg: NetworkCfg | None,
-    ckpt: str | None = None,
+    ckpt: str | Sequence[str] | None = None,
     *,
     preprocessor: nn.Module,
     allow_random: bool = False,
@@ -40,7 +43,7 @@ def build_teacher(
     Args:
         cfg: Its config, ``dict(cfg_path=...)`` with changes beside it, a built
             model, or None for no teacher.
-        ckpt: Its checkpoint.
+        ckpt: Its checkpoint, or several of its architecture, which teach together.
         preprocessor: The student's, which its input comes from.
         allow_random: Accept a teacher without any weights.
         inplace: Leave its in-place activations as they are.
@@ -66,11 +69,17 @@ def build_teacher(
                 )
         return Teacher()
     kind = torch.float32 if dtype == 'float32' else as_dtype(dtype, 'model.teacher_dtype')
-    network, weights, declared = _network(cfg, ckpt, allow_random)
+    network: BaseModel
+    if ckpt is None or isinstance(ckpt, str):
+        build: type[NetworkTeacher] = NetworkTeacher
+        network, weights, declared = _network(cfg, ckpt, allow_random)
+    else:
+        build = CheckpointTeacher
+        network, weights, declared = _tree(cfg, ckpt)
     if not inplace:
         forbid_inplace(network)
     own = network.data_preprocessor if declared else None
-    return NetworkTeacher(
+    return build(
         network,
         TeacherInput(preprocessor, own, input_size),
         preprocessor,
@@ -80,6 +89,18 @@ def build_teacher(
         dict(compile) if isinstance(compile, Mapping) else {} if compile else None,
         owned=not isinstance(cfg, BaseModel),
     )
+
+
+def _tree(cfg: NetworkCfg, ckpts: Sequence[str]) -> tuple[BaseModel, str, bool]:
+    """Return a network for every checkpoint as one tree; see :func:`_network`."""
+    named = isinstance(ckpts, (list, tuple)) and all(isinstance(each, str) for each in ckpts)
+    if not named or not ckpts or len({*ckpts}) < len(ckpts):
+        raise checks.refuse(
+            'model.teacher_ckpt', ckpts, 'a file, or a list of different files, the earliest first'
+        )
+    built = [_network(copy.deepcopy(cfg), ckpt, allow_random=False) for ckpt in ckpts]
+    networks, _, declared = zip(*built, strict=True)
+    return CheckpointTree(networks, ckpts), ', '.join(ckpts), declared[0]
 
 
 def _network(

@@ -89,14 +89,16 @@ def measure_teacher(runner: Any) -> dict[str, float]:
     """Test the teacher of a Runner's model on the input with which it teaches.
 
     Where its own preprocessor would give it another input, it is tested on that
-    too, and both are said in the log.
+    too, and both are said in the log. Where it is made of several, what is
+    measured is their joint answer, and then each of them alone.
 
     Args:
         runner: Its model is an algorithm of kd_plugins, in a wrapper or not.
 
     Returns:
         The metrics on the input with which it teaches; those on its own
-        preprocessing beside them, with ``own/`` in front of their names.
+        preprocessing beside them, with ``own/`` in front of their names, and those
+        of the teachers that it is made of, with ``0/``, ``1/``, ...
 
     Raises:
         ValueError: If there is no teacher.
@@ -105,6 +107,11 @@ def measure_teacher(runner: Any) -> dict[str, float]:
     try:
         runner.model = taught
         metrics = dict(runner.test())
+        for i, member in enumerate(taught.teacher.members):
+            runner.model = AsTaught(member)
+            alone = runner.test()
+            runner.logger.info(f'{member.weights} alone reaches {_said(alone)}')
+            metrics.update({f'{i}/{name}': value for name, value in alone.items()})
         # Every process sees other batches, and all of them have to test again.
         if not any(all_gather_object(taught.own_input_differed)):
             return metrics

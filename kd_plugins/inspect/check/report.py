@@ -114,7 +114,8 @@ class Report:
 
     ``teacher_metrics`` are the teacher's on the input with which it teaches,
     ``teacher_own_metrics`` on its own preprocessing, where that makes another input
-    of the same samples.
+    of the same samples. Where it is made of several checkpoints, ``teacher_members``
+    has the name and the metrics of each.
     """
 
     config: str
@@ -123,6 +124,7 @@ class Report:
     teacher: Network | None = None
     teacher_metrics: dict[str, float] = field(default_factory=dict)
     teacher_own_metrics: dict[str, float] = field(default_factory=dict)
+    teacher_members: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     teacher_samples: int = 0
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)

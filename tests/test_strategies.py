@@ -1,13 +1,16 @@
 """Every method in every way of training: the cells of docs/strategies.md."""
 
 import contextlib
+import functools
 import re
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, SMALLEST, algorithm_cfg, distiller
+from helpers import ROOT, SMALLEST, algorithm_cfg, distiller, eekd_cfg, save_checkpoints
 from helpers.detection import images
 from helpers.tiny_pictures import boxes, patches
 from helpers.tiny_training import config, train
@@ -58,6 +61,20 @@ def vectors(**changes):
     return lambda: algorithm_cfg(distiller=distiller(dict(KD, **changes)))
 
 
+@functools.cache
+def checkpoints():
+    """Three teachers' files, for as long as the tests run."""
+    folder = tempfile.TemporaryDirectory()
+    return folder, save_checkpoints(Path(folder.name), 3)
+
+
+def eekd(**changes):
+    """An algorithm whose teacher is three checkpoints."""
+    return lambda: algorithm_cfg(
+        allow_random_teacher=False, **eekd_cfg(checkpoints()[1], **changes)
+    )
+
+
 PATCHES = dict(data='Pictures', part='backbone.layers.1')
 BOXES = dict(data='Boxes', part='backbone.layer4')
 #: A method more is a line more.
@@ -68,6 +85,12 @@ METHODS = {
     'CTKD by instance': Method(vectors(tau=INSTANCE), sgd(), CURRICULUM),
     'KD + DOT': Method(vectors(), dot()),
     'CTKD + DOT': Method(vectors(tau=GLOBAL), dot(), CURRICULUM),
+    'EEKD': Method(eekd(), sgd()),
+    'CheckpointKD': Method(
+        eekd(mode='equal', mix='logits', channels_S=None, channels_T=None), sgd()
+    ),
+    'EEKD + CTKD': Method(eekd(tau=GLOBAL), sgd(), CURRICULUM),
+    'EEKD + DOT': Method(eekd(), dot()),
     'CSKD': Method(patches, sgd(), **PATCHES),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),

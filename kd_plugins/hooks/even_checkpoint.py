@@ -42,7 +42,7 @@ class EvenCheckpointHook(Hook):
     def __init__(self, number: int = 5, folder: str = 'even') -> None:
         name = type(self).__name__
         self.number = checks.whole_number(f'{name}.number', number)
-        if not isinstance(folder, str) or Path(folder).name != folder or folder in ('.', '..'):
+        if not isinstance(folder, str) or folder in ('', '.', '..') or Path(folder).name != folder:
             raise checks.refuse(
                 f'{name}.folder', folder, 'the name of a folder in the work directory'
             )

@@ -7,6 +7,9 @@ def shorten(cfg, epochs):
     curriculum = cfg.default_hooks.get('curriculum_temperature')
     if curriculum:
         curriculum.length = min(curriculum.length, epochs)
+    even = cfg.default_hooks.get('even')
+    if even:
+        even.number = min(even.number, epochs)
     distiller = cfg.model.get('distiller') or {}
     for term in (distiller.get('distill_losses') or {}).values():
         if isinstance(term.get('warmup'), int):

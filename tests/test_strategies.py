@@ -87,7 +87,7 @@ METHODS = {
     'CTKD + DOT': Method(vectors(tau=GLOBAL), dot(), CURRICULUM),
     'EEKD': Method(eekd(), sgd()),
     'CheckpointKD': Method(
-        eekd(mode='equal', mix='logits', channels_S=None, channels_T=None), sgd()
+        eekd(mode='equal', mix='logits', tau=3.0, channels_S=None, channels_T=None), sgd()
     ),
     'EEKD + CTKD': Method(eekd(tau=GLOBAL), sgd(), CURRICULUM),
     'EEKD + DOT': Method(eekd(), dot()),

@@ -11,7 +11,9 @@ _base_ = [
 model = dict(
     architecture=_base_.networks.resnet32,
     teacher=_base_.networks.resnet110,
-    teacher_ckpt=[f'work_dirs/even_resnet110_1xb128_cifar100/even/epoch_{n}.pth' for n in (100, 200)],
+    teacher_ckpt=[
+        f'work_dirs/even_resnet110_1xb128_cifar100/even/epoch_{n}.pth' for n in (100, 200)
+    ],
 )
 del _base_.networks
 

@@ -4,8 +4,8 @@ from kd_plugins.hooks.curriculum_temperature import CurriculumTemperatureHook
 from kd_plugins.hooks.distillation_guard import DistillationGuardHook
 from kd_plugins.hooks.distillation_log import DistillationLogHook
 from kd_plugins.hooks.environment_record import EnvironmentHook
-from kd_plugins.hooks.gradient_cosine import GradientCosineHook
 from kd_plugins.hooks.even_checkpoint import EvenCheckpointHook
+from kd_plugins.hooks.gradient_cosine import GradientCosineHook
 from kd_plugins.hooks.safe_checkpoint import SafeCheckpointHook
 from kd_plugins.hooks.seeding import SeedByProgressHook, seed_worker
 

@@ -115,12 +115,13 @@ class EEKDLoss(LogitsLoss):
         if mode == 'attention':
             for key, value in dict(sizes, embed_dims=embed_dims).items():
                 checks.whole_number(f'{name}.{key}', value)
-            self.embed_S = nn.Linear(sizes['channels_S'], embed_dims, bias=False)
-            self.embed_T = nn.Linear(sizes['channels_T'], embed_dims, bias=False)
+            assert channels_S is not None and channels_T is not None
+            self.embed_S = nn.Linear(channels_S, embed_dims, bias=False)
+            self.embed_T = nn.Linear(channels_T, embed_dims, bias=False)
         for key, value in sizes.items():
             if mode != 'attention' and value is not None:
                 raise ValueError(
-                    f"{name}.{key}={value!r} has no effect with mode={mode!r}: leave it out, or "
+                    f'{name}.{key}={value!r} has no effect with mode={mode!r}: leave it out, or '
                     "set mode='attention'."
                 )
 

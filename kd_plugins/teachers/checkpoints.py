@@ -46,9 +46,7 @@ class CheckpointTree(BaseModel):
     @property
     def networks(self) -> list[Any]:
         """The networks, in the order of their checkpoints."""
-        return [
-            child for name, child in self.named_children() if name != 'data_preprocessor'
-        ]
+        return [child for name, child in self.named_children() if name != 'data_preprocessor']
 
     @property
     def head(self) -> Any:
@@ -104,8 +102,10 @@ class CheckpointTeacher(NetworkTeacher):
 def joint_logits(logits: Sequence[Tensor]) -> Tensor:
     """Return logits whose softmax is the mean of the softmaxes of several, each (N, C)."""
     log_p = torch.stack(
-        [F.log_softmax(each.to(torch.promote_types(each.dtype, torch.float32)), dim=1)
-         for each in logits]
+        [
+            F.log_softmax(each.to(torch.promote_types(each.dtype, torch.float32)), dim=1)
+            for each in logits
+        ]
     )
     return torch.logsumexp(log_p, dim=0) - math.log(len(log_p))
 

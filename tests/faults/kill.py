@@ -52,6 +52,7 @@ METHODS = {
         'configs/ctkd/ctkd_kd_digits.py', DIGITS, 'default_hooks.curriculum_temperature.length=4'
     ),
     'DOT': ('configs/dot/dot_kd_digits.py', DIGITS),
+    'EEKD': ('configs/eekd/eekd_digits.py', DIGITS),
     'CSKD': ('configs/cskd/cskd_digits.py', DIGITS),
     'BCKD': ('configs/bckd/bckd_scenes.py', SCENES),
 }  # fmt: skip

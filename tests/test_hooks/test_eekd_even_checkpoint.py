@@ -124,7 +124,9 @@ def test_what_would_be_mixed_or_missing_is_said(tmp_path, caplog):
         before = MMLogger.warning
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(
-                MMLogger, 'warning', lambda self, text, *a: (warned.append(text), before(self, text))
+                MMLogger,
+                'warning',
+                lambda self, text, *a: (warned.append(text), before(self, text)),
             )
             train(cfg)
 

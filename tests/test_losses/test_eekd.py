@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 from helpers import TinyClassifier, build, distiller, oracles
+from mmengine.registry import MODELS
 from torch import nn
 
 from kd_plugins.losses import EEKDLoss, KDLoss, eekd_loss
-from mmengine.registry import MODELS
 
 WIDTHS = dict(channels_S=3, channels_T=6, embed_dims=4)
 
@@ -69,9 +69,7 @@ FIXED = dict(equal=[1 / 3] * 3, linear=[1 / 6, 2 / 6, 3 / 6])
 def test_value_is_the_naive_loop(mode, mix, square):
     widths = WIDTHS if mode == 'attention' else dict(channels_S=None, channels_T=None)
     loss, r = attentive(mode=mode, mix=mix, square_tau=square, **widths), records()
-    each = [
-        naive(i, r, FIXED.get(mode) or naive_weights(loss, i, r), 2.0, mix) for i in range(5)
-    ]
+    each = [naive(i, r, FIXED.get(mode) or naive_weights(loss, i, r), 2.0, mix) for i in range(5)]
     expected = oracles.batch_of(each) * (4 if square else 1)
     assert loss(**r).item() == pytest.approx(expected, rel=1e-12)
 
@@ -200,8 +198,11 @@ def test_the_log_shows_a_collapse():
     got = [said[f'teacher_weight_{i}'].item() for i in range(3)]
     assert got == pytest.approx(weights.mean(0).tolist())
     assert said['teacher_entropy'].item() == pytest.approx(-(weights * weights.log()).sum(1).mean())
-    r['features_T'][:, 1] = 500 * r['features_S'].detach() @ loss.embed_S.weight.detach().T @ (
-        loss.embed_T.weight.detach()
+    r['features_T'][:, 1] = (
+        500
+        * r['features_S'].detach()
+        @ loss.embed_S.weight.detach().T
+        @ (loss.embed_T.weight.detach())
     )
     said = loss.diagnose(**r)
     assert said['teacher_weight_1'].item() == pytest.approx(1, abs=1e-6)

@@ -74,5 +74,7 @@ def test_what_is_no_tensor_is_refused():
 def test_bad_settings_are_refused_by_name():
     with pytest.raises(ValueError, match=r"EveryCheckpoint\.of='both'"):
         EveryCheckpointRecorder('fc', of='both')
-    with pytest.raises(ValueError, match=r"k\.source='head' is not in the teacher \(TinyClassifier"):
+    with pytest.raises(
+        ValueError, match=r"k\.source='head' is not in the teacher \(TinyClassifier"
+    ):
         EveryCheckpointRecorder('head').check_source(tree(), 'k', 'teacher')

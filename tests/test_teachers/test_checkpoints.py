@@ -75,7 +75,9 @@ def test_a_network_of_the_tree_is_named_by_its_number(paths):
     got, expected = (m(inputs, labels, mode='loss')['distill.loss_kd'] for m in (model, alone))
     assert torch.equal(got, expected)
     cfg = distiller()
-    with pytest.raises(ValueError, match=r"source='fc' is not in the teacher.*did you mean '\d.fc'"):
+    with pytest.raises(
+        ValueError, match=r"source='fc' is not in the teacher.*did you mean '\d.fc'"
+    ):
         build(teacher_ckpt=paths, allow_random_teacher=False, distiller=cfg)
 
 

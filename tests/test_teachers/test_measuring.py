@@ -122,7 +122,11 @@ def test_of_several_checkpoints_the_joint_answer_is_measured_and_each_alone(tmp_
     for i in range(2):
         torch.manual_seed(i)
         networks.append(MODELS.build(cfg.model.teacher))
-        torch.nn.init.normal_(networks[-1].head.fc.weight)
+        # Answers that differ from picture to picture: those of features less their mean.
+        fc = torch.nn.init.normal_(networks[-1].head.fc.weight, std=4)
+        with torch.no_grad():
+            features = networks[-1].eval().extract_feat(torch.randn(64, 1, 8, 8))[-1]
+            networks[-1].head.fc.bias.copy_(-fc @ features.mean(dim=0))
         paths.append(str(tmp_path / f'epoch_{i}.pth'))
         torch.save(networks[-1].state_dict(), paths[-1])
     runner = runner_of(tmp_path, config='eekd/eekd_digits.py', teacher_ckpt=paths)

@@ -41,7 +41,8 @@ class SingleTeacherDistill(StudentModel):
     Args:
         architecture: The student: a model config, ``dict(cfg_path=...)`` with
             changes beside it, or a built model.
-        teacher: The teacher, likewise, or None for none. It stays in eval mode
+        teacher: The teacher, likewise, ``'snapshot'`` for the student as a hook
+            copies it, or None for none. It stays in eval mode
             as a whole, takes no gradients, and runs its forward
             (``mode='tensor'``) only.
         teacher_ckpt: The teacher's checkpoint, loaded strictly; or several of one
@@ -86,7 +87,7 @@ class SingleTeacherDistill(StudentModel):
     def __init__(
         self,
         architecture: NetworkCfg,
-        teacher: NetworkCfg | None,
+        teacher: NetworkCfg | str | None,
         distiller: Mapping[str, Any],
         teacher_ckpt: str | Sequence[str] | None = None,
         data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
@@ -123,6 +124,7 @@ class SingleTeacherDistill(StudentModel):
                 teacher,
                 teacher_ckpt,
                 preprocessor=self.data_preprocessor,
+                student=self.architecture,
                 allow_random=allow_random_teacher,
                 inplace=teacher_module_inplace,
                 input_size=teacher_input_size,
@@ -135,6 +137,9 @@ class SingleTeacherDistill(StudentModel):
         self._owns_teacher = True
         with forked_random_states():
             self.distiller = build_distiller(distiller, self.architecture, built.network)
+        kept = built.state()
+        if kept is not None:
+            self.distiller.add_module('snapshot', kept)
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False

@@ -7,6 +7,7 @@ from kd_plugins.losses.bckd import (
     localization_weight,
 )
 from kd_plugins.losses.cskd import CSKDLoss, fused_target
+from kd_plugins.losses.ctc import CTCLoss, nce_loss
 from kd_plugins.losses.deit import DeiTLoss, hard_loss
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
@@ -28,6 +29,7 @@ __all__ = [
     'BCKDClassificationLoss',
     'BCKDLocalizationLoss',
     'CSKDLoss',
+    'CTCLoss',
     'DKDLoss',
     'DeiTLoss',
     'EEKDLoss',
@@ -46,6 +48,7 @@ __all__ = [
     'hard_loss',
     'kd_loss',
     'localization_weight',
+    'nce_loss',
     'pkt_loss',
     'sp_loss',
     'srrl_loss',

@@ -108,5 +108,9 @@ class Teacher:
         """
         return lambda: None
 
+    def state(self) -> nn.Module | None:
+        """Return what checkpoints of the training keep of it, for ``distiller.snapshot``."""
+        return None
+
     def follow(self, change: Callable[[nn.Module], Any]) -> None:
         """Move or convert the network as the algorithm that owns it is."""

@@ -24,13 +24,15 @@ from kd_plugins.teachers.base import Teacher
 from kd_plugins.teachers.checkpoints import CheckpointTeacher, CheckpointTree
 from kd_plugins.teachers.input import TeacherInput, declares_input
 from kd_plugins.teachers.network import NetworkTeacher
+from kd_plugins.teachers.snapshot import SnapshotTeacher
 
 
 def build_teacher(
-    cfg: NetworkCfg | None,
+    cfg: NetworkCfg | str | None,
     ckpt: str | Sequence[str] | None = None,
     *,
     preprocessor: nn.Module,
+    student: BaseModel | None = None,
     allow_random: bool = False,
     inplace: bool = False,
     input_size: int | Sequence[int] | None = None,
@@ -42,9 +44,11 @@ def build_teacher(
 
     Args:
         cfg: Its config, ``dict(cfg_path=...)`` with changes beside it, a built
-            model, or None for no teacher.
+            model, ``'snapshot'`` for the student as it was at some moment, or None
+            for no teacher.
         ckpt: Its checkpoint, or several of its architecture, which teach together.
         preprocessor: The student's, which its input comes from.
+        student: The student, for a snapshot of it.
         allow_random: Accept a teacher without any weights.
         inplace: Leave its in-place activations as they are.
         input_size: Height and width to resize its input to.
@@ -56,7 +60,7 @@ def build_teacher(
         ValueError: If it would teach noise, or a setting is none.
         FileNotFoundError: If there is no such checkpoint.
     """
-    if cfg is None:
+    if cfg is None or isinstance(cfg, str):
         settings = dict(
             teacher_ckpt=ckpt, teacher_input_size=input_size, teacher_dtype=dtype,
             teacher_channels_last=channels_last, teacher_compile=compile,
@@ -64,10 +68,16 @@ def build_teacher(
         for key, value in settings.items():
             if value:
                 raise ValueError(
-                    f'model.{key}={value!r} is of a teacher, and model.teacher=None: leave it '
+                    f'model.{key}={value!r} is of a teacher, and model.teacher={cfg!r}: leave it '
                     'out, or give the teacher.'
                 )
-        return Teacher()
+        if cfg is None:
+            return Teacher()
+        if cfg != 'snapshot' or student is None:
+            raise checks.refuse(
+                'model.teacher', cfg, "the config of a network, 'snapshot', or None"
+            )
+        return SnapshotTeacher(student, preprocessor)
     kind = torch.float32 if dtype == 'float32' else as_dtype(dtype, 'model.teacher_dtype')
     network: BaseModel
     if ckpt is None or isinstance(ckpt, str):

@@ -8,6 +8,7 @@ pixels are mmpretrain's own ``ResNet_CIFAR`` with ``zero_init_residual=False``.
 
 from kd_plugins.models.cifar_mobilenet_v2 import CIFARMobileNetV2
 from kd_plugins.models.cifar_resnet import CIFARResNet
+from kd_plugins.models.cifar_resnext import CIFARResNeXt
 from kd_plugins.models.cifar_shufflenet_v1 import CIFARShuffleNetV1
 from kd_plugins.models.cifar_shufflenet_v2 import CIFARShuffleNetV2
 from kd_plugins.models.cifar_vgg import CIFARVGG
@@ -19,6 +20,7 @@ from kd_plugins.models.tiny_imagenet_mobilenet_v2 import TinyImageNetMobileNetV2
 __all__ = [
     'CIFARMobileNetV2',
     'CIFARResNet',
+    'CIFARResNeXt',
     'CIFARShuffleNetV1',
     'CIFARShuffleNetV2',
     'CIFARVGG',

@@ -10,8 +10,13 @@ def shorten(cfg, epochs):
     even = cfg.default_hooks.get('even')
     if even:
         even.number = min(even.number, epochs)
+    ctc = cfg.default_hooks.get('ctc')
+    if ctc:
+        ctc.stage_two_epoch = min(ctc.stage_two_epoch, epochs - 1)
     distiller = cfg.model.get('distiller') or {}
     for term in (distiller.get('distill_losses') or {}).values():
         if isinstance(term.get('warmup'), int):
             term.warmup = min(term.warmup, epochs)
+        if 'samples' in term and 'indices' in cfg.train_dataloader.dataset:
+            term.samples = cfg.train_dataloader.dataset.indices
     return cfg

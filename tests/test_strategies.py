@@ -197,10 +197,13 @@ def test_an_average_beside_it_changes_nothing(tmp_path, method):
 # mmengine compiles the optimizer's step too, and torch 2.1 cannot compile any momentum, nor
 # what mmpretrain's and mmdet's preprocessors do with a list of pictures.
 NO_MOMENTUM = torch.__version__ < '2.2'
+# A compiled backward pass gives zeros to what a loss does not reach, where DOT looks for None:
+# the maps that only a term reaches get another momentum.
 COMPILED = [
     name
     for name, method in METHODS.items()
-    if not NO_MOMENTUM or ('DOT' not in name and method.data == 'Vectors')
+    if name not in ('EEKD + DOT', 'CTC + DOT')
+    and (not NO_MOMENTUM or ('DOT' not in name and method.data == 'Vectors'))
 ]
 
 

@@ -32,7 +32,10 @@ class AsTaught(nn.Module):
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
         if not teacher:
-            raise ValueError('model.teacher=None: there is no teacher to measure.')
+            raise ValueError(
+                'there is no teacher to measure: model.teacher is None, or a snapshot that no '
+                'training has taken.'
+            )
         self.teacher = teacher
         self.own_input_differed = False
 
@@ -79,8 +82,8 @@ def teacher_of(model: nn.Module) -> AsTaught:
     if not isinstance(teacher, Teacher) or not teacher:
         raise ValueError(
             f'the config has no teacher to measure: its model is a {type(algorithm).__name__}'
-            f'{" with teacher=None" if isinstance(teacher, Teacher) else ""}; give the config of a '
-            'distillation.'
+            f'{" with nobody to ask as its teacher" if isinstance(teacher, Teacher) else ""}; give '
+            'the config of a distillation.'
         )
     return AsTaught(teacher)
 

@@ -53,6 +53,10 @@ METHODS = {
     ),
     'DOT': ('configs/dot/dot_kd_digits.py', DIGITS),
     'EEKD': ('configs/eekd/eekd_digits.py', DIGITS),
+    'CTC': (
+        'configs/ctc/ctc_digits.py', DIGITS, 'default_hooks.ctc.stage_two_epoch=4',
+        'model.distiller.distill_losses.loss_ctc.samples=96',
+    ),
     'CSKD': ('configs/cskd/cskd_digits.py', DIGITS),
     'BCKD': ('configs/bckd/bckd_scenes.py', SCENES),
 }  # fmt: skip

@@ -225,3 +225,19 @@ def test_another_number_of_epochs_after_a_resume_is_refused(tmp_path):
     cfg = ctc_config(tmp_path, epochs=8, stage_two_epoch=6, resume=True)
     with pytest.raises(ValueError, match='is in stage 2 at epoch 4'):
         train(cfg)
+
+
+def test_what_measures_teachers_says_that_the_snapshot_is_none_yet(tmp_path):
+    from kd_plugins.inspect.check import check
+    from kd_plugins.teachers import teacher_of
+
+    report = check(ctc_config(tmp_path))
+    assert report.ok
+    assert [f.what for f in report.findings if 'snapshot of the student' in f.what]
+    with pytest.raises(ValueError, match='with nobody to ask as its teacher'):
+        teacher_of(MODELS.build(ctc_model()))
+    # Once it is taken, it is the student.
+    runner = Runner.from_cfg(ctc_config(tmp_path / 'a'))
+    runner.train()
+    teacher = teacher_of(runner.model).teacher
+    assert teacher.weights == 'the student' and teacher.predict(torch.zeros(2, 6)).shape == (2, 4)

@@ -149,7 +149,10 @@ def _teacher(report: Report) -> None:
     if report.teacher is None:
         report.add(
             'note',
-            'the distillation has no teacher (model.teacher=None): there is none to check.'
+            "the teacher will be a snapshot of the student (model.teacher='snapshot'): there is "
+            'none to check yet.'
+            if report.snapshot
+            else 'the distillation has no teacher (model.teacher=None): there is none to check.'
             if report.distils
             else 'the model is no distillation of kd_plugins: there is no teacher to check.',
         )

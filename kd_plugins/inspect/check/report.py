@@ -115,11 +115,13 @@ class Report:
     ``teacher_metrics`` are the teacher's on the input with which it teaches,
     ``teacher_own_metrics`` on its own preprocessing, where that makes another input
     of the same samples. Where it is made of several checkpoints, ``teacher_members``
-    has the name and the metrics of each.
+    has the name and the metrics of each. ``snapshot`` says that the student itself
+    will be the teacher, and is not yet.
     """
 
     config: str
     distils: bool = False
+    snapshot: bool = False
     student: Network | None = None
     teacher: Network | None = None
     teacher_metrics: dict[str, float] = field(default_factory=dict)

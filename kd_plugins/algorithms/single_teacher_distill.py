@@ -42,11 +42,14 @@ class SingleTeacherDistill(StudentModel):
     Args:
         architecture: The student: a model config, ``dict(cfg_path=...)`` with
             changes beside it, or a built model.
-        teacher: The teacher, likewise, or None for none. It stays in eval mode
+        teacher: The teacher, likewise, ``'snapshot'`` for the student as a hook
+            copies it, or None for none. It stays in eval mode
             as a whole, takes no gradients, and runs its forward
             (``mode='tensor'``) only.
-        teacher_ckpt: The teacher's checkpoint, loaded strictly. It may be left
-            out where the teacher's config has ``init_cfg=dict(type='Pretrained',
+        teacher_ckpt: The teacher's checkpoint, loaded strictly; or several of one
+            training, the earliest first, which teach together (see
+            :class:`kd_plugins.teachers.CheckpointTree`). It may be left out where
+            the teacher's config has ``init_cfg=dict(type='Pretrained',
             checkpoint=...)`` or ``pretrained=True`` beside its ``cfg_path``, or
             where a built model is given.
         distiller: Config of mmrazor's ``ConfigurableDistiller``: recorders,
@@ -90,9 +93,9 @@ class SingleTeacherDistill(StudentModel):
     def __init__(
         self,
         architecture: NetworkCfg,
-        teacher: NetworkCfg | None,
+        teacher: NetworkCfg | str | None,
         distiller: Mapping[str, Any],
-        teacher_ckpt: str | None = None,
+        teacher_ckpt: str | Sequence[str] | None = None,
         data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
         teacher_input_size: int | Sequence[int] | None = None,
         teacher_dtype: str | None = None,
@@ -129,6 +132,7 @@ class SingleTeacherDistill(StudentModel):
                 teacher,
                 teacher_ckpt,
                 preprocessor=self.data_preprocessor,
+                student=self.architecture,
                 allow_random=allow_random_teacher,
                 inplace=teacher_module_inplace,
                 input_size=teacher_input_size,
@@ -143,6 +147,9 @@ class SingleTeacherDistill(StudentModel):
         with forked_random_states():
             self.distiller = build_distiller(distiller, self.architecture, built.network)
         self.batch_parts = build_batch_parts(batch_parts, self.architecture, self.distiller)
+        kept = built.state()
+        if kept is not None:
+            self.distiller.add_module('snapshot', kept)
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False

@@ -182,8 +182,11 @@ class WholeLoads:
 
 
 def describe(network: nn.Module) -> str:
-    """Name a network by its type and, where it has one, its backbone's."""
+    """Name a network by its type and, where it has one, its backbone's; several by their number."""
     network = getattr(network, 'architecture', network)
+    several = getattr(network, 'networks', None)
+    if isinstance(several, list):
+        return f'{len(several)} x {describe(several[0])}'
     backbone = getattr(network, 'backbone', None)
     inner = f' with {type(backbone).__name__}' if backbone is not None else ''
     return type(network).__name__ + inner

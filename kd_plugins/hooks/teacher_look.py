@@ -19,12 +19,15 @@ def warn_once(teacher: Teacher, logger: Any) -> None:
         logger: Gets the warning.
     """
 
-    def look(logits: Any, data_samples: Any) -> None:
+    def look(outputs: Any, data_samples: Any) -> None:
         stop()
-        if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] > 1:
-            complaint = teacher_complaint(logits, labels_of(data_samples))
-            if complaint:
-                logger.warning(complaint)
+        names = [f'{member.weights}: ' for member in teacher.members] or ['']
+        several = outputs if teacher.members else [outputs]
+        for name, logits in zip(names, several, strict=True):
+            if isinstance(logits, Tensor) and logits.dim() == 2 and logits.shape[0] > 1:
+                complaint = teacher_complaint(logits, labels_of(data_samples))
+                if complaint:
+                    logger.warning(name + complaint)
 
     stop = teacher.watch(after=look)
 

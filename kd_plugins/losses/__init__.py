@@ -7,8 +7,10 @@ from kd_plugins.losses.bckd import (
     localization_weight,
 )
 from kd_plugins.losses.cskd import CSKDLoss, fused_target
+from kd_plugins.losses.ctc import CTCLoss, nce_loss
 from kd_plugins.losses.deit import DeiTLoss, hard_loss
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
+from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
@@ -34,8 +36,10 @@ __all__ = [
     'BCKDClassificationLoss',
     'BCKDLocalizationLoss',
     'CSKDLoss',
+    'CTCLoss',
     'DKDLoss',
     'DeiTLoss',
+    'EEKDLoss',
     'KDLoss',
     'LDLoss',
     'PKTLoss',
@@ -50,10 +54,12 @@ __all__ = [
     'binary_classification_kd',
     'consistency_loss',
     'dkd_loss',
+    'eekd_loss',
     'fused_target',
     'hard_loss',
     'kd_loss',
     'localization_weight',
+    'nce_loss',
     'pkt_loss',
     'pool_region',
     'sigmoid_kd_loss',

@@ -10,6 +10,7 @@ from kd_plugins.models.cifar_mobilenet_v2 import CIFARMobileNetV2
 from kd_plugins.models.cifar_preact_resnet import CIFARPreActResNet
 from kd_plugins.models.cifar_pyramid_net import CIFARPyramidNet
 from kd_plugins.models.cifar_resnet import CIFARResNet
+from kd_plugins.models.cifar_resnext import CIFARResNeXt
 from kd_plugins.models.cifar_shufflenet_v1 import CIFARShuffleNetV1
 from kd_plugins.models.cifar_shufflenet_v2 import CIFARShuffleNetV2
 from kd_plugins.models.cifar_vgg import CIFARVGG
@@ -23,6 +24,7 @@ __all__ = [
     'CIFARPreActResNet',
     'CIFARPyramidNet',
     'CIFARResNet',
+    'CIFARResNeXt',
     'CIFARShuffleNetV1',
     'CIFARShuffleNetV2',
     'CIFARVGG',

@@ -7,8 +7,16 @@ own and hand the terms records that no longer say which network made them.
 from kd_plugins.recorders.batch_part import BatchPartRecorder
 from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
 from kd_plugins.recorders.detection_head import DetectionHeadRecorder
+from kd_plugins.recorders.every_checkpoint import EveryCheckpointRecorder
+from kd_plugins.recorders.snapshot import SnapshotRecorder
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
 
-__all__ = ['BatchPartRecorder', 'DenseLogitsRecorder', 'DetectionHeadRecorder']
+__all__ = [
+    'BatchPartRecorder',
+    'DenseLogitsRecorder',
+    'DetectionHeadRecorder',
+    'EveryCheckpointRecorder',
+    'SnapshotRecorder',
+]

@@ -2,14 +2,20 @@
 
 from kd_plugins.teachers.base import Teacher
 from kd_plugins.teachers.building import build_teacher
+from kd_plugins.teachers.checkpoints import CheckpointTeacher, CheckpointTree, joint_logits
 from kd_plugins.teachers.measuring import AsTaught, measure_teacher, teacher_of
 from kd_plugins.teachers.network import NetworkTeacher
+from kd_plugins.teachers.snapshot import SnapshotTeacher
 
 __all__ = [
     'AsTaught',
+    'CheckpointTeacher',
+    'CheckpointTree',
     'NetworkTeacher',
+    'SnapshotTeacher',
     'Teacher',
     'build_teacher',
+    'joint_logits',
     'measure_teacher',
     'teacher_of',
 ]

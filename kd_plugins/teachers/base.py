@@ -24,6 +24,7 @@ class Teacher:
         classes: The names of its classes in its order; None where nobody said.
         has_own_input: Whether the network declares a preprocessor of its own.
         data_preprocessor: The student's, whose batches it is shown.
+        members: The teachers that it is made of, where it is made of several.
     """
 
     network: nn.Module | None = None
@@ -31,6 +32,7 @@ class Teacher:
     classes: Sequence[str] | None = None
     has_own_input = False
     data_preprocessor: nn.Module | None = None
+    members: Sequence[Teacher] = ()
 
     def __bool__(self) -> bool:
         return self.network is not None
@@ -107,6 +109,10 @@ class Teacher:
             What ends it.
         """
         return lambda: None
+
+    def state(self) -> nn.Module | None:
+        """Return what checkpoints of the training keep of it, for ``distiller.snapshot``."""
+        return None
 
     def follow(self, change: Callable[[nn.Module], Any]) -> None:
         """Move or convert the network as the algorithm that owns it is."""

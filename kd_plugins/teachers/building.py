@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
+from kd_plugins import checks
 from kd_plugins.files.weights import load_weights
 from kd_plugins.networks import (
     NetworkCfg,
@@ -19,16 +21,19 @@ from kd_plugins.networks import (
 )
 from kd_plugins.optim.precision import as_dtype
 from kd_plugins.teachers.base import Teacher
+from kd_plugins.teachers.checkpoints import CheckpointTeacher, CheckpointTree
 from kd_plugins.teachers.classes import choose, classes_in, keep_classes
 from kd_plugins.teachers.input import TeacherInput, declares_input
 from kd_plugins.teachers.network import NetworkTeacher
+from kd_plugins.teachers.snapshot import SnapshotTeacher
 
 
 def build_teacher(
-    cfg: NetworkCfg | None,
-    ckpt: str | None = None,
+    cfg: NetworkCfg | str | None,
+    ckpt: str | Sequence[str] | None = None,
     *,
     preprocessor: nn.Module,
+    student: BaseModel | None = None,
     allow_random: bool = False,
     inplace: bool = False,
     input_size: int | Sequence[int] | None = None,
@@ -41,9 +46,11 @@ def build_teacher(
 
     Args:
         cfg: Its config, ``dict(cfg_path=...)`` with changes beside it, a built
-            model, or None for no teacher.
-        ckpt: Its checkpoint.
+            model, ``'snapshot'`` for the student as it was at some moment, or None
+            for no teacher.
+        ckpt: Its checkpoint, or several of its architecture, which teach together.
         preprocessor: The student's, which its input comes from.
+        student: The student, for a snapshot of it.
         allow_random: Accept a teacher without any weights.
         inplace: Leave its in-place activations as they are.
         input_size: Height and width to resize its input to.
@@ -56,7 +63,7 @@ def build_teacher(
         ValueError: If it would teach noise, or a setting is none.
         FileNotFoundError: If there is no such checkpoint.
     """
-    if cfg is None:
+    if cfg is None or isinstance(cfg, str):
         settings = dict(
             teacher_ckpt=ckpt, teacher_input_size=input_size, teacher_dtype=dtype,
             teacher_channels_last=channels_last, teacher_compile=compile,
@@ -65,26 +72,28 @@ def build_teacher(
         for key, value in settings.items():
             if value:
                 raise ValueError(
-                    f'model.{key}={value!r} is of a teacher, and model.teacher=None: leave it '
+                    f'model.{key}={value!r} is of a teacher, and model.teacher={cfg!r}: leave it '
                     'out, or give the teacher.'
                 )
-        return Teacher()
-    kind = torch.float32 if dtype == 'float32' else as_dtype(dtype, 'model.teacher_dtype')
-    network, weights, declared, classes = _network(cfg, ckpt, allow_random)
-    if class_map is not None:
-        index = choose(class_map, network, classes)
-        if isinstance(cfg, BaseModel):
-            raise ValueError(
-                'model.teacher_class_map changes the last layers of the teacher, and '
-                'model.teacher is a network that somebody else has built: give its config, or '
-                'call kd_plugins.teachers.classes.keep_classes on a copy.'
+        if cfg is None:
+            return Teacher()
+        if cfg != 'snapshot' or student is None:
+            raise checks.refuse(
+                'model.teacher', cfg, "the config of a network, 'snapshot', or None"
             )
-        keep_classes(network, index)
-        classes = classes and tuple(classes[i] for i in index)
+        return SnapshotTeacher(student, preprocessor)
+    kind = torch.float32 if dtype == 'float32' else as_dtype(dtype, 'model.teacher_dtype')
+    network: BaseModel
+    if ckpt is None or isinstance(ckpt, str):
+        build: type[NetworkTeacher] = NetworkTeacher
+        network, weights, declared, classes = _network(cfg, ckpt, allow_random, class_map)
+    else:
+        build = CheckpointTeacher
+        network, weights, declared, classes = _tree(cfg, ckpt, class_map)
     if not inplace:
         forbid_inplace(network)
     own = network.data_preprocessor if declared else None
-    return NetworkTeacher(
+    return build(
         network,
         TeacherInput(preprocessor, own, input_size),
         preprocessor,
@@ -97,11 +106,39 @@ def build_teacher(
     )
 
 
+#: A network, the source of its weights, whether it declares its input, and its classes' names.
+Built = tuple[BaseModel, str | None, bool, tuple[str, ...] | None]
+
+
+def _tree(cfg: NetworkCfg, ckpts: Sequence[str], class_map: Sequence[int | str] | None) -> Built:
+    """Return a network for every checkpoint as one tree; see :func:`_network`."""
+    named = isinstance(ckpts, (list, tuple)) and all(isinstance(each, str) for each in ckpts)
+    if not named or not ckpts or len({*ckpts}) < len(ckpts):
+        raise checks.refuse(
+            'model.teacher_ckpt', ckpts, 'a file, or a list of different files, the earliest first'
+        )
+    built = [_network(copy.deepcopy(cfg), ckpt, False, class_map) for ckpt in ckpts]
+    networks, _, declared, classes = zip(*built, strict=True)
+    for ckpt, names in zip(ckpts, classes, strict=True):
+        if None not in (names, classes[0]) and names != classes[0]:
+            raise ValueError(
+                f'model.teacher_ckpt: {ckpt!r} names other classes, or in another order, than '
+                f'{ckpts[0]!r}: give checkpoints of one training.'
+            )
+    return CheckpointTree(networks, ckpts), ', '.join(ckpts), declared[0], classes[0]
+
+
 def _network(
-    cfg: NetworkCfg, ckpt: str | None, allow_random: bool
-) -> tuple[BaseModel, str | None, bool, tuple[str, ...] | None]:
-    """Return the network, the source of its weights, whether it declares its input, its classes."""
+    cfg: NetworkCfg, ckpt: str | None, allow_random: bool, class_map: Sequence[int | str] | None
+) -> Built:
+    """Return the network with its weights, and what is known of it."""
     if isinstance(cfg, BaseModel):
+        if class_map is not None:
+            raise ValueError(
+                'model.teacher_class_map changes the last layers of the teacher, and '
+                'model.teacher is a network that somebody else has built: give its config, or '
+                'call kd_plugins.teachers.classes.keep_classes on a copy.'
+            )
         classes = None if ckpt is None else classes_in(load_weights(cfg, ckpt))
         return cfg, ckpt, declares_input(cfg.data_preprocessor), classes
     resolved, pretrained = resolve_network(cfg, 'model.teacher')
@@ -127,4 +164,8 @@ def _network(
         network.init_weights()
     else:
         classes = classes_in(load_weights(network, ckpt))
+    if class_map is not None:
+        index = choose(class_map, network, classes)
+        keep_classes(network, index)
+        classes = classes and tuple(classes[i] for i in index)
     return network, ckpt, declared or declares_input(network.data_preprocessor), classes

@@ -32,7 +32,10 @@ class AsTaught(nn.Module):
     def __init__(self, teacher: Teacher) -> None:
         super().__init__()
         if not teacher:
-            raise ValueError('model.teacher=None: there is no teacher to measure.')
+            raise ValueError(
+                'there is no teacher to measure: model.teacher is None, or a snapshot that no '
+                'training has taken.'
+            )
         self.teacher = teacher
         self.own_input_differed = False
 
@@ -79,8 +82,8 @@ def teacher_of(model: nn.Module) -> AsTaught:
     if not isinstance(teacher, Teacher) or not teacher:
         raise ValueError(
             f'the config has no teacher to measure: its model is a {type(algorithm).__name__}'
-            f'{" with teacher=None" if isinstance(teacher, Teacher) else ""}; give the config of a '
-            'distillation.'
+            f'{" with nobody to ask as its teacher" if isinstance(teacher, Teacher) else ""}; give '
+            'the config of a distillation.'
         )
     return AsTaught(teacher)
 
@@ -89,14 +92,16 @@ def measure_teacher(runner: Any) -> dict[str, float]:
     """Test the teacher of a Runner's model on the input with which it teaches.
 
     Where its own preprocessor would give it another input, it is tested on that
-    too, and both are said in the log.
+    too, and both are said in the log. Where it is made of several, what is
+    measured is their joint answer, and then each of them alone.
 
     Args:
         runner: Its model is an algorithm of kd_plugins, in a wrapper or not.
 
     Returns:
         The metrics on the input with which it teaches; those on its own
-        preprocessing beside them, with ``own/`` in front of their names.
+        preprocessing beside them, with ``own/`` in front of their names, and those
+        of the teachers that it is made of, with ``0/``, ``1/``, ...
 
     Raises:
         ValueError: If there is no teacher.
@@ -105,6 +110,11 @@ def measure_teacher(runner: Any) -> dict[str, float]:
     try:
         runner.model = taught
         metrics = dict(runner.test())
+        for i, member in enumerate(taught.teacher.members):
+            runner.model = AsTaught(member)
+            alone = runner.test()
+            runner.logger.info(f'{member.weights} alone reaches {_said(alone)}')
+            metrics.update({f'{i}/{name}': value for name, value in alone.items()})
         # Every process sees other batches, and all of them have to test again.
         if not any(all_gather_object(taught.own_input_differed)):
             return metrics

@@ -5,13 +5,14 @@ Everything is in float64 and without batch statistics.
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from helpers import batch, build, distiller
+from helpers import batch, build, distiller, eekd_cfg, save_checkpoints
 from helpers.tiny_pictures import Pictures, patches, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
@@ -52,7 +53,19 @@ def of_votes():
     return model, pictures, [sample['data_samples'] for sample in samples]
 
 
-CASES = {'KD, DKD': of_vectors, 'CSKD': of_patches, 'Zipf': of_votes}
+def of_checkpoints():
+    """EEKD, whose maps learn."""
+    with tempfile.TemporaryDirectory() as folder:
+        model = build(allow_random_teacher=False, **eekd_cfg(save_checkpoints(Path(folder), 3)))
+    return model, *batch(size=8)
+
+
+CASES = {
+    'KD, DKD': of_vectors,
+    'CSKD': of_patches,
+    'Zipf': of_votes,
+    'EEKD': of_checkpoints,
+}
 
 
 def case(name):
@@ -63,11 +76,11 @@ def case(name):
 
 
 def step(model, inputs, labels):
-    """One SGD step of rate 1; return the student's weights."""
+    """One SGD step of rate 1; return the weights, those that terms learn too."""
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
     model.train_step(dict(inputs=inputs.double(), data_samples=labels), wrapper)
-    student = getattr(model, 'module', model).student
-    return {name: p.detach().clone() for name, p in student.named_parameters()}
+    algorithm = getattr(model, 'module', model)
+    return {name: p.detach().clone() for name, p in algorithm.named_parameters()}
 
 
 if __name__ == '__main__':

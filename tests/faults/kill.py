@@ -52,6 +52,11 @@ METHODS = {
         'configs/ctkd/ctkd_kd_digits.py', DIGITS, 'default_hooks.curriculum_temperature.length=4'
     ),
     'DOT': ('configs/dot/dot_kd_digits.py', DIGITS),
+    'EEKD': ('configs/eekd/eekd_digits.py', DIGITS),
+    'CTC': (
+        'configs/ctc/ctc_digits.py', DIGITS, 'default_hooks.ctc.stage_two_epoch=4',
+        'model.distiller.distill_losses.loss_ctc.samples=96',
+    ),
     'CSKD': ('configs/cskd/cskd_digits.py', DIGITS),
     'Zipf': ('configs/zipf/zipf_digits.py', DIGITS),
     'RecursiveMix': ('configs/recursive_mix/recursive-mix_digits.py', DIGITS),

@@ -92,6 +92,30 @@ def save_teacher(path, **changes):
     return teacher
 
 
+def save_checkpoints(folder, number):
+    """Write so many checkpoints of different teachers; return their paths."""
+    paths = [str(folder / f'epoch_{i + 1}.pth') for i in range(number)]
+    for i, path in enumerate(paths):
+        with torch.random.fork_rng():
+            torch.manual_seed(100 + i)
+            save_teacher(path)
+    return paths
+
+
+def eekd_cfg(paths, **changes):
+    """What makes an algorithm one of EEKD, with these checkpoints."""
+    loss = dict(type='kd_plugins.EEKDLoss', tau=2.0, channels_S=4, channels_T=16, embed_dims=3)
+    cfg = distiller(dict(loss, **changes))
+    every = dict(type='kd_plugins.EveryCheckpoint', source='fc')
+    cfg['student_recorders']['features'] = dict(type='ModuleInputs', source='fc')
+    cfg['teacher_recorders'] = dict(logits=every, features=dict(every, of='inputs'))
+    cfg['loss_forward_mappings']['loss_kd'].update(
+        features_S=dict(recorder='features', from_student=True, data_idx=0),
+        features_T=dict(recorder='features', from_student=False),
+    )
+    return dict(teacher_ckpt=paths, distiller=cfg)
+
+
 def batch(seed=0, size=5, features=6, classes=4):
     """Vectors and labels."""
     generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, STUDENT, TEACHER, algorithm_cfg, distiller
+from helpers import ROOT, STUDENT, TEACHER, algorithm_cfg, distiller, eekd_cfg
 from helpers.few_scenes import few_scenes
 from helpers.vector_training import FortyVectors, kd  # noqa: F401  (registers the data)
 from mmengine.config import Config
@@ -113,6 +113,26 @@ def test_a_sound_training_has_no_findings_and_leaves_nothing_behind(ckpt, tmp_pa
     assert report.cost.seconds_in_all == pytest.approx(20 * report.cost.seconds_per_iteration)
     assert 0 < report.cost.teacher_share < 1
     json.dumps(report.to_dict())
+
+
+def test_of_several_checkpoints_each_is_measured_and_one_that_guesses_is_named(ckpt, tmp_path):
+    blind = MODELS.build(TEACHER)
+    torch.nn.init.zeros_(blind.fc.weight)
+    torch.nn.init.constant_(blind.fc.bias, 0.0)
+    bad = save(blind, tmp_path / 'blind.pth')
+    parts = eekd_cfg([bad, ckpt])
+    report = check(config(model=model(allow_random_teacher=False, **parts)))
+    assert report.teacher.type == '2 x TinyClassifier'
+    assert report.teacher.parameters == 2 * (6 * 16 + 16 + 16 * 4 + 4)
+    assert report.teacher.multiply_adds == 2 * (6 * 16 + 16 * 4)
+    assert report.teacher.weights == f'8 tensors of {bad}, {ckpt}'
+    assert report.teacher_metrics == {'accuracy/top1': 100.0}
+    assert [name for name, _ in report.teacher_members] == [bad, ckpt]
+    assert report.teacher_members[1][1] == {'accuracy/top1': 100.0}
+    guessing = [what for what in found(report, 'error') if 'guesses' in what]
+    assert len(guessing) == 1 and guessing[0].startswith(f'{bad} guesses: accuracy/top1 is')
+    json.dumps(report.to_dict())
+    assert f'accuracy/top1 100: {ckpt}'[-30:] in ''.join(shown(report).split('\n'))
 
 
 def test_values_and_gradients_are_those_of_the_first_batch(ckpt):

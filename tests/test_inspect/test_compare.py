@@ -48,6 +48,27 @@ def student(tmp_path_factory):
     return str(path)
 
 
+def test_asks_every_checkpoint_of_a_teacher(student, tmp_path):
+    init_default_scope('mmpretrain')
+    paths, networks = [], []
+    for i in range(2):
+        torch.manual_seed(i)
+        networks.append(MODELS.build(config().model.teacher).eval())
+        paths.append(str(tmp_path / f'{i}.pth'))
+        torch.save(networks[-1].state_dict(), paths[-1])
+    cfg = Config.fromfile(ROOT / 'configs/eekd/eekd_digits.py')
+    cfg.model.teacher_ckpt = paths
+    algorithm = load(cfg, student).model
+    (batch,) = validation_batches(cfg, 20)
+    answers = ask(algorithm, [batch])
+    with torch.no_grad():
+        inputs = algorithm.teacher.convert(algorithm.data_preprocessor(batch, False)['inputs'])
+        expected = torch.stack([one(inputs).softmax(1) for one in networks]).mean(dim=0)
+        features = [one.extract_feat(inputs)[-1] for one in networks]
+    torch.testing.assert_close(answers.preds_T.softmax(1), expected)
+    torch.testing.assert_close(answers.features_T, torch.cat(features, dim=1))
+
+
 def test_asks_both_networks_about_the_same_pictures(student):
     algorithm = load(config(), student).model
     batches = list(validation_batches(config(), 300))

@@ -6,15 +6,16 @@ import pytest
 import torch
 from helpers import ROOT
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from kd_plugins.teachers import measure_teacher, measuring, teacher_of
 
 
-def runner_of(tmp_path, **model):
-    cfg = Config.fromfile(ROOT / 'configs/kd/kd_digits.py')
+def runner_of(tmp_path, config='kd/kd_digits.py', **model):
+    cfg = Config.fromfile(ROOT / 'configs' / config)
     cfg.work_dir = str(tmp_path)
-    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True, **model)
+    cfg.model.update(dict(teacher_ckpt=None, allow_random_teacher=True) | model)
     cfg.model.teacher.data_preprocessor = dict(mean=[40.0], std=[20.0])
     cfg.default_hooks.update(checkpoint=dict(type='CheckpointHook'))
     return Runner.from_cfg(cfg)
@@ -112,3 +113,33 @@ def test_every_process_tests_again_where_one_saw_a_difference(tmp_path, monkeypa
     assert not both(runner)
     monkeypatch.setattr(measuring, 'all_gather_object', lambda differed: [differed, True])
     assert both(runner)
+
+
+def test_of_several_checkpoints_the_joint_answer_is_measured_and_each_alone(tmp_path):
+    paths, networks = [], []
+    init_default_scope('mmpretrain')
+    cfg = Config.fromfile(ROOT / 'configs/eekd/eekd_digits.py')
+    for i in range(2):
+        torch.manual_seed(i)
+        networks.append(MODELS.build(cfg.model.teacher))
+        # Answers that differ from picture to picture: those of features less their mean.
+        fc = torch.nn.init.normal_(networks[-1].head.fc.weight, std=4)
+        with torch.no_grad():
+            features = networks[-1].eval().extract_feat(torch.randn(64, 1, 8, 8))[-1]
+            networks[-1].head.fc.bias.copy_(-fc @ features.mean(dim=0))
+        paths.append(str(tmp_path / f'epoch_{i}.pth'))
+        torch.save(networks[-1].state_dict(), paths[-1])
+    runner = runner_of(tmp_path, config='eekd/eekd_digits.py', teacher_ckpt=paths)
+    metrics = measure_teacher(runner)
+
+    def prepare(batch):
+        return (pixels(batch) - 40) / 20
+
+    def both_at_once(inputs, mode):
+        return torch.stack([one.eval()(inputs).softmax(1) for one in networks]).mean(dim=0)
+
+    both_at_once.eval = lambda: None
+    expected = [accuracy(each, runner, prepare) for each in (both_at_once, *networks)]
+    names = ['accuracy/top1', '0/accuracy/top1', '1/accuracy/top1']
+    assert list(metrics) == names and len({*expected}) == 3
+    assert [metrics[name] for name in names] == pytest.approx(expected, abs=0.2)

@@ -163,7 +163,10 @@ def _teacher(report: Report) -> None:
     if report.teacher is None:
         report.add(
             'note',
-            'the distillation has no teacher (model.teacher=None): there is none to check.'
+            "the teacher will be a snapshot of the student (model.teacher='snapshot'): there is "
+            'none to check yet.'
+            if report.snapshot
+            else 'the distillation has no teacher (model.teacher=None): there is none to check.'
             if report.distils
             else 'the model is no distillation of kd_plugins: there is no teacher to check.',
         )
@@ -191,14 +194,17 @@ def _skill(report: Report, found: Headline) -> None:
             'drawn has an object.',
             'draw more with --teacher-batches.',
         )
-    elif is_guessing(report.teacher_metrics, samples, classes or 0):
-        report.add(
-            'error',
-            f'the teacher guesses: {found.name} is {report.teacher_metrics[found.name]:g} on '
-            f'{samples} samples of the validation set.',
-            'check that model.teacher_ckpt was trained on these classes in this order, and that '
-            "the teacher's config declares its own normalisation if it differs.",
-        )
+        return
+    measured = [('the teacher', report.teacher_metrics), *report.teacher_members]
+    for who, metrics in measured:
+        if is_guessing(metrics, samples, classes or 0):
+            report.add(
+                'error',
+                f'{who} guesses: {found.name} is {metrics[found.name]:g} on {samples} samples of '
+                'the validation set.',
+                'check that model.teacher_ckpt was trained on these classes in this order, and '
+                "that the teacher's config declares its own normalisation if it differs.",
+            )
 
 
 def _own_input(report: Report, found: Headline) -> None:

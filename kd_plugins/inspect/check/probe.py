@@ -32,6 +32,7 @@ from kd_plugins.inspect.check.report import Cost, Read, Report, Term
 from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
+from kd_plugins.teachers import SnapshotTeacher
 
 
 class _Enough(Exception):
@@ -181,6 +182,7 @@ class _Probe(Hook):
             student, model_cfg.get('architecture', model_cfg), start, inputs, 'the config'
         )
         report.distils = distillation
+        report.snapshot = distillation and isinstance(model.teacher, SnapshotTeacher)
         if distillation and model.teacher:
             teacher = model.teacher
             report.teacher = describe_network(

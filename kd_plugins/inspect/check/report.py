@@ -114,15 +114,19 @@ class Report:
 
     ``teacher_metrics`` are the teacher's on the input with which it teaches,
     ``teacher_own_metrics`` on its own preprocessing, where that makes another input
-    of the same samples.
+    of the same samples. Where it is made of several checkpoints, ``teacher_members``
+    has the name and the metrics of each. ``snapshot`` says that the student itself
+    will be the teacher, and is not yet.
     """
 
     config: str
     distils: bool = False
+    snapshot: bool = False
     student: Network | None = None
     teacher: Network | None = None
     teacher_metrics: dict[str, float] = field(default_factory=dict)
     teacher_own_metrics: dict[str, float] = field(default_factory=dict)
+    teacher_members: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     teacher_samples: int = 0
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)

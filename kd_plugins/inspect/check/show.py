@@ -60,7 +60,10 @@ def _networks(report: Report) -> Table:
             said += (
                 f', as it teaches; {_metrics(report.teacher_own_metrics)} on its own preprocessing'
             )
-        table.add_row('[dim]measured[/]', *[''] * (len(present) - 1), escape(said))
+        empty = [''] * (len(present) - 1)
+        table.add_row('[dim]measured[/]', *empty, escape(said))
+        for name, metrics in report.teacher_members:
+            table.add_row('', *empty, escape(f'{_metrics(metrics)}: {name}'))
     return table
 
 

@@ -12,14 +12,15 @@ from mmengine.runner import Runner
 from torch import nn
 
 from kd_plugins.inspect.check.report import Report
-from kd_plugins.teachers import teacher_of
+from kd_plugins.teachers import AsTaught, teacher_of
 
 
 def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
     """Run the validation's metrics on the teacher, over some batches.
 
     It is measured on the input with which it teaches and, where its own
-    preprocessing would make another input of these batches, on that one, too.
+    preprocessing would make another input of these batches, on that one, too; and
+    the teachers that it is made of, each alone.
 
     Args:
         report: Gets the metrics, and on how many samples.
@@ -30,6 +31,9 @@ def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
     loop, taught = runner.val_loop, teacher_of(runner.model)
     drawn = [*itertools.islice(loop.dataloader, batches)]
     report.teacher_metrics, report.teacher_samples = _measure(loop, taught, drawn)
+    for member in taught.teacher.members:
+        metrics, _ = _measure(loop, AsTaught(member), drawn)
+        report.teacher_members.append((str(member.weights), metrics))
     network = taught.teacher.network
     if network is not None and taught.own_input_differed:
         report.teacher_own_metrics, _ = _measure(loop, network, drawn)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.networks import classifier
 from kd_plugins.structures import Progress
+from kd_plugins.teachers import joint_logits
 
 
 @dataclass
@@ -21,9 +22,10 @@ class Answers:
 
     Args:
         preds_S: The student's logits, (N, C).
-        preds_T: The teacher's.
+        preds_T: The teacher's; the joint ones of several checkpoints.
         features_S: What goes into the student's classifier, (N, D).
-        features_T: The same of the teacher, (N, D').
+        features_T: The same of the teacher, (N, D'); of several checkpoints one after
+            the other.
         labels: The classes, (N,); -1 where they are unknown.
     """
 
@@ -42,25 +44,30 @@ def ask(algorithm: SingleTeacherDistill, batches: Iterable[dict[str, Any]]) -> A
         ValueError: If one of them is no classifier with one linear layer.
     """
     parts: list[tuple[Tensor, ...]] = []
-    sides = {'the student': algorithm.student, 'the teacher': algorithm.teacher.network}
-    linear = {who: net.get_submodule(classifier(net, who).name) for who, net in sides.items()}
-    heard: dict[str, tuple[Tensor, Tensor]] = {}
+    teacher = algorithm.teacher
+    asked = [('the student', algorithm.student)]
+    asked += [('the teacher', one.network) for one in teacher.members or [teacher]]
+    linear = [net.get_submodule(classifier(net, who).name) for who, net in asked]
+    heard: list[Any] = [None] * len(linear)
 
-    def listen(who: str) -> Any:
+    def listen(i: int) -> Any:
         def hook(module: nn.Module, args: tuple, output: Tensor) -> None:
-            heard[who] = args[0], output
+            heard[i] = args[0], output
 
-        return linear[who].register_forward_hook(hook)
+        return linear[i].register_forward_hook(hook)
 
-    handles = [listen(who) for who in sides]
+    handles = [listen(i) for i in range(len(linear))]
     try:
         for batch in batches:
             data = algorithm.data_preprocessor(batch, False)
             inputs, samples = data['inputs'], data['data_samples']
             algorithm.student(inputs, samples, mode='tensor')
-            algorithm.teacher.look(inputs, samples)
+            teacher.look(inputs, samples)
             labels = [int(s.gt_label) if 'gt_label' in s else -1 for s in samples]
-            (features_S, preds_S), (features_T, preds_T) = (heard[who] for who in sides)
+            (features_S, preds_S), *of_teacher = heard
+            features_T = torch.cat([features for features, _ in of_teacher], dim=1)
+            logits = [preds for _, preds in of_teacher]
+            preds_T = logits[0] if len(logits) == 1 else joint_logits(logits)
             found = preds_S, preds_T, features_S, features_T, torch.tensor(labels)
             parts.append(tuple(part.float().cpu() for part in found[:4]) + found[4:])
     finally:

@@ -47,8 +47,8 @@ def load(cfg: Config, checkpoint: str) -> Runner:
         )
     if not model.teacher:
         raise ValueError(
-            f'{cfg.filename!r} has model.teacher=None, so there is no teacher to compare the '
-            'student with: give the config of a distillation with a teacher.'
+            f'{cfg.filename!r} has model.teacher={cfg.model.teacher!r}, so there is no teacher to '
+            'compare the student with: give the config of a distillation with a teacher.'
         )
     load_weights(model.student, checkpoint, 'checkpoint', 'student')
     model.eval()

@@ -1,0 +1,27 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from ctc import algorithm, negatives, train
+
+
+def test_two_ranks_have_the_memories_of_one_process_on_the_joined_batch(tmp_path):
+    script = Path(__file__).with_name('ctc.py')
+    reply = subprocess.run(
+        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+         str(script), str(tmp_path / 'ranks.pth')],
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert reply.returncode == 0, reply.stderr[-3000:]
+    (first, drawn), (second, others) = torch.load(tmp_path / 'ranks.pth')
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    alone = train(algorithm(), lambda rows: rows, negatives)
+    term = 'distiller.distill_losses.loss_ctc.'
+    for key in first:
+        torch.testing.assert_close(first[key], alone[key], rtol=1e-9, atol=1e-12, msg=key)
+    assert int(first[term + 'state.stage']) == 2
+    assert torch.isfinite(first[term + 'state.log_normaliser']).all()
+    # Negatives of their own.
+    assert not torch.equal(drawn, others)

@@ -337,18 +337,17 @@ def _complaint(network: Any) -> str | None:
             f'its {type(head).__name__} is not one that can be read: give a detector with one of '
             f'{", ".join(ROI_HEADS)}, or with a head derived from one'
         )
-    for kind in type(network).__mro__:
-        if 'extract_feat' in vars(kind) and not kind.__module__.startswith('mmdet.'):
-            return (
-                f'its class {kind.__name__} has an extract_feat of its own, so that what its box '
-                'head pools cannot be told: put the difference into the neck'
-            )
+    if _defines(network, 'extract_feat') != 'TwoStageDetector':
+        return (
+            f'{_defines(network, "extract_feat")} has an extract_feat of its own, so that what its '
+            'box head pools cannot be told: put the difference into the neck'
+        )
     for box_head in _box_heads(head):
         name, loss = type(box_head).__name__, getattr(box_head, 'loss_cls', None)
-        if not any(kind.__name__ == 'BBoxHead' for kind in type(box_head).__mro__):
+        if _defines(box_head, 'get_targets') != 'BBoxHead':
             return (
-                f'its box head {name} is not derived from BBoxHead, whose classes and boxes can '
-                "be read: give mmdet's Shared2FCBBoxHead, or another one that is"
+                f'its box head {name} makes targets of its own, which cannot be read: give '
+                "mmdet's Shared2FCBBoxHead, or another one that keeps the get_targets of BBoxHead"
             )
         if getattr(loss, 'use_sigmoid', None) is not False or box_head.custom_cls_channels:
             return (
@@ -357,6 +356,11 @@ def _complaint(network: Any) -> str | None:
                 "loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False)"
             )
     return None
+
+
+def _defines(module: nn.Module, name: str) -> str | None:
+    """Return the name of the class that a method comes from."""
+    return next((kind.__name__ for kind in type(module).__mro__ if name in vars(kind)), None)
 
 
 def _check_map(class_map: Any, classes: int) -> None:

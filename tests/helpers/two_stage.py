@@ -1,7 +1,5 @@
 """Stock two-stage detectors of mmdet, as thin as they get, and what distils them."""
 
-import copy
-
 import numpy as np
 import torch
 from mmdet.structures.mask import BitmapMasks
@@ -142,8 +140,3 @@ def build(*args, seed=0, **kwargs):
     for i, network in enumerate((model.student, model.teacher.network)):
         spread(network, by=0.1 + 0.05 * i)
     return model.train()
-
-
-def alone(model):
-    """The student of an algorithm as mmdet has it, its weights and buffers copied."""
-    return copy.deepcopy(model.student)

@@ -56,8 +56,8 @@ TWO_STAGES = dict(
 def test_a_two_stage_detector_is_refused_on_either_side():
     says = (
         r"{0}_recorders\.head\.source='bbox_head' is not in the {0} \(FasterRCNN, a two-stage "
-        r"detector; the {1} is a GFL\): give a dense detector, whose 'bbox_head' is one of GFLHead, "
-        r'ATSSHead, FCOSHead, RetinaHead, RTMDetHead, or record two of two stages with '
+        r"detector; the {1} is a GFL\): give a dense detector, whose 'bbox_head' is one of "
+        r'GFLHead, ATSSHead, FCOSHead, RetinaHead, RTMDetHead, or record two of two stages with '
         r'kd_plugins\.RoIHead'
     )
     refused(detector(), TWO_STAGES, says.format('teacher', 'student'))

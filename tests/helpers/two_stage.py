@@ -1,5 +1,8 @@
 """Stock two-stage detectors of mmdet, as thin as they get, and what distils them."""
 
+import copy
+import functools
+
 import numpy as np
 import torch
 from mmdet.structures.mask import BitmapMasks
@@ -28,6 +31,13 @@ HEADS = {
 }
 
 
+@functools.cache
+def _stock(path):
+    # Upstream reads all of its model indices to find a config.
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return get_config(f'mmdet::{path}').model
+
+
 def detector(kind='Faster', classes=3, width=8, rois=32, changes=None):
     """Config of a stock two-stage detector, thin, of depth 18 (C4: 50).
 
@@ -38,8 +48,7 @@ def detector(kind='Faster', classes=3, width=8, rois=32, changes=None):
         rois: RoIs of a picture that the box head learns from.
         changes: More to merge into the model: 'roi_head.bbox_head.num_classes' -> value.
     """
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        cfg = get_config(f'mmdet::{HEADS.get(kind, kind)}').model
+    cfg = copy.deepcopy(_stock(HEADS.get(kind, kind)))
     cfg._scope_ = 'mmdet'
     cfg.backbone.update(base_channels=width, init_cfg=None)
     roi, rpn = cfg.roi_head, cfg.rpn_head

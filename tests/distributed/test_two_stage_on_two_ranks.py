@@ -43,7 +43,10 @@ def test_two_ranks_take_the_mean_of_both_gradients(ranks, case):
     assert min(losses) > 0
     assert others == [0.0] * STEPS if case == 'no RoI on one rank' else min(others) > 0
     start = weights(model(case))
-    for name in ('roi_head.bbox_head.fc_cls.weight', 'distiller.distill_losses.loss_dkd.loss.tau.theta'):
+    for name in (
+        'roi_head.bbox_head.fc_cls.weight',
+        'distiller.distill_losses.loss_dkd.loss.tau.theta',
+    ):
         assert not torch.equal(first[name], start[name])
     for name, value in by_hand(case).items():
         torch.testing.assert_close(first[name], value, rtol=0, atol=1e-6, msg=name)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from helpers.tiny_pictures import rois
+from helpers.tiny_pictures import Boxes, rois
 from helpers.tiny_training import config, train
+from helpers.two_stage import detector
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS
-from mmengine.runner import Runner
+from mmengine.registry import HOOKS, MODELS
+from mmengine.runner import Runner, save_checkpoint
 
 THETA = 'distiller.distill_losses.loss_dkd.loss.tau.theta'
 
@@ -27,7 +28,9 @@ class StopAfterTheFirst(Hook):
 
 
 def of(work_dir, **options):
-    model = rois(tau=dict(type='kd_plugins.GlobalTemperature'), fpn=True)
+    # Low, where the gradient of its raw value is not lost to rounding.
+    tau = dict(type='kd_plugins.GlobalTemperature', start=0.5, end=1.0)
+    model = rois(tau=tau, fpn=True)
     cfg = config(work_dir, 2, model=model)
     cfg.train_dataloader.dataset.type = 'Boxes'
     cfg.train_dataloader.collate_fn.type = 'pseudo_collate'
@@ -73,3 +76,29 @@ def test_every_term_and_what_it_says_reaches_the_log(tmp_path):
         values, _ = said[f'train/{name}'].data
         assert len(values) > 0 and all(0 <= value < 1e6 for value in values), name
     assert max(said['train/distill.loss_dkd'].data[0]) > 0
+
+
+NAMES = ['cat', 'dog', 'cow']
+
+
+@pytest.mark.parametrize(
+    'meta', [dict(dataset_meta=dict(classes=('dog', 'cat', 'cow'))), dict(CLASSES=NAMES[::-1])]
+)
+def test_a_teacher_that_knows_the_classes_in_another_order_is_refused(tmp_path, monkeypatch, meta):
+    monkeypatch.setattr(Boxes, 'metainfo', dict(classes=tuple(NAMES)), raising=False)
+
+    def runner(meta, **recorder):
+        teacher = MODELS.build(detector())
+        save_checkpoint(dict(state_dict=teacher.state_dict(), meta=meta), str(tmp_path / 'T.pth'))
+        cfg = of(tmp_path, **{'model.teacher_ckpt': str(tmp_path / 'T.pth')})
+        cfg.model.distiller.teacher_recorders.rois.update(recorder)
+        cfg.experiment_name += str(len(recorder) + len(meta))
+        return Runner.from_cfg(cfg)
+
+    says = (
+        r"T\.pth' was trained on .* another order: class 0 is '(dog|cow)' of the teacher and 'cat'"
+    )
+    with pytest.raises(ValueError, match=says):
+        runner(meta).train()
+    runner(dict(CLASSES=NAMES)).train()
+    runner(meta, class_map=[1, 0, 2]).train()

@@ -168,9 +168,7 @@ def test_an_instance_temperature_counts_the_background():
         return RoILoss(dict(DKD, tau=tau))
 
     loss(4).check_specs('model.x', preds_S=spec(), preds_T=spec())
-    says = (
-        r'model\.x: InstanceTemperature\.num_classes=3 .* 4 columns .* teacher: give 4'
-    )
+    says = r'model\.x: InstanceTemperature\.num_classes=3 .* 4 columns .* teacher: give 4'
     with pytest.raises(ValueError, match=says):
         loss(3).check_specs('model.x', preds_S=spec(), preds_T=spec())
 

@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from kd_plugins.algorithms.student import StudentModel
 from kd_plugins.batch_parts import build_batch_parts, record_parts
-from kd_plugins.distillers import ask_teacher, build_distiller, check_records, reset_records
+from kd_plugins.distillers import (
+    ask_teacher,
+    build_distiller,
+    check_records,
+    check_student_loss,
+    features_suffice,
+    reset_records,
+)
 from kd_plugins.networks import (
     NetworkCfg,
     build_student_network,
@@ -45,7 +52,8 @@ class SingleTeacherDistill(StudentModel):
         teacher: The teacher, likewise, ``'snapshot'`` for the student as a hook
             copies it, or None for none. It stays in eval mode
             as a whole, takes no gradients, and runs its forward
-            (``mode='tensor'``) only.
+            (``mode='tensor'``) only; that of a two-stage detector ends with the
+            features where no recorder reads more.
         teacher_ckpt: The teacher's checkpoint, loaded strictly; or several of one
             training, the earliest first, which teach together (see
             :class:`kd_plugins.teachers.CheckpointTree`). It may be left out where
@@ -150,6 +158,10 @@ class SingleTeacherDistill(StudentModel):
         kept = built.state()
         if kept is not None:
             self.distiller.add_module('snapshot', kept)
+        if features_suffice(self.distiller, built.network):
+            built.look_for_features_only()
+        if not calculate_student_loss:
+            check_student_loss(self.distiller)
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False

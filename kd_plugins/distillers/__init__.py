@@ -4,7 +4,16 @@ from kd_plugins.distillers.building import (
     ask_teacher,
     build_distiller,
     check_records,
+    check_student_loss,
+    features_suffice,
     reset_records,
 )
 
-__all__ = ['ask_teacher', 'build_distiller', 'check_records', 'reset_records']
+__all__ = [
+    'ask_teacher',
+    'build_distiller',
+    'check_records',
+    'check_student_loss',
+    'features_suffice',
+    'reset_records',
+]

@@ -19,6 +19,7 @@ from kd_plugins.losses.recursive_mix import (
     consistency_loss,
     pool_region,
 )
+from kd_plugins.losses.roi import RoILoss
 from kd_plugins.losses.sigmoid_kd import SigmoidKDLoss, sigmoid_kd_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
@@ -44,6 +45,7 @@ __all__ = [
     'LDLoss',
     'PKTLoss',
     'RecursiveMixLoss',
+    'RoILoss',
     'SPLoss',
     'SRRLLoss',
     'SigmoidKDLoss',

@@ -50,9 +50,16 @@ class Teacher:
             data_samples: Its samples.
 
         Returns:
-            What the network's forward returns; None where there is none.
+            What the network's forward returns, or its features if it ends there; None
+            where there is none.
         """
         return None
+
+    def look_for_features_only(self) -> None:
+        """From now on end every :meth:`look` with the features, which are what it returns.
+
+        For a detector whose heads nobody reads as it looks.
+        """
 
     def answer(self, question: Callable[[nn.Module], Answer]) -> Answer:
         """Ask the network something that was recorded from the student.

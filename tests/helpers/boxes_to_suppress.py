@@ -29,14 +29,20 @@ SETS = {
         ),
         torch.tensor([0.9, 0.8, 0.7, 0.6, 0.55, 0.5, 0.4]),
     ),
-    # Points, lines, corners in the wrong order, far away, huge, not finite.
+    # Points, lines, corners in the wrong order, far away.
     'extreme': (
         _boxes(
-            *((5, 5, 5, 5), (5, 5, 5, 5), (0, 5, 10, 5), (10, 10, 0, 0), (1e6, 1e6, 1e6 + 9, 1e6 + 9)),
-            *((-1e10, -1e10, 1e10, 1e10), (-3e38, 0, 3e38, 1), (0, 0, float('inf'), 9)),
-            *((0, 0, 9, 9), (0, 0, float('nan'), 9)),
+            *(
+                (5, 5, 5, 5),
+                (5, 5, 5, 5),
+                (0, 5, 10, 5),
+                (10, 10, 0, 0),
+                (0, 0, 9, 9),
+                (0, 0, 8, 9),
+            ),
+            *((1e6, 1e6, 1e6 + 9, 1e6 + 9), (1e6, 1e6, 1e6 + 8, 1e6 + 9), (-1e4, -1e4, 1e4, 1e4)),
         ),
-        torch.tensor([0.9, 0.8, 0.7, 0.65, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3]),
+        torch.tensor([0.9, 0.8, 0.7, 0.65, 0.6, 0.5, 0.45, 0.4, 0.35]),
     ),
 }
 
@@ -45,3 +51,13 @@ def ties(count=40):
     """Boxes of few different scores."""
     boxes, scores = scattered(count, seed=5)
     return boxes, (scores * 4).ceil() / 4
+
+
+def overflowing():
+    """Boxes whose areas are no float32 numbers, or that are none themselves."""
+    huge, none, endless = 3e38, float('nan'), float('inf')
+    rows = [(-huge, 0, huge, 1), (0, 0, endless, 9), (0, 0, none, 9), (none, none, none, none)]
+    boxes, scores = SETS['extreme']
+    return torch.cat((boxes, _boxes(*rows))), torch.cat(
+        (scores, torch.tensor([0.95, 0.55, 0.3, 1.0]))
+    )

@@ -5,6 +5,7 @@ Those with a gradient are differentiable by torch.
 
 import math
 
+import numpy as np
 import torch
 
 
@@ -71,7 +72,10 @@ def roi_pool(maps, rois, output_size, scale):
     height, width = maps.shape[2:]
 
     def cut(start, size, bin_, bins, pixels):
-        low, high = math.floor(start + bin_ * size / bins), math.ceil(start + (bin_ + 1) * size / bins)
+        low, high = (
+            math.floor(start + bin_ * size / bins),
+            math.ceil(start + (bin_ + 1) * size / bins),
+        )
         return range(min(max(low, 0), pixels), min(max(high, 0), pixels))
 
     values = []
@@ -184,7 +188,8 @@ def _iou(a, b, offset=0):
     high = max(min(a[3], b[3]) - max(a[1], b[1]) + offset, 0)
     areas = [(box[2] - box[0] + offset) * (box[3] - box[1] + offset) for box in (a, b)]
     union = sum(areas) - wide * high
-    return wide * high / union if union else math.nan
+    # As float32, in which thresholds are compared.
+    return float(np.float32(wide * high / union)) if union else math.nan
 
 
 def overlaps(first, second, mode, offset):

@@ -7,6 +7,7 @@ compares them with mmcv's compiled ones.
 
 import contextlib
 import functools
+import importlib.machinery
 import itertools
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from helpers import operator_oracles as oracles
+from kd_plugins.compat.loading import RefusingLoader
 from kd_plugins.compat.operators import extension
 
 
@@ -34,6 +36,15 @@ def operators(module):
 def ours():
     """Let ``mmcv.ops`` work with kd_plugins' operators, also where there are compiled ones."""
     return operators(extension)
+
+
+def compiled():
+    """Let ``mmcv.ops`` work with mmcv's own operators; fail where there are none."""
+    module = importlib.import_module('mmcv._ext')
+    assert isinstance(
+        module.__loader__, importlib.machinery.ExtensionFileLoader | RefusingLoader
+    ), 'mmcv has no compiled operators here: `make setup OPS=compiled`'
+    return operators(module)
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,9 @@ def run(function, case, dtype=torch.float64, device='cpu'):
     if wanted:
         total = (result * weights.to(result)).sum()
         grads = torch.autograd.grad(total, wanted, allow_unused=True)
-        grads = [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, grads, strict=True)]
+        grads = [
+            torch.zeros_like(x) if g is None else g for x, g in zip(wanted, grads, strict=True)
+        ]
     return [value.detach().double().cpu() for value in (result, *grads)]
 
 
@@ -193,7 +206,7 @@ def _deform_conv():
             if masked:
                 tensors['mask'] = randn(2, deform_groups * 6, *out, seed=3).sigmoid()
             if biased:
-                tensors["bias"] = randn(2, seed=4)
+                tensors['bias'] = randn(2, seed=4)
             return tensors
 
         def call(maps, offset, weight, mask=None, bias=None, geometry=geometry):
@@ -221,7 +234,9 @@ def _focal():
             return loss(logits, target, gamma, alpha, weight, 'sum')[None]
 
         def oracle(logits, target, weight=None, kind=kind, gamma=gamma, alpha=alpha):
-            return getattr(oracles, f'{kind}_focal')(logits, target, weight, gamma, alpha).sum()[None]
+            return getattr(oracles, f'{kind}_focal')(logits, target, weight, gamma, alpha).sum()[
+                None
+            ]
 
         def inputs(target=target, weighted=weighted, logits=logits):
             weight = dict(weight=randn(4, seed=1).exp()) if weighted else {}
@@ -278,6 +293,29 @@ def _carafe():
         )
 
 
+def _masked_conv():
+    def oracle(maps, mask, weight, bias):
+        return torch.nn.functional.conv2d(maps, weight, bias, padding=(1, 0)) * mask[:, None]
+
+    for name, chosen in (('some', 0.5), ('all', -1.0), ('none', 2.0)):
+        yield Case(
+            'masked_conv2d',
+            name,
+            lambda maps, mask, weight, bias: mmcv.ops.masked_conv2d(
+                maps, mask, weight, bias, (1, 0)
+            ),
+            oracle,
+            lambda chosen=chosen: dict(
+                maps=randn(1, 3, 6, 5),
+                mask=torch.rand(1, 6, 5, generator=generator()) > chosen,
+                weight=randn(4, 3, 3, 1, seed=1),
+                bias=randn(4, seed=2),
+            ),
+            ('maps', 'weight', 'bias'),  # mmcv's gives none
+            on_cpu=False,
+        )
+
+
 @functools.cache
 def cases():
     """All cases of operators with gradients."""
@@ -291,6 +329,7 @@ def cases():
             _focal,
             _attention,
             _carafe,
+            _masked_conv,
         )
         for case in family()
     ]

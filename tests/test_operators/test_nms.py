@@ -6,7 +6,6 @@ import mmcv.ops
 import numpy as np
 import pytest
 import torch
-
 from helpers import operator_oracles as oracles
 from helpers.boxes_to_suppress import SETS, scattered, ties
 from helpers.operators import ours
@@ -86,7 +85,9 @@ def test_soft_nms_lowers_the_scores_of_covered_boxes(name, method, offset, min_s
     expected = oracles.soft_nms(boxes.double(), scores, *settings)
     dets, kept = mmcv.ops.soft_nms(boxes, scores, *settings)
     assert kept.tolist() == [i for i, _ in expected] and kept.dtype == torch.int64
-    torch.testing.assert_close(dets[:, 4].tolist(), [score for _, score in expected], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(
+        dets[:, 4].tolist(), [score for _, score in expected], rtol=1e-5, atol=1e-7
+    )
     torch.testing.assert_close(dets[:, :4], boxes[kept])
 
 

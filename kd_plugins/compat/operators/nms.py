@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ctypes import c_float
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from kd_plugins.compat.operators.precision import full
 
 # Areas may overflow, and overlaps be no numbers.
-_unwarned = np.errstate(invalid='ignore', divide='ignore', over='ignore')
+_unwarned: Any = np.errstate(invalid='ignore', divide='ignore', over='ignore')
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:

@@ -61,8 +61,8 @@ def test_losses_gradients_and_detections_are_mmcvs(folder):
     assert losses == pytest.approx(expected_losses, rel=LOSS)
     assert grads.keys() == expected_grads.keys()
     difference = torch.stack([(grads[n] - g).norm() for n, g in expected_grads.items()]).norm()
-    size = torch.stack([g.norm() for g in expected_grads.values()]).norm()
-    assert size > 0 and difference <= GRADIENT * size
+    of_all = torch.stack([g.norm() for g in expected_grads.values()]).norm()
+    assert of_all > 0 and difference <= GRADIENT * of_all
     for result, expected in zip(results, expected_results, strict=True):
         assert_found_alike(result.pred_instances, expected.pred_instances)
 

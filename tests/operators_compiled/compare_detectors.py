@@ -9,7 +9,6 @@ detections are compared. Where mmcv has no operator for a CPU, a CPU cannot comp
 
 import pytest
 import torch
-
 from helpers import whole_detectors
 from helpers.operators import compiled, ours
 

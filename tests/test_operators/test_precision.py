@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from helpers.operators import cases, ours, run
 
 #: One case of each operator that mmdet trains with.

@@ -74,6 +74,17 @@ DETECTORS = {
     'rpn': ('rpn_r50_fpn_1x_coco', 96, {}),
     'rtmdet': ('rtmdet_tiny_8xb32-300e_coco', 96, {}),
     'sabl': ('sabl-retinanet_r50_fpn_1x_coco', 96, {}),
+    'scnet': ('scnet_r50_fpn_1x_coco', 96, SEMANTIC),
+    'solo': ('solo_r50_fpn_1x_coco', 96, MASKS),
+    'solov2': ('solov2_r50_fpn_1x_coco', 96, MASKS),
+    'sparse_rcnn': ('sparse-rcnn_r50_fpn_1x_coco', 96, {}),
+    'tood': ('tood_r50_fpn_1x_coco', 384, {}),
+    'tridentnet': ('tridentnet_r50-caffe_1x_coco', 96, {}),
+    'vfnet': ('vfnet_r50_fpn_1x_coco', 96, {}),
+    'yolact': ('yolact_r50_8xb8-55e_coco', 96, MASKS),
+    'yolo': ('yolov3_d53_8xb8-320-273e_coco', 96, {}),
+    'yolof': ('yolof_r50-c5_8xb8-1x_coco', 96, {}),
+    'yolox': ('yolox_tiny_8xb8-300e_coco', 96, {}),
 }
 #: How far both may be apart: losses and gradients relatively, boxes in pixels.
 LOSS, GRADIENT, SCORE, BOX = 1e-5, 1e-4, 1e-5, 1e-2

@@ -12,6 +12,7 @@ from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
+from kd_plugins.losses.reviewkd import ReviewKDLoss, hcl_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
@@ -32,6 +33,7 @@ __all__ = [
     'KDLoss',
     'LDLoss',
     'PKTLoss',
+    'ReviewKDLoss',
     'SPLoss',
     'SRRLLoss',
     'VIDLoss',
@@ -41,6 +43,7 @@ __all__ = [
     'dkd_loss',
     'fused_target',
     'hard_loss',
+    'hcl_loss',
     'kd_loss',
     'localization_weight',
     'pkt_loss',

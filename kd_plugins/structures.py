@@ -168,3 +168,47 @@ class HeadOutputs:
         In float32 or better, computed when a term first asks.
         """
         return self.decode()
+
+
+@dataclass(frozen=True)
+class RoISpec:
+    """What can be said about the box heads of a two-stage detector before they have run.
+
+    Args:
+        head: The name of the RoI head's class, for messages.
+        num_classes: Classes, without background.
+        stages: Box heads one after the other; more than 1 in a cascade.
+    """
+
+    head: str
+    num_classes: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class RoIOutputs:
+    """What one box head of a two-stage detector said of R regions of interest.
+
+    The RoIs are those that the student's own loss was computed on, those of one
+    picture after those of another, its objects first.
+
+    Args:
+        head: The name of the RoI head's class, for messages.
+        stage: Which box head of a cascade it was, counted from 0.
+        input_shape: Height and width of the padded batch in which the boxes are given.
+        rois: Index of the picture and corners (x1, y1, x2, y2) in pixels, (R, 5).
+        cls_logits: Class logits before the softmax, (R, C + 1), background last.
+        bbox_preds: Encoded boxes, as the head returned them; None if it has none.
+        labels: The student's labels, integers of shape (R,), C for background;
+            None on the teacher's side.
+        rois_per_image: How many of the R belong to each picture.
+    """
+
+    head: str
+    stage: int
+    input_shape: tuple[int, int]
+    rois: Tensor
+    cls_logits: Tensor
+    bbox_preds: Tensor | None
+    labels: Tensor | None
+    rois_per_image: tuple[int, ...]

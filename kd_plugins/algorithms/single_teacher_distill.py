@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from kd_plugins.algorithms.student import StudentModel
-from kd_plugins.distillers import ask_teacher, build_distiller, check_records, reset_records
+from kd_plugins.distillers import (
+    ask_teacher,
+    build_distiller,
+    check_records,
+    features_suffice,
+    reset_records,
+)
 from kd_plugins.networks import (
     NetworkCfg,
     build_student_network,
@@ -133,6 +139,8 @@ class SingleTeacherDistill(StudentModel):
         self._owns_teacher = True
         with forked_random_states():
             self.distiller = build_distiller(distiller, self.architecture, built.network)
+        if features_suffice(self.distiller, built.network):
+            built.look_for_features_only()
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False

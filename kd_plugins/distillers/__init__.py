@@ -4,7 +4,14 @@ from kd_plugins.distillers.building import (
     ask_teacher,
     build_distiller,
     check_records,
+    features_suffice,
     reset_records,
 )
 
-__all__ = ['ask_teacher', 'build_distiller', 'check_records', 'reset_records']
+__all__ = [
+    'ask_teacher',
+    'build_distiller',
+    'check_records',
+    'features_suffice',
+    'reset_records',
+]

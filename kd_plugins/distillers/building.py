@@ -63,6 +63,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
             prepare(network)
         except ValueError as error:
             raise ValueError(f'{KEY}.{side}_recorders: {error}') from error
+    _check_questions(distiller)
     _check_classes(distiller, student, teacher)
     _check_specs(distiller)
     return distiller
@@ -81,6 +82,32 @@ def ask_teacher(distiller: Any, teacher: Teacher) -> None:
             for record in asked.data_buffer:
                 answer = teacher.answer(partial(recorder.answer, record=record))
                 recorder.data_buffer.append(answer)
+
+
+def features_suffice(distiller: Any, teacher: nn.Module | None) -> bool:
+    """Whether what the teacher's recorders read is done when its features are.
+
+    So it is where they read its backbone or neck, or ask its heads later. Then
+    the rest of the forward of a two-stage detector, its RPN, boxes and masks,
+    would run for nobody.
+    """
+    from mmrazor.models.task_modules.recorder import (
+        ModuleInputsRecorder,
+        ModuleOutputsRecorder,
+        ParameterRecorder,
+    )
+
+    def suffice(recorder: Any) -> bool:
+        if type(recorder) in (ModuleInputsRecorder, ModuleOutputsRecorder):
+            return recorder.source.split('.')[0] in ('backbone', 'neck')
+        return type(recorder) is ParameterRecorder or getattr(recorder, 'needs', '') == 'features'
+
+    recorders = distiller.teacher_recorders.recorders.values()
+    return (
+        _is_two_stage(teacher)
+        and not distiller.deliveries.deliveries
+        and all(suffice(recorder) for recorder in recorders)
+    )
 
 
 def check_records(distiller: Any) -> None:
@@ -181,6 +208,30 @@ def _check_sources(manager: Any, network: nn.Module, side: str) -> None:
                 f'({type(network).__name__}){_suggestion(recorder.source, known)}: give the name '
                 "of one of its modules, such as 'head.fc'."
             )
+
+
+def _check_questions(distiller: Any) -> None:
+    """Refuse recorders of the teacher that ask about something that nobody records."""
+    asked = distiller.student_recorders.recorders
+    for name, recorder in distiller.teacher_recorders.recorders.items():
+        if not hasattr(recorder, 'question'):
+            continue
+        key = f'{KEY}.teacher_recorders.{name}'
+        if recorder.question not in asked:
+            raise ValueError(
+                f'{key}.question={recorder.question!r} is not one of student_recorders'
+                f'{_suggestion(recorder.question, asked)}: they are {sorted(asked)}.'
+            )
+        if hasattr(recorder, 'check_question'):
+            recorder.check_question(key, asked[recorder.question])
+
+
+def _is_two_stage(network: nn.Module | None) -> bool:
+    """Whether it is a two-stage detector of mmdet whose forward begins with its features."""
+    for kind in type(network).__mro__:
+        if '_forward' in vars(kind):
+            return kind.__name__ == 'TwoStageDetector' and kind.__module__.startswith('mmdet.')
+    return False
 
 
 def _check_specs(distiller: Any) -> None:

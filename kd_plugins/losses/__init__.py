@@ -13,6 +13,7 @@ from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
 from kd_plugins.losses.reviewkd import ReviewKDLoss, hcl_loss
+from kd_plugins.losses.roi import RoILoss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
@@ -34,6 +35,7 @@ __all__ = [
     'LDLoss',
     'PKTLoss',
     'ReviewKDLoss',
+    'RoILoss',
     'SPLoss',
     'SRRLLoss',
     'VIDLoss',

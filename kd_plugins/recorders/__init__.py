@@ -7,8 +7,14 @@ own and hand the terms records that no longer say which network made them.
 from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
 from kd_plugins.recorders.detection_head import DetectionHeadRecorder
 from kd_plugins.recorders.features import FeaturesRecorder
+from kd_plugins.recorders.roi_head import RoIHeadRecorder
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
 
-__all__ = ['DenseLogitsRecorder', 'DetectionHeadRecorder', 'FeaturesRecorder']
+__all__ = [
+    'DenseLogitsRecorder',
+    'DetectionHeadRecorder',
+    'FeaturesRecorder',
+    'RoIHeadRecorder',
+]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import nn
 
 from kd_plugins.recorders.head_adapters import ADAPTERS, HeadAdapter, adapter_of
+from kd_plugins.recorders.listening import leave, listen
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import HeadSpec
 
@@ -74,8 +74,9 @@ class DetectionHeadRecorder(BaseRecorder):
         super().__enter__()
         assert self.adapter is not None
         self._outs, self._returned = [], []
-        listen(self.adapter.head, 'forward', self._outs)
-        listen(self.adapter.head, 'get_targets', self._returned)
+        head, outs, returned = self.adapter.head, self._outs, self._returned
+        listen(head, 'forward', lambda args, kwargs, out: outs.append(out))
+        listen(head, 'get_targets', lambda args, kwargs, out: returned.append(out))
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         super().__exit__(exc_type, exc_value, traceback)
@@ -90,27 +91,3 @@ class DetectionHeadRecorder(BaseRecorder):
             if i < len(returned):
                 targets = self.adapter.targets(returned[i], images=len(out[0][0]))
             self.data_buffer.append(self.adapter.outputs(out, targets))
-
-
-def listen(module: nn.Module, name: str, seen: list[Any]) -> None:
-    """Keep what a method of this one module returns, until :func:`leave`.
-
-    Nothing stays in its place for longer: a copy of the module, such as EMA's,
-    would go on calling the method of this one.
-    """
-    method = getattr(module, name)
-
-    @functools.wraps(method)
-    def heard(*args: Any, **kwargs: Any) -> Any:
-        seen.append(method(*args, **kwargs))
-        return seen[-1]
-
-    heard.before = module.__dict__.get(name)  # type: ignore[attr-defined]
-    module.__dict__[name] = heard
-
-
-def leave(module: nn.Module, name: str) -> None:
-    """Put the method back."""
-    before = module.__dict__.pop(name).before
-    if before is not None:
-        module.__dict__[name] = before

@@ -54,6 +54,12 @@ class FeaturesRecorder(BaseRecorder):
         """What a detector's neck will give, where it says so; else None."""
         return self._spec
 
+    @property
+    def needs(self) -> str:
+        """'features' where a detector's backbone and neck suffice, else 'forward'."""
+        inside = all(name.split('.')[0] in ('backbone', 'neck') for name, _ in self._places)
+        return 'features' if inside else 'forward'
+
     def check_source(self, network: nn.Module, key: str, side: str) -> None:
         """Refuse a network that lacks one of the modules.
 

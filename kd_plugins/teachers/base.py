@@ -50,6 +50,12 @@ class Teacher:
         """
         return None
 
+    def look_for_features_only(self) -> None:
+        """From now on end every :meth:`look` with the features, which are what it returns.
+
+        For a detector whose heads nobody reads as it looks.
+        """
+
     def answer(self, question: Callable[[nn.Module], Answer]) -> Answer:
         """Ask the network something that was recorded from the student.
 

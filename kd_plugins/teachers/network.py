@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -59,7 +60,8 @@ class NetworkTeacher(Teacher):
         if self.layout is not None:
             network.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.owned = owned
-        self._run = network if compile is None else torch.compile(network, **compile)
+        self._compile = compile
+        self._run: Callable[..., Any] = self._compiled(network)
         self._watchers: list[Watcher] = []
 
     @property
@@ -79,6 +81,10 @@ class NetworkTeacher(Teacher):
             if after is not None:
                 after(outputs, data_samples)
         return outputs
+
+    def look_for_features_only(self) -> None:
+        """See :meth:`Teacher.look_for_features_only`."""
+        self._run = partial(_features, self._compiled(self.network.extract_feat))
 
     def answer(self, question: Callable[[nn.Module], Answer]) -> Answer:
         """See :meth:`Teacher.answer`."""
@@ -140,6 +146,9 @@ class NetworkTeacher(Teacher):
             return torch.autocast(device.type, enabled=False)
         return torch.autocast(device.type, self.dtype)
 
+    def _compiled(self, part: Any) -> Any:
+        return part if self._compile is None else torch.compile(part, **self._compile)
+
     def _go_to(self, device: torch.device) -> None:
         if self._weight().device != device:
             self.network.to(device)
@@ -148,6 +157,11 @@ class NetworkTeacher(Teacher):
 
     def _weight(self) -> Tensor:
         return next(self.network.parameters())
+
+
+def _features(extract_feat: Callable[[Tensor], Any], inputs: Tensor, *_: Any, mode: str) -> Any:
+    """Stand in for a whole forward."""
+    return extract_feat(inputs)
 
 
 @contextmanager

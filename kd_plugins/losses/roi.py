@@ -1,0 +1,100 @@
+"""A loss on logits, for the RoIs of two-stage detectors."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_plugins.registry import MODELS
+from kd_plugins.structures import RoIOutputs, RoISpec
+
+
+@MODELS.register_module()
+class RoILoss(nn.Module):
+    """A loss on class logits, for what two-stage detectors say of the student's RoIs.
+
+    The loss is called once a stage with the logits of that stage, (R, C + 1),
+    background last and a class like any other, and, if it takes ``gt_labels``,
+    with the student's labels; the sum over the stages is returned. It averages
+    over the RoIs of this device, as published for DKD. A batch without any RoI
+    gives 0, with a graph to everything that learns.
+
+    Args:
+        loss: Config of the loss: ``kd_plugins.DKDLoss``, ``kd_plugins.KDLoss``
+            with a number or a learned temperature, or another whose first two
+            arguments are the student's and the teacher's logits.
+
+    Raises:
+        ValueError: If the mapped recorders are no ``kd_plugins.RoIHead``.
+
+    Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, arXiv
+    2203.08679, section 4.2; github.com/megvii-research/mdistiller at a08d46f,
+    detection. A sum over the stages of a cascade is a choice of this package.
+    """
+
+    def __init__(self, loss: Mapping[str, Any] | nn.Module) -> None:
+        super().__init__()
+        self.loss = loss if isinstance(loss, nn.Module) else MODELS.build(dict(loss))
+        self._takes_labels = 'gt_labels' in inspect.signature(self.loss.forward).parameters
+
+    def check_specs(
+        self, key: str, preds_S: RoISpec | None = None, preds_T: RoISpec | None = None
+    ) -> None:
+        """Refuse records of another kind; called before the first step."""
+        if not isinstance(preds_S, RoISpec) or not isinstance(preds_T, RoISpec):
+            raise ValueError(
+                f"{key} reads records of dict(type='kd_plugins.RoIHead'): map preds_S and preds_T "
+                'to such a recorder of either side.'
+            )
+
+    def forward(self, preds_S: Sequence[RoIOutputs], preds_T: Sequence[RoIOutputs]) -> Tensor:
+        """Return the loss, a scalar.
+
+        Args:
+            preds_S: The student's records, one a stage.
+            preds_T: The teacher's answers.
+        """
+        terms = [self._of_stage(*pair) for pair in zip(preds_S, preds_T, strict=True)]
+        return torch.stack(terms).sum()
+
+    def diagnose(
+        self, preds_S: Sequence[RoIOutputs], preds_T: Sequence[RoIOutputs]
+    ) -> dict[str, Tensor]:
+        """Return what the loss says of every stage with RoIs, for ``DistillationLogHook``."""
+        said = {}
+        for record_S, record_T in zip(preds_S, preds_T, strict=True):
+            if hasattr(self.loss, 'diagnose') and len(record_S.rois):
+                stage = f'.s{record_S.stage}' if len(preds_S) > 1 else ''
+                values, labels = self._arguments(record_S, record_T)
+                of_stage = self.loss.diagnose(*values, **labels)
+                said.update({f'{name}{stage}': value for name, value in of_stage.items()})
+        return said
+
+    @property
+    def loss_weight(self) -> Any:
+        """The factor of the loss, where it has one."""
+        return self.loss.loss_weight
+
+    def _of_stage(self, record_S: RoIOutputs, record_T: RoIOutputs) -> Tensor:
+        values, labels = self._arguments(record_S, record_T)
+        if len(record_S.rois):
+            return self.loss(*values, **labels)
+        # Means over nothing are NaN in most losses. One row of zeros takes part instead, so
+        # that a learned temperature, too, has a gradient on every rank.
+        logits = record_S.cls_logits
+        row = logits.new_zeros((1, logits.shape[1]))
+        labels = {name: value.new_zeros(1) for name, value in labels.items()}
+        return self.loss(row + logits.sum(), row, **labels) * 0
+
+    def _arguments(
+        self, record_S: RoIOutputs, record_T: RoIOutputs
+    ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
+        values = record_S.cls_logits, record_T.cls_logits
+        if not self._takes_labels:
+            return values, {}
+        assert record_S.labels is not None
+        return values, dict(gt_labels=record_S.labels)

@@ -1,0 +1,334 @@
+"""For DKD and KD on two-stage detectors: what their box heads say of one set of RoIs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
+from torch import Tensor, nn
+
+from kd_plugins.recorders.class_map import ClassMap, class_order
+from kd_plugins.recorders.listening import leave, listen
+from kd_plugins.registry import TASK_UTILS
+from kd_plugins.structures import RoIOutputs, RoISpec
+
+#: RoI heads of mmdet that classify RoIs in ``_bbox_forward`` by features and boxes alone.
+#: A subclass of one is read alike.
+ROI_HEADS = (
+    'StandardRoIHead',
+    'CascadeRoIHead',
+    'DoubleHeadRoIHead',
+    'DynamicRoIHead',
+    'GridRoIHead',
+    'PISARoIHead',
+    'MaskScoringRoIHead',
+    'PointRendRoIHead',
+)
+
+
+@TASK_UTILS.register_module()
+class RoIHeadRecorder(BaseRecorder):
+    """Records what the box heads of a two-stage detector say of the student's RoIs.
+
+    In a config ``dict(type='kd_plugins.RoIHead')`` for the student and
+    ``dict(type='kd_plugins.RoIHead', question='rois')`` for the teacher, where
+    ``rois`` is the student's recorder. A record is a
+    :class:`kd_plugins.structures.RoIOutputs`, one a stage.
+
+    The student's is what its own loss was computed on, with its graph and the
+    targets that its own box head made: nothing is computed a second time. The
+    teacher answers: its box head, on its own features, says what it thinks of
+    the same boxes, in pixels of its own input. Its RPN and masks are not asked,
+    and where no other recorder needs them they do not run.
+
+    A mapping that names the recorder alone gives a term all records, stage after
+    stage: ``kd_plugins.RoILoss`` takes them. With ``data_idx='cls_logits'`` (or
+    another field) it gives the tensor of one stage, that of ``record_idx``.
+
+    Args:
+        question: The student's recorder whose RoIs the teacher is asked about.
+        class_map: For a teacher that knows other classes, or in another order:
+            for each of its classes the index of the student's, None for a class
+            that the student lacks; or ``dict(teacher=names, student=names)``,
+            the names of the classes of either side in order. Every class of the
+            student must be one of the teacher's. Background stays background.
+        source: The name of the RoI head in the detector.
+
+    Raises:
+        ValueError: On a class map that is none.
+    """
+
+    #: Of the teacher's forward.
+    needs = 'features'
+
+    def __init__(
+        self,
+        question: str | None = None,
+        class_map: ClassMap | None = None,
+        source: str = 'roi_head',
+    ) -> None:
+        super().__init__(source)
+        if class_map is not None and question is None:
+            raise ValueError(
+                f'RoIHead.class_map={class_map!r} is of the teacher: give it to the recorder in '
+                'teacher_recorders.'
+            )
+        self.question = question
+        self.spec: RoISpec | None = None
+        self._map = class_map
+        self._order = None if class_map is None else class_order(class_map, 'RoIHead.class_map')
+        self._recording = False
+        self._head: Any = None
+        self._forward: tuple[int, Tensor, Mapping[str, Any]] | None = None
+        # Of the latest batch that the network has seen.
+        self._input_shape: tuple[int, int] = (0, 0)
+        self._features: Sequence[Tensor] = ()
+
+    def check_source(self, network: nn.Module, key: str, side: str) -> None:
+        """Refuse a network whose box heads cannot be read.
+
+        Args:
+            network: The student or the teacher.
+            key: The config key of this recorder.
+            side: 'student' or 'teacher'.
+
+        Raises:
+            ValueError: Naming the network and the heads that can be read.
+        """
+        if (self.question is None) == (side == 'teacher'):
+            right = (
+                "question='...', the name of the student's recorder whose RoIs it is asked about"
+                if side == 'teacher'
+                else 'no question: the student is not asked, but records the RoIs of its own loss'
+            )
+            raise ValueError(f'{key}.question={self.question!r} of the {side}: give {right}.')
+        head = dict(network.named_modules()).get(self.source)
+        if head is None or not hasattr(head, 'bbox_head'):
+            kind = type(network).__name__
+            dense = hasattr(network, 'bbox_head')
+            raise ValueError(
+                f'{key}.source={self.source!r} is not in the {side} ({kind}'
+                f'{", a dense detector" if dense else ""}): give two-stage detectors as student '
+                'and as teacher'
+                + (', or record both with kd_plugins.DetectionHead.' if dense else '.')
+            )
+        complaint = _complaint(head)
+        if complaint:
+            raise ValueError(
+                f'{key}.source={self.source!r} of the {side} ({type(network).__name__}): '
+                f'{complaint}'
+            )
+
+    def check_question(self, key: str, asked: Any) -> None:
+        """Refuse a student whose RoIs the teacher cannot be asked about.
+
+        Args:
+            key: The config key of this recorder.
+            asked: The student's recorder.
+
+        Raises:
+            ValueError: Naming what differs, and both sides.
+        """
+        if not isinstance(asked, RoIHeadRecorder):
+            raise ValueError(
+                f'{key}.question={self.question!r} is no RoIHead of the student, whose RoIs the '
+                "teacher could be asked about: add dict(type='kd_plugins.RoIHead') to "
+                'student_recorders and name it.'
+            )
+        assert self.spec is not None and asked.spec is not None
+        ours, theirs = self.spec, asked.spec
+        if ours.stages != theirs.stages:
+            raise ValueError(
+                f'{key} answers stage by stage, but the {theirs.head} of the student has '
+                f'{theirs.stages} and the {ours.head} of the teacher has {ours.stages}: give a '
+                'teacher with as many stages.'
+            )
+        if ours.num_classes != theirs.num_classes:
+            said = 'knows' if self._order is None else 'by its class_map knows'
+            raise ValueError(
+                f'{key}: the {theirs.head} of the student knows {theirs.num_classes} classes and '
+                f'the {ours.head} of the teacher {said} {ours.num_classes}: give a teacher of the '
+                'same classes, or class_map, the index of the class of the student (or None) for '
+                'each class of the teacher.'
+            )
+
+    def prepare_from_model(self, model: nn.Module | None = None) -> None:
+        """Find the RoI head, and have the network's input and features reported."""
+        assert model is not None
+        head: Any = model.get_submodule(self.source)
+        classes = int(_box_heads(head)[0].num_classes)
+        if self._order is not None:
+            _check_map(self._map, classes)
+            classes = len(self._order)
+        self.spec = RoISpec(type(head).__name__, classes, len(_box_heads(head)))
+        backbone: Any = model.backbone
+        backbone.register_forward_pre_hook(self._see_input)
+        if self.question is None:
+            self._head = head
+        else:
+            neck: Any = getattr(model, 'neck', None)
+            (backbone if neck is None else neck).register_forward_hook(self._see_features)
+
+    def _see_input(self, module: nn.Module, args: tuple) -> None:
+        if self._recording:
+            height, width = args[0].shape[-2:]
+            self._input_shape = height, width
+
+    def _see_features(self, module: nn.Module, args: tuple, output: Any) -> None:
+        if self._recording:
+            self._features = output
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        self._recording = True
+        if self._head is not None:
+            listen(self._head, '_bbox_forward', self._hear_forward)
+            for box_head in _box_heads(self._head):
+                listen(box_head, 'get_targets', self._hear_targets)
+
+    def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        super().__exit__(exc_type, exc_value, traceback)
+        self._recording = False
+        self._forward = None
+        if self._head is not None:
+            leave(self._head, '_bbox_forward')
+            for box_head in _box_heads(self._head):
+                leave(box_head, 'get_targets')
+            self._fill_stages()
+
+    def reset_data_buffer(self) -> None:
+        """Let go of the records, and of the features that answers came from."""
+        super().reset_data_buffer()
+        self._features = ()
+
+    def get_record_data(self, record_idx: int = 0, data_idx: Any = None) -> Any:
+        """Return the records of all stages, or a field of the one of ``record_idx``.
+
+        Args:
+            record_idx: The stage.
+            data_idx: The name of a field of :class:`kd_plugins.structures.RoIOutputs`.
+        """
+        if data_idx is None:
+            return tuple(self.data_buffer)
+        return getattr(self.data_buffer[record_idx], data_idx)
+
+    def _hear_forward(self, args: tuple, kwargs: Mapping[str, Any], returned: Any) -> None:
+        # Samplers may ask the box head as well: the loss takes what was said last.
+        rois = kwargs['rois'] if 'rois' in kwargs else args[-1]
+        stage = kwargs.get('stage', args[0] if args and isinstance(args[0], int) else 0)
+        self._forward = stage, rois, returned
+
+    def _hear_targets(self, args: tuple, kwargs: Mapping[str, Any], returned: Any) -> None:
+        sampled = kwargs['sampling_results'] if 'sampling_results' in kwargs else args[0]
+        assert self._forward is not None and self.spec is not None
+        stage, rois, outputs = self._forward
+        record = RoIOutputs(
+            head=self.spec.head,
+            stage=stage,
+            input_shape=self._input_shape,
+            rois=rois,
+            cls_logits=outputs['cls_score'],
+            bbox_preds=outputs['bbox_pred'],
+            labels=returned[0],
+            rois_per_image=tuple(len(s.pos_priors) + len(s.neg_priors) for s in sampled),
+        )
+        self.data_buffer.append(record)
+
+    def _fill_stages(self) -> None:
+        """Add empty records of the stages that a cascade without boxes did not reach."""
+        assert self.spec is not None
+        while 0 < len(self.data_buffer) < self.spec.stages:
+            last: RoIOutputs = self.data_buffer[-1]
+            assert last.labels is not None
+            nothing = replace(
+                last,
+                stage=last.stage + 1,
+                rois=last.rois[:0],
+                cls_logits=last.cls_logits[:0],
+                bbox_preds=None if last.bbox_preds is None else last.bbox_preds[:0],
+                labels=last.labels[:0],
+                rois_per_image=(0,) * len(last.rois_per_image),
+            )
+            self.data_buffer.append(nothing)
+
+    @torch.no_grad()
+    def answer(self, network: nn.Module, record: RoIOutputs) -> RoIOutputs:
+        """Return what the teacher's box head says of the RoIs of a record of the student."""
+        head: Any = network.get_submodule(self.source)
+        box_heads = _box_heads(head)
+        box_head = box_heads[record.stage]
+        if len(record.rois):
+            weight = next(box_head.parameters())
+            # Pooled in the type of the weights: half precision would round the boxes, too.
+            features = tuple(level.to(weight.dtype) for level in self._features)
+            rois = _scaled(record.rois, record.input_shape, self._input_shape)
+            stage = (record.stage,) if isinstance(head.bbox_head, nn.ModuleList) else ()
+            outputs = head._bbox_forward(*stage, features, rois)
+            logits, boxes = outputs['cls_score'], outputs['bbox_pred']
+        else:
+            # Not every layer takes a batch of nothing.
+            logits = record.cls_logits.new_zeros((0, box_head.num_classes + 1))
+            boxes = None
+        if self._order is not None:
+            logits = logits[:, [*self._order, box_head.num_classes]]
+        return RoIOutputs(
+            head=type(head).__name__,
+            stage=record.stage,
+            input_shape=self._input_shape,
+            rois=record.rois,
+            cls_logits=logits,
+            bbox_preds=boxes,
+            labels=None,
+            rois_per_image=record.rois_per_image,
+        )
+
+
+def _box_heads(head: Any) -> list[Any]:
+    """Return the box heads, one a stage."""
+    heads = head.bbox_head
+    return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+
+
+def _scaled(rois: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:
+    """Return boxes of one input in pixels of another one of the same pictures."""
+    if before == after:
+        return rois
+    height, width = (new / old for new, old in zip(after, before, strict=True))
+    return rois * rois.new_tensor([1.0, width, height, width, height])
+
+
+def _complaint(head: Any) -> str | None:
+    """Say why a RoI head cannot be read, None if it can."""
+    kinds = [kind.__name__ for kind in type(head).__mro__ if kind.__module__.startswith('mmdet.')]
+    if not kinds or kinds[0] not in ROI_HEADS:
+        return (
+            f'the RoI head {type(head).__name__} is not one that can be read: give a detector '
+            f'with one of {", ".join(ROI_HEADS)}, or with a head derived from one.'
+        )
+    for box_head in _box_heads(head):
+        name, loss = type(box_head).__name__, getattr(box_head, 'loss_cls', None)
+        if not any(kind.__name__ == 'BBoxHead' for kind in type(box_head).__mro__):
+            return (
+                f'the box head {name} is not derived from BBoxHead, whose classes and targets can '
+                "be read: give mmdet's Shared2FCBBoxHead, or another one that is."
+            )
+        if getattr(loss, 'use_sigmoid', None) is not False or box_head.custom_cls_channels:
+            return (
+                f'the classes of the box head {name} with loss_cls {type(loss).__name__} do not '
+                'compete in one softmax with the background: give a box head with '
+                "loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False)."
+            )
+    return None
+
+
+def _check_map(class_map: Any, classes: int) -> None:
+    """Refuse a class map of a teacher with another number of classes."""
+    named = class_map['teacher'] if isinstance(class_map, Mapping) else class_map
+    if len(named) != classes:
+        raise ValueError(
+            f'RoIHead.class_map speaks of {len(named)} classes of the teacher, which knows '
+            f'{classes}: give one entry for each of them, background not counted.'
+        )

@@ -14,6 +14,7 @@ from kd_plugins.distillers import (
     ask_teacher,
     build_distiller,
     check_records,
+    check_student_loss,
     features_suffice,
     reset_records,
 )
@@ -141,6 +142,8 @@ class SingleTeacherDistill(StudentModel):
             self.distiller = build_distiller(distiller, self.architecture, built.network)
         if features_suffice(self.distiller, built.network):
             built.look_for_features_only()
+        if not calculate_student_loss:
+            check_student_loss(self.distiller)
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False

@@ -4,6 +4,7 @@ from kd_plugins.distillers.building import (
     ask_teacher,
     build_distiller,
     check_records,
+    check_student_loss,
     features_suffice,
     reset_records,
 )
@@ -12,6 +13,7 @@ __all__ = [
     'ask_teacher',
     'build_distiller',
     'check_records',
+    'check_student_loss',
     'features_suffice',
     'reset_records',
 ]

@@ -23,6 +23,8 @@ from kd_plugins.networks import classes_of
 from kd_plugins.teachers.base import Teacher
 
 KEY = 'model.distiller'
+#: Parts of RoI heads that see whole pictures.
+_OF_PICTURES = ('roi_head.semantic_head', 'roi_head.glbctx_head')
 
 
 def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Module | None) -> Any:
@@ -48,10 +50,10 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
             # mmrazor's assertions break lines in the middle of sentences.
             raise ValueError(f'{KEY}: {" ".join(str(error).split())}') from error
     _check_arguments(distiller)
-    _check_sources(distiller.student_recorders, student, 'student')
+    _check_sources(distiller.student_recorders, student, 'student', teacher)
     sides = [('student', distiller.prepare_from_student, student)]
     if teacher is not None:
-        _check_sources(distiller.teacher_recorders, teacher, 'teacher')
+        _check_sources(distiller.teacher_recorders, teacher, 'teacher', student)
         sides.append(('teacher', distiller.prepare_from_teacher, teacher))
     elif distiller.teacher_recorders.recorders:
         raise ValueError(
@@ -64,6 +66,8 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
         except ValueError as error:
             raise ValueError(f'{KEY}.{side}_recorders: {error}') from error
     _check_questions(distiller)
+    _check_fields(distiller)
+    _check_proposals(distiller)
     _check_classes(distiller, student, teacher)
     _check_specs(distiller)
     return distiller
@@ -110,6 +114,21 @@ def features_suffice(distiller: Any, teacher: nn.Module | None) -> bool:
     )
 
 
+def check_student_loss(distiller: Any) -> None:
+    """Refuse recorders of the student's own loss where it is not computed.
+
+    Raises:
+        ValueError: Naming the recorder.
+    """
+    for name, recorder in distiller.student_recorders.recorders.items():
+        if getattr(recorder, 'needs_loss', False):
+            raise ValueError(
+                f'model.calculate_student_loss=False leaves {KEY}.student_recorders.{name} '
+                "nothing to record, which is what the student's own loss is computed on: leave it "
+                'True (a loss_weight of 0 switches a loss of the student off).'
+            )
+
+
 def check_records(distiller: Any) -> None:
     """Refuse a step in which a mapped recorder has seen nothing.
 
@@ -119,8 +138,7 @@ def check_records(distiller: Any) -> None:
     for loss, mapping in distiller.loss_forward_mappings.items():
         for argument, record in mapping.items():
             side = 'student' if record['from_student'] else 'teacher'
-            manager = getattr(distiller, f'{side}_recorders')
-            recorder = manager.get_recorder(record['recorder'])
+            recorder = _recorder(distiller, record)
             if len(recorder.data_buffer) <= record.get('record_idx', 0):
                 raise RuntimeError(
                     f'{KEY}.{side}_recorders.{record["recorder"]}.source={recorder.source!r} was '
@@ -189,12 +207,12 @@ def _check_arguments(distiller: Any) -> None:
                 )
 
 
-def _check_sources(manager: Any, network: nn.Module, side: str) -> None:
+def _check_sources(manager: Any, network: nn.Module, side: str, other: nn.Module | None) -> None:
     from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder, ParameterRecorder
 
     for name, recorder in manager.recorders.items():
         if hasattr(recorder, 'check_source'):
-            recorder.check_source(network, f'{KEY}.{side}_recorders.{name}', side)
+            recorder.check_source(network, f'{KEY}.{side}_recorders.{name}', side, other)
             continue
         if isinstance(recorder, ModuleOutputsRecorder):
             known = {key for key, _ in network.named_modules()}
@@ -226,6 +244,45 @@ def _check_questions(distiller: Any) -> None:
             recorder.check_question(key, asked[recorder.question])
 
 
+def _check_fields(distiller: Any) -> None:
+    """Let recorders of records refuse a mapping that takes something else of them."""
+    for name, loss in distiller.distill_losses.items():
+        for argument, record in distiller.loss_forward_mappings[name].items():
+            recorder = _recorder(distiller, record)
+            if hasattr(recorder, 'check_field'):
+                recorder.check_field(
+                    f'{KEY}.loss_forward_mappings.{name}.{argument}',
+                    record.get('data_idx'),
+                    whole=hasattr(loss, 'check_specs'),
+                )
+
+
+def _check_proposals(distiller: Any) -> None:
+    """Refuse a comparison of what both RoI heads say, each of proposals of its own.
+
+    Their rows are as many, so that nothing else would tell.
+    """
+    for name, mapping in distiller.loss_forward_mappings.items():
+        sources: dict[bool, str] = {}
+        for record in mapping.values():
+            source = str(getattr(_recorder(distiller, record), 'source', ''))
+            if source.startswith('roi_head.') and not source.startswith(_OF_PICTURES):
+                sources[record['from_student']] = source
+        if len(sources) == 2:
+            raise ValueError(
+                f'{KEY}.distill_losses.{name} would compare {sources[True]!r} of the student with '
+                f'{sources[False]!r} of the teacher row by row, but each of them sees proposals of '
+                "its own: record both with dict(type='kd_plugins.RoIHead'), whose teacher is asked "
+                'about the RoIs of the student (see configs/_base_/distill/dkd_rois.py).'
+            )
+
+
+def _recorder(distiller: Any, record: Mapping[str, Any]) -> Any:
+    """Return the recorder that an argument of a term comes from."""
+    side = 'student' if record['from_student'] else 'teacher'
+    return getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
+
+
 def _is_two_stage(network: nn.Module | None) -> bool:
     """Whether it is a two-stage detector of mmdet whose forward begins with its features."""
     for kind in type(network).__mro__:
@@ -241,9 +298,9 @@ def _check_specs(distiller: Any) -> None:
             continue
         specs = {}
         for argument, record in distiller.loss_forward_mappings[name].items():
-            side = 'student' if record['from_student'] else 'teacher'
-            recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
-            spec = getattr(recorder, 'spec', None) if record.get('data_idx') is None else None
+            spec = getattr(_recorder(distiller, record), 'spec', None)
+            if record.get('data_idx') is not None:
+                spec = None
             if record.get('connector') is not None:
                 spec = _connected_spec(distiller, record, spec)
             specs[argument] = spec
@@ -268,7 +325,7 @@ def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module | None
         for argument in ('preds_S', 'preds_T'):
             record = distiller.loss_forward_mappings[name][argument]
             side, network = ('student', student) if record['from_student'] else ('teacher', teacher)
-            recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
+            recorder = _recorder(distiller, record)
             number = _num_classes(recorder, network)
             # Where it is not known, the first step tells.
             if number is not None and 'connector' not in record:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import RoIOutputs, RoISpec
+from kd_plugins.temperatures import InstanceTemperature
 
 
 @MODELS.register_module()
@@ -29,7 +30,8 @@ class RoILoss(nn.Module):
             arguments are the student's and the teacher's logits.
 
     Raises:
-        ValueError: If the mapped recorders are no ``kd_plugins.RoIHead``.
+        ValueError: If the mapped recorders are no ``kd_plugins.RoIHead``, or a
+            temperature of the loss does not count the background.
 
     Source: Zhao et al., "Decoupled Knowledge Distillation", CVPR 2022, arXiv
     2203.08679, section 4.2; github.com/megvii-research/mdistiller at a08d46f,
@@ -50,6 +52,16 @@ class RoILoss(nn.Module):
                 f"{key} reads records of dict(type='kd_plugins.RoIHead'): map preds_S and preds_T "
                 'to such a recorder of either side.'
             )
+        for module in self.loss.modules():
+            if isinstance(module, InstanceTemperature):
+                columns = preds_S.num_classes + 1
+                if module.num_classes != columns:
+                    raise ValueError(
+                        f'{key}: InstanceTemperature.num_classes={module.num_classes} does not fit '
+                        f'the {columns} columns of the {preds_S.head} of the student and of the '
+                        f'{preds_T.head} of the teacher: give {columns}, since background is a '
+                        'class like any other.'
+                    )
 
     def forward(self, preds_S: Sequence[RoIOutputs], preds_T: Sequence[RoIOutputs]) -> Tensor:
         """Return the loss, a scalar.

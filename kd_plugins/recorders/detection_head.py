@@ -9,6 +9,7 @@ from torch import nn
 
 from kd_plugins.recorders.head_adapters import ADAPTERS, HeadAdapter, adapter_of
 from kd_plugins.recorders.listening import leave, listen
+from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import HeadSpec
 
@@ -39,24 +40,30 @@ class DetectionHeadRecorder(BaseRecorder):
         """What can be said about the head before it runs; None before it is known."""
         return None if self.adapter is None else self.adapter.spec
 
-    def check_source(self, network: nn.Module, key: str, side: str) -> None:
+    def check_source(
+        self, network: nn.Module, key: str, side: str, other: nn.Module | None
+    ) -> None:
         """Refuse a network whose head cannot be read.
 
         Args:
             network: The student or the teacher.
             key: The config key of this recorder.
             side: 'student' or 'teacher'.
+            other: The network of the other side.
 
         Raises:
-            ValueError: Naming the network and the heads that can be read.
+            ValueError: Naming both networks and the heads that can be read.
         """
         head = dict(network.named_modules()).get(self.source)
         if head is None:
-            kind = type(network).__name__
-            kind += ', a two-stage detector' if hasattr(network, 'roi_head') else ''
+            kind, instead = type(network).__name__, ''
+            if hasattr(network, 'roi_head'):
+                kind += ', a two-stage detector'
+                instead = ', or record two of two stages with kd_plugins.RoIHead'
             raise ValueError(
-                f'{key}.source={self.source!r} is not in the {side} ({kind}): give a dense '
-                f"detector, whose 'bbox_head' is one of {', '.join(ADAPTERS)}."
+                f'{key}.source={self.source!r} is not in the {side} ({kind}{beside(side, other)}): '
+                f"give a dense detector, whose 'bbox_head' is one of {', '.join(ADAPTERS)}"
+                f'{instead}.'
             )
         try:
             adapter_of(head)

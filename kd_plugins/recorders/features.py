@@ -60,13 +60,16 @@ class FeaturesRecorder(BaseRecorder):
         inside = all(name.split('.')[0] in ('backbone', 'neck') for name, _ in self._places)
         return 'features' if inside else 'forward'
 
-    def check_source(self, network: nn.Module, key: str, side: str) -> None:
+    def check_source(
+        self, network: nn.Module, key: str, side: str, other: nn.Module | None = None
+    ) -> None:
         """Refuse a network that lacks one of the modules.
 
         Args:
             network: The student or the teacher.
             key: The config key of this recorder.
             side: 'student' or 'teacher'.
+            other: The network of the other side.
 
         Raises:
             ValueError: Naming the module and the network.

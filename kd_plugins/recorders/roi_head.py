@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from kd_plugins.recorders.class_map import ClassMap, class_order
 from kd_plugins.recorders.listening import leave, listen
+from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import RoIOutputs, RoISpec
 
@@ -27,6 +28,8 @@ ROI_HEADS = (
     'MaskScoringRoIHead',
     'PointRendRoIHead',
 )
+#: What a mapping may take of a record, by ``data_idx``.
+FIELDS = ('cls_logits', 'labels', 'bbox_preds', 'rois')
 
 
 @TASK_UTILS.register_module()
@@ -55,7 +58,6 @@ class RoIHeadRecorder(BaseRecorder):
             that the student lacks; or ``dict(teacher=names, student=names)``,
             the names of the classes of either side in order. Every class of the
             student must be one of the teacher's. Background stays background.
-        source: The name of the RoI head in the detector.
 
     Raises:
         ValueError: On a class map that is none.
@@ -63,14 +65,15 @@ class RoIHeadRecorder(BaseRecorder):
 
     #: Of the teacher's forward.
     needs = 'features'
+    #: Of the student's.
+    needs_loss = True
 
     def __init__(
         self,
         question: str | None = None,
         class_map: ClassMap | None = None,
-        source: str = 'roi_head',
     ) -> None:
-        super().__init__(source)
+        super().__init__('roi_head')
         if class_map is not None and question is None:
             raise ValueError(
                 f'RoIHead.class_map={class_map!r} is of the teacher: give it to the recorder in '
@@ -87,16 +90,19 @@ class RoIHeadRecorder(BaseRecorder):
         self._input_shape: tuple[int, int] = (0, 0)
         self._features: Sequence[Tensor] = ()
 
-    def check_source(self, network: nn.Module, key: str, side: str) -> None:
+    def check_source(
+        self, network: nn.Module, key: str, side: str, other: nn.Module | None
+    ) -> None:
         """Refuse a network whose box heads cannot be read.
 
         Args:
             network: The student or the teacher.
             key: The config key of this recorder.
             side: 'student' or 'teacher'.
+            other: The network of the other side.
 
         Raises:
-            ValueError: Naming the network and the heads that can be read.
+            ValueError: Naming both networks and the heads that can be read.
         """
         if (self.question is None) == (side == 'teacher'):
             right = (
@@ -105,21 +111,35 @@ class RoIHeadRecorder(BaseRecorder):
                 else 'no question: the student is not asked, but records the RoIs of its own loss'
             )
             raise ValueError(f'{key}.question={self.question!r} of the {side}: give {right}.')
-        head = dict(network.named_modules()).get(self.source)
-        if head is None or not hasattr(head, 'bbox_head'):
-            kind = type(network).__name__
-            dense = hasattr(network, 'bbox_head')
-            raise ValueError(
-                f'{key}.source={self.source!r} is not in the {side} ({kind}'
-                f'{", a dense detector" if dense else ""}): give two-stage detectors as student '
-                'and as teacher'
-                + (', or record both with kd_plugins.DetectionHead.' if dense else '.')
-            )
-        complaint = _complaint(head)
+        complaint = _complaint(network)
         if complaint:
             raise ValueError(
-                f'{key}.source={self.source!r} of the {side} ({type(network).__name__}): '
-                f'{complaint}'
+                f'{key} reads the RoI head of the {side} ({type(network).__name__}'
+                f'{beside(side, other)}), but {complaint}.'
+            )
+
+    def check_field(self, key: str, name: Any, whole: bool) -> None:
+        """Refuse a mapping that would hand a term something else than it takes.
+
+        Args:
+            key: The config key of the mapping.
+            name: Its ``data_idx``.
+            whole: Whether the term takes whole records.
+
+        Raises:
+            ValueError: Saying what would be right.
+        """
+        fields = FIELDS if self.question is None else [f for f in FIELDS if f != 'labels']
+        if whole and name is not None:
+            raise ValueError(
+                f'{key}.data_idx={name!r}: this term takes the records of all stages: leave it out.'
+            )
+        if not whole and name not in fields:
+            raise ValueError(
+                f'{key}.data_idx={name!r} names no tensor of a RoIHead, and this term takes '
+                f'tensors: give one of {", ".join(map(repr, fields))} (of the stage record_idx), '
+                "or put the loss into dict(type='kd_plugins.RoILoss', loss=...), which takes all "
+                'stages.'
             )
 
     def check_question(self, key: str, asked: Any) -> None:
@@ -270,8 +290,9 @@ class RoIHeadRecorder(BaseRecorder):
             logits, boxes = outputs['cls_score'], outputs['bbox_pred']
         else:
             # Not every layer takes a batch of nothing.
+            width = box_head.fc_reg.out_features if box_head.with_reg else 0
             logits = record.cls_logits.new_zeros((0, box_head.num_classes + 1))
-            boxes = None
+            boxes = logits.new_zeros((0, width)) if width else None
         if self._order is not None:
             logits = logits[:, [*self._order, box_head.num_classes]]
         return RoIOutputs(
@@ -300,28 +321,46 @@ def _scaled(rois: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Te
     return rois * rois.new_tensor([1.0, width, height, width, height])
 
 
-def _complaint(head: Any) -> str | None:
-    """Say why a RoI head cannot be read, None if it can."""
+def _complaint(network: Any) -> str | None:
+    """Say why the box heads of a network cannot be read, None if they can."""
+    head = getattr(network, 'roi_head', None)
+    if head is None:
+        dense = hasattr(network, 'bbox_head')
+        return (
+            f'{"a dense detector" if dense else "it"} has none: give two-stage detectors as '
+            'student and as teacher'
+            + (', or record two dense ones with kd_plugins.DetectionHead' if dense else '')
+        )
     kinds = [kind.__name__ for kind in type(head).__mro__ if kind.__module__.startswith('mmdet.')]
     if not kinds or kinds[0] not in ROI_HEADS:
         return (
-            f'the RoI head {type(head).__name__} is not one that can be read: give a detector '
-            f'with one of {", ".join(ROI_HEADS)}, or with a head derived from one.'
+            f'its {type(head).__name__} is not one that can be read: give a detector with one of '
+            f'{", ".join(ROI_HEADS)}, or with a head derived from one'
+        )
+    if _defines(network, 'extract_feat') != 'TwoStageDetector':
+        return (
+            f'{_defines(network, "extract_feat")} has an extract_feat of its own, so that what its '
+            'box head pools cannot be told: put the difference into the neck'
         )
     for box_head in _box_heads(head):
         name, loss = type(box_head).__name__, getattr(box_head, 'loss_cls', None)
-        if not any(kind.__name__ == 'BBoxHead' for kind in type(box_head).__mro__):
+        if _defines(box_head, 'get_targets') != 'BBoxHead':
             return (
-                f'the box head {name} is not derived from BBoxHead, whose classes and targets can '
-                "be read: give mmdet's Shared2FCBBoxHead, or another one that is."
+                f'its box head {name} makes targets of its own, which cannot be read: give '
+                "mmdet's Shared2FCBBoxHead, or another one that keeps the get_targets of BBoxHead"
             )
         if getattr(loss, 'use_sigmoid', None) is not False or box_head.custom_cls_channels:
             return (
-                f'the classes of the box head {name} with loss_cls {type(loss).__name__} do not '
-                'compete in one softmax with the background: give a box head with '
-                "loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False)."
+                f'the classes of its {name} with loss_cls {type(loss).__name__} do not compete in '
+                'one softmax with the background: give a box head with '
+                "loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=False)"
             )
     return None
+
+
+def _defines(module: nn.Module, name: str) -> str | None:
+    """Return the name of the class that a method comes from."""
+    return next((kind.__name__ for kind in type(module).__mro__ if name in vars(kind)), None)
 
 
 def _check_map(class_map: Any, classes: int) -> None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from helpers import batch, build, distiller
+from helpers import batch, build, distiller, reviewing
 from helpers.tiny_pictures import Pictures, patches
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
@@ -42,7 +42,12 @@ def of_patches():
     return model, pictures, [sample['data_samples'] for sample in samples]
 
 
-CASES = {'KD, DKD': of_vectors, 'CSKD': of_patches}
+def of_levels():
+    """ReviewKD, with what its connector learns."""
+    return build(distiller=reviewing()), *batch(size=8)
+
+
+CASES = {'KD, DKD': of_vectors, 'ReviewKD': of_levels, 'CSKD': of_patches}
 
 
 def case(name):
@@ -53,11 +58,11 @@ def case(name):
 
 
 def step(model, inputs, labels):
-    """One SGD step of rate 1; return the student's weights."""
+    """One SGD step of rate 1; return the weights of the student, and of what terms learn."""
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
     model.train_step(dict(inputs=inputs.double(), data_samples=labels), wrapper)
-    student = getattr(model, 'module', model).student
-    return {name: p.detach().clone() for name, p in student.named_parameters()}
+    trained = getattr(model, 'module', model)
+    return {name: p.detach().clone() for name, p in trained.named_parameters()}
 
 
 if __name__ == '__main__':

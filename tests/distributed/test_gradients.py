@@ -23,7 +23,7 @@ def ranks(tmp_path_factory):
 @pytest.mark.parametrize('name', CASES)
 def test_two_ranks_give_the_gradients_of_one_process_on_the_joined_batch(ranks, name):
     model, inputs, labels = case(name)
-    start = {key: p.detach().clone() for key, p in model.student.named_parameters()}
+    start = {key: p.detach().clone() for key, p in model.named_parameters()}
     one = step(model, inputs, labels)
     for key in one:
         assert not torch.equal(one[key], start[key])

@@ -8,6 +8,7 @@ from torch.utils.data import Dataset
 from helpers import ROOT, algorithm_cfg
 from helpers.detection import detector, distillation, images
 from helpers.networks import distilled, resnet
+from helpers.two_stage import distillation as of_rois
 
 
 @DATASETS.register_module(force=True)
@@ -64,3 +65,21 @@ def boxes(kind='GFL'):
     student = detector(kind)
     student['backbone']['norm_eval'] = True
     return distillation(student, detector(kind, width=16))
+
+
+def rois(tau=1.0, fpn=False):
+    """Config of DKD on the RoIs of two thin Faster R-CNNs, mmrazor's PKD on their FPNs beside it."""
+    cfg = of_rois(loss=dict(tau=tau))
+    if fpn:
+        distiller = cfg['distiller']
+        for side in ('student', 'teacher'):
+            neck = dict(type='mmrazor.ModuleOutputs', source='neck')
+            distiller[f'{side}_recorders'].neck = neck
+        for level in range(4):
+            name = f'loss_pkd_fpn{level}'
+            distiller.distill_losses[name] = dict(type='mmrazor.PKDLoss', loss_weight=0.1)
+            distiller.loss_forward_mappings[name] = {
+                f'preds_{side}': dict(recorder='neck', data_idx=level, from_student=side == 'S')
+                for side in 'ST'
+            }
+    return cfg

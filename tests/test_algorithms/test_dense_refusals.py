@@ -56,11 +56,12 @@ TWO_STAGES = dict(
 def test_a_two_stage_detector_is_refused_on_either_side():
     says = (
         r"{0}_recorders\.head\.source='bbox_head' is not in the {0} \(FasterRCNN, a two-stage "
-        r"detector\): give a dense detector, whose 'bbox_head' is one of GFLHead, ATSSHead, "
-        r'FCOSHead, RetinaHead, RTMDetHead'
+        r"detector; the {1} is a GFL\): give a dense detector, whose 'bbox_head' is one of "
+        r'GFLHead, ATSSHead, FCOSHead, RetinaHead, RTMDetHead, or record two of two stages with '
+        r'kd_plugins\.RoIHead'
     )
-    refused(detector(), TWO_STAGES, says.format('teacher'))
-    refused(TWO_STAGES, detector(), says.format('student'))
+    refused(detector(), TWO_STAGES, says.format('teacher', 'student'))
+    refused(TWO_STAGES, detector(), says.format('student', 'teacher'))
 
 
 def test_a_head_that_cannot_be_read_is_refused():

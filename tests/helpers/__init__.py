@@ -69,7 +69,7 @@ def distiller(loss=None, **changes):
 
 def reviewing():
     """A distiller with ReviewKD between both layers; its norm knows no other samples."""
-    levels = dict(levels=dict(type='kd_plugins.Features', sources=['body', 'fc']))
+    levels = dict(levels=dict(type='kd_plugins.Features', sources=['body.1', 'fc']))
     fusion = dict(
         type='kd_plugins.ReviewKDConnector', in_channels=[4, 4], out_channels=[16, 4],
         mid_channels=8, norm_cfg=dict(type='GN', num_groups=1),

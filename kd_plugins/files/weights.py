@@ -66,6 +66,16 @@ def load_weights(
     return checkpoint
 
 
+def class_names(checkpoint: Mapping[str, Any]) -> list[str] | None:
+    """Return the classes that a checkpoint was trained on, in order, None if it names none."""
+    meta = checkpoint.get('meta') or {}
+    for said in (meta.get('dataset_meta') or {}, meta):
+        for key in ('classes', 'CLASSES'):
+            if said.get(key):
+                return [str(name) for name in said[key]]
+    return None
+
+
 def _load(network: nn.Module, weights: Mapping[str, Tensor], role: str) -> Mismatch:
     """Load by the network's own rules, and return what does not fit.
 

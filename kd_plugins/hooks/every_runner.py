@@ -18,7 +18,8 @@ def before_train(runner: Any) -> None:
     mmengine's wrapper takes the hub that was made last, which may be another runner's.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` names what the optimizer does not see.
+        ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or the
+            teacher knows the classes in another order.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
@@ -27,6 +28,7 @@ def before_train(runner: Any) -> None:
     if hasattr(model, 'set_progress'):
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
         check_layer_decay(runner.cfg.get('optim_wrapper'), model)
+        check_class_order(model, getattr(runner.train_dataloader, 'dataset', None))
 
 
 def before_train_iter(runner: Any) -> None:
@@ -34,6 +36,29 @@ def before_train_iter(runner: Any) -> None:
     model = trained_model(runner)
     if hasattr(model, 'set_progress'):
         model.set_progress(Progress.from_message_hub(runner.message_hub))
+
+
+def check_class_order(model: Any, dataset: Any) -> None:
+    """Refuse a teacher that was trained on the same classes in another order.
+
+    Raises:
+        ValueError: If its checkpoint names them so, and no recorder has a ``class_map``.
+    """
+    teacher = vars(model).get('teacher')
+    known = getattr(teacher, 'classes', None)
+    names = [str(name) for name in (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()]
+    if not known or known == names or sorted(known) != sorted(names):
+        return
+    recorders = model.distiller.teacher_recorders.recorders.values()
+    if any(getattr(recorder, 'class_map', None) is not None for recorder in recorders):
+        return
+    at = next(i for i, pair in enumerate(zip(known, names, strict=True)) if len(set(pair)) > 1)
+    raise ValueError(
+        f'model.teacher_ckpt={teacher.weights!r} was trained on the classes of the training set in '
+        f'another order: class {at} is {known[at]!r} of the teacher and {names[at]!r} of the '
+        'student; give a teacher of the same order, or, for two-stage detectors, class_map to its '
+        'kd_plugins.RoIHead.'
+    )
 
 
 def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> None:

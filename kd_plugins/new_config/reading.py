@@ -16,6 +16,7 @@ from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method
 _LABELS = 'head.loss_module'
 #: What a network is that a task is for.
 CLASSIFIER, DETECTOR = 'classifier', 'dense detector'
+TWO_STAGE = 'two-stage detector'
 _KINDS = {CLASSIFICATION: CLASSIFIER, DETECTION: DETECTOR}
 _GIVEN = ('preds_S', 'preds_T', 'gt_labels')
 
@@ -29,12 +30,14 @@ class Named:
 
     @property
     def kind(self) -> str:
-        """What it is: ``'classifier'``, ``'dense detector'`` or neither."""
+        """What it is: ``'classifier'``, ``'dense detector'``, ``'two-stage detector'`` or none."""
+        if hasattr(self.network, 'roi_head'):
+            return TWO_STAGE
         if hasattr(self.network, 'bbox_head'):
             return DETECTOR
         if hasattr(self.network, 'head'):
             return CLASSIFIER
-        return 'neither classifier nor dense detector'
+        return 'neither classifier nor detector'
 
 
 def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict[str, Any]:
@@ -53,7 +56,12 @@ def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict
     wanted, both = _KINDS[says.task], (student, teacher)
     if any(one.kind != wanted for one in both):
         who = [f'{one.name} is a {type(one.network).__name__} ({one.kind})' for one in both]
-        raise ValueError(f'--method {method} is for two {wanted}s, but {" and ".join(who)}.')
+        instead = ''
+        if all(one.kind == TWO_STAGE for one in both):
+            instead = ' For these, begin with configs/_base_/distill/dkd_rois.py.'
+        raise ValueError(
+            f'--method {method} is for two {wanted}s, but {" and ".join(who)}.{instead}'
+        )
     needs = {name: _arguments(cfg) for name, cfg in says.distill_losses.items()}
     recorders = _dense_heads() if says.task == DETECTION else _logits(student, teacher)
     if any('gt_labels' in arguments for arguments in needs.values()):

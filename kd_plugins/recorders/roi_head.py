@@ -81,7 +81,7 @@ class RoIHeadRecorder(BaseRecorder):
             )
         self.question = question
         self.spec: RoISpec | None = None
-        self._map = class_map
+        self.class_map = class_map
         self._order = None if class_map is None else class_order(class_map, 'RoIHead.class_map')
         self._recording = False
         self._head: Any = None
@@ -181,7 +181,7 @@ class RoIHeadRecorder(BaseRecorder):
         head: Any = model.get_submodule(self.source)
         classes = int(_box_heads(head)[0].num_classes)
         if self._order is not None:
-            _check_map(self._map, classes)
+            _check_map(self.class_map, classes)
             classes = len(self._order)
         self.spec = RoISpec(type(head).__name__, classes, len(_box_heads(head)))
         backbone: Any = model.backbone

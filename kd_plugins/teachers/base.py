@@ -21,12 +21,15 @@ class Teacher:
     Attributes:
         network: The network that is asked, or None.
         weights: Where its weights come from, in words; None where nobody said.
+        classes: The names of the classes that it was trained on, in order, where its
+            checkpoint says so.
         has_own_input: Whether the network declares a preprocessor of its own.
         data_preprocessor: The student's, whose batches it is shown.
     """
 
     network: nn.Module | None = None
     weights: str | None = None
+    classes: list[str] | None = None
     has_own_input = False
     data_preprocessor: nn.Module | None = None
 

@@ -9,7 +9,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from kd_plugins.files.weights import load_weights
+from kd_plugins.files.weights import class_names, load_weights
 from kd_plugins.networks import (
     NetworkCfg,
     build_network,
@@ -66,7 +66,7 @@ def build_teacher(
                 )
         return Teacher()
     kind = torch.float32 if dtype == 'float32' else as_dtype(dtype, 'model.teacher_dtype')
-    network, weights, declared = _network(cfg, ckpt, allow_random)
+    network, weights, declared, classes = _network(cfg, ckpt, allow_random)
     if not inplace:
         forbid_inplace(network)
     own = network.data_preprocessor if declared else None
@@ -79,17 +79,17 @@ def build_teacher(
         channels_last,
         dict(compile) if isinstance(compile, Mapping) else {} if compile else None,
         owned=not isinstance(cfg, BaseModel),
+        classes=classes,
     )
 
 
 def _network(
     cfg: NetworkCfg, ckpt: str | None, allow_random: bool
-) -> tuple[BaseModel, str | None, bool]:
-    """Return the network, where its weights come from, and whether it declares its input."""
+) -> tuple[BaseModel, str | None, bool, list[str] | None]:
+    """Return the network, where its weights are from, if it declares its input, its classes."""
     if isinstance(cfg, BaseModel):
-        if ckpt is not None:
-            load_weights(cfg, ckpt)
-        return cfg, ckpt, declares_input(cfg.data_preprocessor)
+        classes = None if ckpt is None else class_names(load_weights(cfg, ckpt))
+        return cfg, ckpt, declares_input(cfg.data_preprocessor), classes
     resolved, pretrained = resolve_network(cfg, 'model.teacher')
     for init_cfg in initialisations(resolved.get('init_cfg')):
         if init_cfg['type'] == 'Pretrained':
@@ -108,8 +108,9 @@ def _network(
         )
     declared = bool(resolved.get('data_preprocessor'))
     network = build_network(resolved, 'model.teacher')
+    classes = None
     if ckpt is None:
         network.init_weights()
     else:
-        load_weights(network, ckpt)
-    return network, ckpt, declared or declares_input(network.data_preprocessor)
+        classes = class_names(load_weights(network, ckpt))
+    return network, ckpt, declared or declares_input(network.data_preprocessor), classes

@@ -36,6 +36,7 @@ class NetworkTeacher(Teacher):
         compile: Arguments of ``torch.compile``; None to leave it as it is.
         owned: Whether it may be moved and converted with its algorithm. A
             network that somebody else has built is only moved to its input.
+        classes: The names of the classes that it was trained on, where they are known.
     """
 
     network: nn.Module
@@ -50,11 +51,13 @@ class NetworkTeacher(Teacher):
         channels_last: bool = False,
         compile: Mapping[str, Any] | None = None,
         owned: bool = True,
+        classes: list[str] | None = None,
     ) -> None:
         self.network = network.requires_grad_(False).eval()
         self.input = input
         self.data_preprocessor = data_preprocessor
         self.weights = weights
+        self.classes = classes
         self.dtype = dtype
         self.layout = torch.channels_last if channels_last else None
         if self.layout is not None:

@@ -32,7 +32,7 @@ def model(case):
 def begin(network, case, step, rank):
     """Prepare a step of a rank; return its half of the batch."""
     batch = pictures(step, sizes=[(96, 96)] * 4, empty=CASES[case][1])
-    getattr(network, 'module', network).set_progress(Progress(step + 5, 9, step + 5, 9))
+    getattr(network, 'module', network).set_progress(Progress(step + 5, 20, step + 5, 20))
     # Samplers of RoIs draw.
     torch.manual_seed(10 * step + rank)
     return {key: value[2 * rank : 2 * rank + 2] for key, value in batch.items()}

@@ -68,7 +68,7 @@ def boxes(kind='GFL'):
 
 
 def rois(tau=1.0, fpn=False):
-    """Config of DKD on the RoIs of two thin Faster R-CNNs, mmrazor's PKD on their FPNs beside it."""
+    """Config of DKD on RoIs of thin Faster R-CNNs, with ``fpn`` mmrazor's PKD beside it."""
     cfg = of_rois(loss=dict(tau=tau))
     if fpn:
         distiller = cfg['distiller']

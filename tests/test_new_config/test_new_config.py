@@ -189,7 +189,7 @@ def test_networks_that_do_not_fit_are_refused(tmp_path, ckpt):
     assert 'GFL (dense detector)' in refusal(STUDENT, 'kd', out, DENSE)
     two_stage = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
     says = refusal(two_stage, 'bckd', out, DENSE)
-    assert 'FasterRCNN (neither classifier nor dense detector) and' in says
+    assert 'FasterRCNN (two-stage detector) and' in says
     assert refusal(STUDENT, 'alone', out, TEACHER).startswith('--method alone and --teacher')
     assert refusal(STUDENT, 'kd', out).startswith('--method kd and --teacher None')
 

@@ -137,6 +137,6 @@ def _neck_spec(model: Any) -> FeaturesSpec | None:
     strides = None
     for name in ('rpn_head', 'bbox_head'):
         generator = getattr(getattr(model, name, None), 'prior_generator', None)
-        if len(getattr(generator, 'strides', ())) == levels:
+        if generator is not None and len(getattr(generator, 'strides', ())) == levels:
             strides = tuple(max(pair) for pair in generator.strides)
     return FeaturesSpec('neck', (channels,) * levels, strides)

@@ -1,4 +1,4 @@
-"""Large detectors teach small ones to find handwritten digits, in MINUTES minutes.
+"""Large detectors teach small ones to find handwritten digits.
 
     python tools/demo_detection.py
 

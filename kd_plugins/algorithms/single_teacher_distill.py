@@ -50,7 +50,8 @@ class SingleTeacherDistill(StudentModel):
             changes beside it, or a built model.
         teacher: The teacher, likewise, or None for none. It stays in eval mode
             as a whole, takes no gradients, and runs its forward
-            (``mode='tensor'``) only.
+            (``mode='tensor'``) only; that of a two-stage detector ends with the
+            features where no recorder reads more.
         teacher_ckpt: The teacher's checkpoint, loaded strictly. It may be left
             out where the teacher's config has ``init_cfg=dict(type='Pretrained',
             checkpoint=...)`` or ``pretrained=True`` beside its ``cfg_path``, or

@@ -10,6 +10,7 @@ import torch
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 
+from kd_plugins.losses.base import at_least_float32
 from kd_plugins.recorders.class_map import ClassMap, class_order
 from kd_plugins.recorders.listening import leave, listen
 from kd_plugins.recorders.sides import beside
@@ -83,6 +84,7 @@ class RoIHeadRecorder(BaseRecorder):
         self.spec: RoISpec | None = None
         self.class_map = class_map
         self._order = None if class_map is None else class_order(class_map, 'RoIHead.class_map')
+        self._columns: Tensor | None = None
         self._recording = False
         self._head: Any = None
         self._forward: tuple[int, Tensor, Mapping[str, Any]] | None = None
@@ -294,7 +296,10 @@ class RoIHeadRecorder(BaseRecorder):
             logits = record.cls_logits.new_zeros((0, box_head.num_classes + 1))
             boxes = logits.new_zeros((0, width)) if width else None
         if self._order is not None:
-            logits = logits[:, [*self._order, box_head.num_classes]]
+            if self._columns is None or self._columns.device != logits.device:
+                columns = [*self._order, box_head.num_classes]
+                self._columns = torch.tensor(columns, device=logits.device)
+            logits = logits.index_select(1, self._columns)
         return RoIOutputs(
             head=type(head).__name__,
             stage=record.stage,
@@ -318,7 +323,11 @@ def _scaled(rois: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Te
     if before == after:
         return rois
     height, width = (new / old for new, old in zip(after, before, strict=True))
-    return rois * rois.new_tensor([1.0, width, height, width, height])
+    # A clone, and numbers that are no tensors, so that no device is waited for.
+    rois = at_least_float32(rois).clone()
+    rois[:, 1::2] *= width
+    rois[:, 2::2] *= height
+    return rois
 
 
 def _complaint(network: Any) -> str | None:

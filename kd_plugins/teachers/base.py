@@ -49,7 +49,8 @@ class Teacher:
             data_samples: Its samples.
 
         Returns:
-            What the network's forward returns; None where there is none.
+            What the network's forward returns, or its features if it ends there; None
+            where there is none.
         """
         return None
 

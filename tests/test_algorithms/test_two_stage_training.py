@@ -9,6 +9,8 @@ from mmengine.hooks import Hook
 from mmengine.registry import HOOKS, MODELS
 from mmengine.runner import Runner, save_checkpoint
 
+from kd_plugins.inspect.check import check
+
 THETA = 'distiller.distill_losses.loss_dkd.loss.tau.theta'
 
 
@@ -76,6 +78,18 @@ def test_every_term_and_what_it_says_reaches_the_log(tmp_path):
         values, _ = said[f'train/{name}'].data
         assert len(values) > 0 and all(0 <= value < 1e6 for value in values), name
     assert max(said['train/distill.loss_dkd'].data[0]) > 0
+
+
+def test_the_check_says_what_the_terms_read(tmp_path):
+    report = check(of(tmp_path), iterations=1, debug=True)
+    assert [finding for finding in report.findings if finding.level == 'error'] == []
+    term = next(term for term in report.terms if term.name == 'loss_dkd')
+    said = {read.argument: (read.source, read.what) for read in term.reads}
+    for argument, side in (('preds_S', 'student'), ('preds_T', 'teacher')):
+        source, value = said[argument]
+        assert source == f'{side}.roi_head' and '1 of: RoIOutputs: rois (' in value
+        assert 'cls_logits (' in value and ('labels (' in value) == (side == 'student')
+    assert term.gradient > 0 and term.weight == 1
 
 
 NAMES = ['cat', 'dog', 'cow']

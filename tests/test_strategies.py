@@ -11,7 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, SMALLEST, algorithm_cfg, distiller, eekd_cfg, save_checkpoints
+from helpers import (
+    ROOT,
+    SMALLEST,
+    algorithm_cfg,
+    distiller,
+    eekd_cfg,
+    reviewing,
+    save_checkpoints,
+)
 from helpers.detection import images
 from helpers.numbered import ctc_model
 from helpers.tiny_pictures import beside_ctkd, boxes, patches, recursive_mix, rois, zipf
@@ -99,6 +107,7 @@ METHODS = {
     'EEKD + DOT': Method(eekd(), dot()),
     'CTC': Method(ctc_model, sgd(), CHANGE, **NUMBERED),
     'CTC + DOT': Method(ctc_model, dot(), CHANGE, **NUMBERED),
+    'ReviewKD': Method(lambda: algorithm_cfg(distiller=reviewing()), sgd(0.05)),
     'CSKD': Method(patches, sgd(), **PATCHES),
     'Zipf': Method(zipf, sgd(), **STAGES),
     'Zipf + CTKD + DOT': Method(lambda: beside_ctkd(zipf()), dot(), CURRICULUM, **STAGES),

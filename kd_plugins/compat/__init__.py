@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from kd_plugins.compat import mmengine, mmrazor, moved
+from kd_plugins.compat import mmengine, mmrazor, moved, operators
 from kd_plugins.compat.torch import allow_two_backward_passes, onnx_exporter
 
 __all__ = ['allow_two_backward_passes', 'install', 'onnx_exporter']
@@ -15,9 +15,10 @@ __all__ = ['allow_two_backward_passes', 'install', 'onnx_exporter']
 
 def install() -> None:
     """Do what has to be done before upstream is imported; calling it twice is fine."""
-    # mmcv without compiled operators, which is enough for classification, warns at
-    # every import of what classification does not use.
+    # mmcv whose operators do not load warns at every import of what classification
+    # does not use.
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
     moved.install()
+    operators.install()
     mmengine.install()
     mmrazor.install()

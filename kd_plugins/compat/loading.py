@@ -37,6 +37,37 @@ class WrappingLoader(importlib.abc.Loader):
         return getattr(self._loader, name)
 
 
+class RefusingLoader(importlib.abc.Loader):
+    """Loads a module by its own loader, and explains why that was not possible.
+
+    Args:
+        loader: The module's own.
+        explain: Makes of the loader's error the one to raise.
+    """
+
+    def __init__(
+        self, loader: importlib.abc.Loader, explain: Callable[[ImportError], ImportError]
+    ) -> None:
+        self._loader = loader
+        self._explain = explain
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        # An extension module's library is loaded here.
+        try:
+            return self._loader.create_module(spec)
+        except ImportError as error:
+            raise self._explain(error) from error
+
+    def exec_module(self, module: ModuleType) -> None:
+        try:
+            self._loader.exec_module(module)
+        except ImportError as error:
+            raise self._explain(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+
 def wrapped(
     name: str, path: Sequence[str] | None, target: ModuleType | None, around: Around
 ) -> importlib.machinery.ModuleSpec | None:

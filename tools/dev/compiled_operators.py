@@ -130,22 +130,24 @@ class Operators:
         say(f'compiling {self._name}: 7 to 17 minutes on two idle cores (log: {log})')
         command = [self.python, '-m', 'pip', 'wheel', '-v', '--no-build-isolation', '--no-deps']
         command += ['--no-cache-dir', '-w', aside, tree]
-        with log.open('w', encoding='utf-8') as out:
-            process = subprocess.Popen(
+        with (
+            log.open('w', encoding='utf-8') as out,
+            subprocess.Popen(
                 command,
                 env={'MAX_JOBS': str(os.cpu_count() or 1), **os.environ, 'MMCV_WITH_OPS': '1'},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors='replace',
-            )
+            ) as process,
+        ):
             assert process.stdout is not None
             for line in process.stdout:
                 out.write(line)
                 if step := NINJA_STEP.match(line.strip()):
                     print(f'\r{step[0]} ', end='', flush=True)
         print()
-        if process.wait() != 0:
+        if process.returncode != 0:
             error = COMPILER_ERROR.search(log.read_text(encoding='utf-8'))
             raise Failure(f'compiling failed: {error[0] if error else "see the log"} ({log})')
         shutil.rmtree(tree, ignore_errors=True)

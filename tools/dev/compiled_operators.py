@@ -94,11 +94,11 @@ class Operators:
     def _name(self) -> str:
         return f'{self.package}=={self.version}'
 
-    def _uv(self, *arguments: object) -> bool:
+    def _uv(self, *arguments: str | Path) -> bool:
         command = [self.uv, 'pip', 'install', '--quiet', '--python', self.python, *arguments]
         return subprocess.run(command).returncode == 0
 
-    def _pip(self, *arguments: object) -> bool:
+    def _pip(self, *arguments: str | Path) -> bool:
         command = [self.python, '-m', 'pip', '--quiet', '--no-cache-dir', *arguments, '--no-deps']
         return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
 
@@ -106,7 +106,7 @@ class Operators:
         """Install the wheel and import its operators."""
         if wheel is None or not self._uv('--no-deps', '--no-cache', '--reinstall', wheel):
             return False
-        return subprocess.run([self.python, '-c', 'import mmcv._ext']).returncode == 0
+        return subprocess.run([self.python, '-c', 'import torch, mmcv._ext']).returncode == 0
 
     def _compile(self, key: str, aside: Path) -> Path:
         if shutil.which(os.environ.get('CXX', 'c++')) is None:
@@ -128,8 +128,8 @@ class Operators:
             tree.parent.mkdir(parents=True, exist_ok=True)
             next(aside.glob('*/setup.py')).parent.rename(tree)
         say(f'compiling {self._name}: 7 to 17 minutes on two idle cores (log: {log})')
-        command = [self.python, '-m', 'pip', 'wheel', '-v', '--no-build-isolation', '--no-deps']
-        command += ['--no-cache-dir', '-w', aside, tree]
+        options = ('-v', '--no-build-isolation', '--no-deps', '--no-cache-dir')
+        command: list[str | Path] = [self.python, '-m', 'pip', 'wheel', *options, '-w', aside, tree]
         with (
             log.open('w', encoding='utf-8') as out,
             subprocess.Popen(

@@ -35,10 +35,9 @@ def get_uv() -> Path:
         return uv
     say('getting uv, which installs the rest ...')
     python = uv.with_name('python')
-    for command in (
-        [sys.executable, '-m', 'venv', '--clear', uv.parents[1]],
-        [python, '-m', 'pip', 'install', '--quiet', '--constraint', pins, 'uv'],
-    ):
+    make = [sys.executable, '-m', 'venv', '--clear', str(uv.parents[1])]
+    install = [str(python), '-m', 'pip', 'install', '--quiet', '--constraint', str(pins), 'uv']
+    for command in (make, install):
         if subprocess.run(command).returncode != 0:
             raise Failure('uv could not be installed: see above')
     return uv
@@ -77,7 +76,7 @@ class Environment:
     def complete(self) -> None:
         """Install what is missing; say nothing where nothing is."""
         uv = get_uv()
-        install: list[object] = [uv, 'pip', 'install', '--python', self.python]
+        install: list[str | Path] = [uv, 'pip', 'install', '--python', self.python]
         install += ['-r', REQUIREMENTS / f'make-{self.stack}.txt']
         for name in ('excluded', 'compiled') if self.compiled else ('excluded',):
             install += ['--excludes', REQUIREMENTS / f'{name}.txt']

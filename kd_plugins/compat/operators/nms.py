@@ -11,6 +11,9 @@ from torch import Tensor
 
 from kd_plugins.compat.operators.precision import full
 
+# Areas may overflow, and overlaps be no numbers.
+_unwarned = np.errstate(invalid='ignore', divide='ignore', over='ignore')
+
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
     """Return which boxes are kept, best first.
@@ -28,6 +31,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     return torchvision.ops.nms(boxes, full(scores), c_float(iou_threshold).value)
 
 
+@_unwarned
 def softnms(
     boxes: Tensor,
     scores: Tensor,
@@ -60,7 +64,11 @@ def softnms(
     index = np.arange(len(rows))
     first, end = 0, len(rows)
     while first < end:
-        best = first + int(rows[first:end, 5].argmax())
+        # A score that is no number stays where it is: nothing is larger.
+        if not np.isnan(rows[first, 5]):
+            best = first + int(np.nanargmax(rows[first:end, 5]))
+        else:
+            best = first
         rows[[first, best]] = rows[[best, first]]
         index[[first, best]] = index[[best, first]]
         others = rows[first + 1 : end]
@@ -78,6 +86,7 @@ def softnms(
     return torch.from_numpy(index[:end])
 
 
+@_unwarned
 def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
     """Return the boxes that are kept, best first, each followed by those it suppresses.
 
@@ -108,9 +117,8 @@ def _overlap(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
     high = np.minimum(box[2:4], others[:, 2:4])
     sides = np.maximum(high - low + np.float32(offset), np.float32(0))
     shared = sides[:, 0] * sides[:, 1]
-    # Empty boxes have no overlap that is a number, which no threshold is below.
-    with np.errstate(invalid='ignore', divide='ignore', over='ignore'):
-        return shared / (box[4] + others[:, 4] - shared)
+    # That of empty boxes is no number, which no threshold is below.
+    return shared / (box[4] + others[:, 4] - shared)
 
 
 def _drop(rows: np.ndarray, index: np.ndarray, dropped: np.ndarray) -> int:

@@ -1,0 +1,88 @@
+"""One training step and one prediction of a stock mmdet config, on small pictures."""
+
+import contextlib
+import copy
+import warnings
+
+import torch
+from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
+
+
+def built(name, changes=()):
+    """Return the detector of a stock config, without pretrained weights, from a fixed seed."""
+    from mmdet.registry import MODELS
+
+    cfg = get_config(f'mmdet::{name}')
+    cfg.merge_from_dict(dict(changes))
+    model = _without_weights(cfg.model)
+    torch.manual_seed(0)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        detector = MODELS.build(model)
+        detector.init_weights()
+    return detector
+
+
+def _without_weights(cfg):
+    if isinstance(cfg, dict):
+        loads = isinstance(cfg.get('init_cfg'), dict) and 'checkpoint' in cfg['init_cfg']
+        if loads:
+            cfg['init_cfg'] = None
+        for key in list(cfg):
+            cfg[key] = _without_weights(cfg[key])
+    elif isinstance(cfg, list | tuple):
+        return type(cfg)(map(_without_weights, cfg))
+    return cfg
+
+
+def batch(size=128, **more):
+    """Return two pictures with boxes, masks and whatever else is asked for."""
+    from mmdet.testing import demo_mm_inputs
+
+    return demo_mm_inputs(2, [[3, size, size], [3, size, size - 8]], num_classes=3, **more)
+
+
+def step(detector, data, seed=0):
+    """Return losses, gradients and, after it, detections; the detector is left as it was."""
+    detector = copy.deepcopy(detector)
+    torch.manual_seed(seed)
+    _seed_numpy(seed)
+    detector.train()
+    losses = detector.forward(**detector.data_preprocessor(copy.deepcopy(data), True), mode='loss')
+    total, log = detector.parse_losses(losses)
+    total.backward()
+    grads = {n: p.grad for n, p in detector.named_parameters() if p.grad is not None}
+    detector.eval()
+    with torch.no_grad():
+        inputs = detector.data_preprocessor(copy.deepcopy(data), False)
+        results = detector.forward(**inputs, mode='predict')
+    return {name: float(value) for name, value in log.items()}, grads, results
+
+
+def _seed_numpy(seed):
+    import random
+
+    import numpy as np
+
+    np.random.seed(seed)
+    random.seed(seed)
+
+
+@contextlib.contextmanager
+def counted(module):
+    """Give a stand-in for a module of operators, and which of them were called how often."""
+    calls = {}
+
+    class Counting:
+        def __getattr__(self, name):
+            function = getattr(module, name)
+
+            def call(*args, **kwargs):
+                calls[name] = calls.get(name, 0) + 1
+                return function(*args, **kwargs)
+
+            return call
+
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        yield Counting(), calls

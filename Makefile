@@ -12,7 +12,7 @@ RUN = $(VENV)/bin/python
 PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-detection test test-long test-faults
+.PHONY: help setup demo demo-detection test test-long test-faults test-ops
 .PHONY: test-memory test-gpu lint format docs docs-links clean
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo 'make test       lint, then the tests'
 	@echo 'make test-long  the tests marked long'
 	@echo 'make test-faults  kill trainings 120 times and compare where they end'
+	@echo "make test-ops   our operators beside mmcv's compiled ones, which it compiles if need be"
 	@echo 'make test-memory  2,000 iterations of every method, whose memory must not grow'
 	@echo 'make test-gpu   one step of every method on the accelerator, beside the CPU'
 	@echo 'make lint       ruff and mypy'
@@ -53,6 +54,11 @@ test-long: setup
 
 test-faults: setup
 	@$(RUN) tests/faults/kill.py
+
+# Compiled operators have an environment of their own.
+test-ops: OPS = compiled
+test-ops: setup
+	@$(PYTEST) tests/operators_compiled/*.py $(PYTEST_ARGS)
 
 test-memory: setup
 	@$(RUN) tests/faults/memory.py

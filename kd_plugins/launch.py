@@ -17,6 +17,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.rendezvous import rendezvous
 
+from kd_plugins.compat import chatter
 from kd_plugins.files.writing import write_aside
 
 #: Where the first of several starts of a training notes who it is, in the work directory.
@@ -44,10 +45,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--local_rank', '--local-rank', type=int, default=0, help='given by the launcher'
     )
+    chatter.add_argument(parser)
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the common arguments."""
+    chatter.hush(unless=args.verbose)
     if not osp.isfile(args.config):
         raise SystemExit(f'config {args.config!r} is not a file: give the path of a config.')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

@@ -9,13 +9,10 @@ COCO metric. Prints a table and draws what each of them finds.
 """
 
 import argparse
-import contextlib
-import io
 import os
 import statistics
 import sys
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +31,11 @@ from rich.table import Table
 from torchvision.ops import box_iou
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.compat import chatter
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.experiments.results import Result, Run, load_config
 from kd_plugins.experiments.summary import gain, said
+from kd_plugins.inspect.quiet import silence
 
 STUDENT = 'vanilla/gfl_scenes_student.py'
 TEACHER = Run(
@@ -63,6 +62,7 @@ def parse_args() -> argparse.Namespace:
         default=Path('work_dirs/demo_detection'),
         help='where results go; by default %(default)s',
     )
+    chatter.add_argument(parser)
     return parser.parse_args()
 
 
@@ -162,6 +162,7 @@ def _boxes(values: Any) -> torch.Tensor:
 def main() -> None:
     """Draw the data, train, print, draw the results."""
     args = parse_args()
+    chatter.hush(unless=args.verbose)
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
     start = time.monotonic()
     log = args.work_dir / 'output.log'
@@ -180,8 +181,7 @@ def main() -> None:
     figure = args.work_dir / 'scenes.png'
     firsts = {name: next(run for run in runs if run.name == name) for name in names}
     # mmdet and pycocotools report every file that they read, and warn of mmdet itself.
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
+    with silence():
         draw({'teacher': TEACHER, **firsts}, figure)
     console.print(summarise(results, done[TEACHER]))
     console.print(

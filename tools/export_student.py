@@ -16,6 +16,7 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.compat import chatter
 from kd_plugins.files.export_student import build_student, export_onnx, export_student, save
 
 
@@ -47,6 +48,7 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='settings of the config to override, for example model.teacher_ckpt=teacher.pth',
     )
+    chatter.add_argument(parser)
     args = parser.parse_args()
     if not Path(args.config).is_file():
         parser.error(f'config {args.config!r} is not a file: give the path of a config.')
@@ -61,6 +63,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Export."""
     args = parse_args()
+    chatter.hush(unless=args.verbose)
     cfg = Config.fromfile(args.config)
     cfg.merge_from_dict(args.cfg_options or {})
     try:

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.compat import chatter
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.writing import ALONE, Request, write_config
 
@@ -36,6 +37,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--data', type=Path, help='a folder with train/CLASS/ and val/CLASS/')
     parser.add_argument('--out', type=Path, required=True, help='config file to write')
+    chatter.add_argument(parser)
     args = parser.parse_args()
     for option in ('student', 'teacher'):
         path = getattr(args, option)
@@ -49,8 +51,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Write."""
     args = parse_args()
+    chatter.hush(unless=args.verbose)
+    request = {name: value for name, value in vars(args).items() if name != 'verbose'}
     try:
-        write_config(Request(**vars(args)))
+        write_config(Request(**request))
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     print(f'wrote {args.out}; next: python tools/check.py {args.out}')

@@ -6,11 +6,14 @@ import contextlib
 import copy
 import io
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterator
 
 from mmengine.config import Config
+
+from kd_plugins.compat import chatter
 
 
 def quiet(cfg: Config, folder: str) -> Config:
@@ -32,7 +35,14 @@ def quiet(cfg: Config, folder: str) -> Config:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keep back what upstream prints, logs below errors, and warns of."""
+    """Keep back what upstream prints, logs below errors, and warns of.
+
+    After ``--verbose`` it goes to the error output instead, apart from the tool's own.
+    """
+    if chatter.verbose:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+        return
     before = logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter('ignore')

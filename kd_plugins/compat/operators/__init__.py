@@ -14,7 +14,7 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
+import importlib.metadata
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -22,12 +22,6 @@ from types import ModuleType
 from kd_plugins.compat.loading import RefusingLoader
 
 EXTENSION = 'mmcv._ext'
-
-#: How to get the compiled operators.
-COMPILED = (
-    '`make setup OPS=compiled` in a checkout of kd_plugins, or `pip install mmcv` '
-    '(`pip install onedl-mmcv` beside onedl packages) after `pip uninstall` of the installed one'
-)
 
 
 class OperatorsFinder(importlib.abc.MetaPathFinder):
@@ -73,8 +67,8 @@ class _StandInLoader(importlib.abc.Loader):
 def _missing(name: str) -> object:
     def operator(*args: object, **kwargs: object) -> None:
         raise NotImplementedError(
-            f"mmcv's operator {name} is not among those that kd_plugins replaces where mmcv "
-            f'has no compiled operators: {COMPILED}.'
+            f"mmcv's operator {name!r} has no stand-in in kd_plugins: install mmcv with its "
+            f'compiled operators ({_how_to_compile()}).'
         )
 
     operator.__name__ = name
@@ -84,15 +78,36 @@ def _missing(name: str) -> object:
 def _broken(error: ImportError) -> ImportError:
     import torch
 
+    said = ' '.join(str(error).split())
     return ImportError(
-        f"mmcv's compiled operators do not load beside torch {torch.__version__}, because they "
-        'were compiled for another torch or Python: install an mmcv that was compiled for '
-        'these, or one without compiled operators (`pip install mmcv-lite`, `onedl-mmcv-lite` '
-        'beside onedl packages), whose operators kd_plugins replaces; '
-        f'the error was: {error}',
+        f'the compiled operators of {_distribution()} were built for another torch or Python and '
+        f'do not load with torch {torch.__version__}: install it again for this torch '
+        f"({_how_to_compile()}), or without operators, for which kd_plugins' stand-ins are used "
+        f'then ({_how_to_do_without()}); it was said: {said}',
         name=EXTENSION,
         path=error.path,
     )
+
+
+def _distribution() -> str:
+    """Return the name that pip knows the installed mmcv by."""
+    names = importlib.metadata.packages_distributions().get('mmcv', ['mmcv'])
+    return names[0]
+
+
+def _how_to_compile() -> str:
+    name = _distribution().removesuffix('-lite')
+    return (
+        '`make setup OPS=compiled` in a checkout of kd_plugins, elsewhere '
+        f'`pip uninstall {_distribution()}` and `pip install --no-build-isolation {name}`'
+    )
+
+
+def _how_to_do_without() -> str:
+    if _distribution().startswith('onedl'):
+        # Whose source leaves its operators out where it is built without torch in sight.
+        return '`pip install --force-reinstall --no-deps --no-binary :all: onedl-mmcv`'
+    return f'`pip uninstall {_distribution()}` and `pip install mmcv-lite`'
 
 
 def install() -> None:
@@ -101,9 +116,9 @@ def install() -> None:
         sys.meta_path.insert(0, OperatorsFinder())
 
 
-def in_use() -> str:
-    """Say in a few words which operators ``mmcv.ops`` works with; raises what they raise."""
-    extension = importlib.import_module(EXTENSION)
-    if isinstance(extension, _StandIn):
-        return "kd_plugins' (mmcv has no compiled ones)"
-    return "mmcv's, compiled"
+def in_use() -> str | None:
+    """Say in a few words which operators ``mmcv.ops`` works with; None before it is imported."""
+    extension = sys.modules.get(EXTENSION)
+    if extension is None:
+        return None
+    return "kd_plugins' stand-ins" if isinstance(extension, _StandIn) else 'compiled'

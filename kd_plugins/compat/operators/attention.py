@@ -29,13 +29,17 @@ def ms_deform_attn_forward(
         attention_weights: (N, queries, heads, levels, points)
         im2col_step: How many pictures mmcv's own kernel takes at once.
     """
-    places = (value_spatial_shapes, value_level_start_index)
     values, locations, weights = map(full, (value, sampling_locations, attention_weights))
-    total = sum(
-        _attend(values, *(place[level] for place in places), locations[:, :, :, level], w)
-        for level, w in enumerate(weights.unbind(3))
-    )
-    return total.flatten(2).to(value.dtype)  # type: ignore[union-attr]
+    total = values.new_zeros(())
+    for level in range(weights.size(3)):
+        total = total + _attend(
+            values,
+            value_spatial_shapes[level],
+            value_level_start_index[level],
+            locations[:, :, :, level],
+            weights[:, :, :, level],
+        )
+    return total.flatten(2).to(value.dtype)
 
 
 def ms_deform_attn_backward(

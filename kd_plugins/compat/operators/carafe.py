@@ -31,11 +31,11 @@ def carafe_naive_forward(
     """
     kernels = _kernels(full(masks), features, group_size)
     padded = _padded(full(features), kernel_size, group_size)
-    total = 0
+    total = kernels.new_zeros(())
     for place, rows, columns in _places(kernel_size, features):
         part = padded[..., rows, columns]
         total = total + part[:, :, :, :, None, :, None] * kernels[:, :, None, place]
-    output.copy_(total.reshape(output.shape))  # type: ignore[union-attr]
+    output.copy_(total.reshape(output.shape))
 
 
 def carafe_naive_backward(

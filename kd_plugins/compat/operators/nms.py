@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ctypes import c_float
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from kd_plugins.compat.operators.precision import full
 
 # Areas may overflow, and overlaps be no numbers.
-_unwarned = np.errstate(invalid='ignore', divide='ignore', over='ignore')
+_unwarned: Any = np.errstate(invalid='ignore', divide='ignore', over='ignore')
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Tensor:
@@ -24,11 +25,14 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
         iou_threshold: Boxes that overlap a better one by more are suppressed.
         offset: 1 if a box from 2 to 4 is three wide, 0 if two.
     """
-    boxes = full(boxes)
+    # mmcv's sort, which may take equal scores in any order; torchvision's would be stable.
+    order = full(scores).sort(0, descending=True).indices
+    boxes = full(boxes)[order]
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    ranks = torch.arange(len(order), 0, -1, device=boxes.device, dtype=boxes.dtype)
     # mmcv compares in float32, where a threshold such as 0.6 is another number.
-    return torchvision.ops.nms(boxes, full(scores), c_float(iou_threshold).value)
+    return order[torchvision.ops.nms(boxes, ranks, c_float(iou_threshold).value)]
 
 
 @_unwarned

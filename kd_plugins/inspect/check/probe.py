@@ -17,6 +17,7 @@ from torch import nn
 from kd_plugins import launch
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.checks import is_number
+from kd_plugins.compat import operators
 from kd_plugins.experiments.timing import median, now
 from kd_plugins.inspect.check import findings
 from kd_plugins.inspect.check.convolutions import watch_convolutions
@@ -82,6 +83,7 @@ def check(
             said = ' '.join(str(error).split()) or 'no message'
             ours = isinstance(error, (ValueError, FileNotFoundError, SystemExit))
             report.add('error', f'{steps}: {said if ours else f"{type(error).__name__}: {said}"}')
+    report.operators = operators.in_use()
     findings.examine(report)
     return report
 

@@ -112,7 +112,8 @@ class Cost:
 class Report:
     """Everything that a check found out; what it did not get to is None.
 
-    ``teacher_metrics`` are the teacher's on the input with which it teaches,
+    ``operators`` says with which operators ``mmcv.ops`` works, where the training has
+    imported it. ``teacher_metrics`` are the teacher's on the input with which it teaches,
     ``teacher_own_metrics`` on its own preprocessing, where that makes another input
     of the same samples.
     """
@@ -131,6 +132,7 @@ class Report:
     optimizer: str = ''
     groups: list[Group] = field(default_factory=list)
     cost: Cost | None = None
+    operators: str | None = None
     findings: list[Finding] = field(default_factory=list)
 
     def add(self, level: str, what: str, change: str = '') -> None:

@@ -122,6 +122,8 @@ def _lines(report: Report) -> list[str]:
             f'{report.optimizer}: {group.parameters:,} parameters in {group.tensors} tensors, '
             f'lr {group.lr:g}, weight decay {group.weight_decay:g}'
         )
+    if report.operators is not None:
+        lines.append(f"mmcv's operators: {report.operators}")
     if cost is not None and data is not None:
         epoch = cost.seconds_per_iteration * data.iterations_per_epoch
         share = f' (the teacher {100 * cost.teacher_share:.0f} %)' if report.teacher else ''

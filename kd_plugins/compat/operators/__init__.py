@@ -1,6 +1,6 @@
 """mmcv's operators without a compiler, for an mmcv that was installed without compiled ones.
 
-Every Python part of mmcv is there without them (``mmcv-lite``, ``onedl-mmcv-lite``);
+Every Python part of mmcv is there without them (``mmcv-lite``; ``onedl-mmcv`` built without torch in sight);
 what is missing is the extension module ``mmcv._ext``, in which ``mmcv.ops`` looks
 functions up by name. :func:`install` lets ``mmcv._ext`` be found where, and only
 where, there is none: a module whose functions are those of

@@ -49,7 +49,7 @@ def bfloat16_gradient_is_wrong(conv: nn.Conv2d, size: Sequence[int]) -> bool:
 
     if all(length >= step for length, step in zip(size, conv.stride, strict=True)):
         return False
-    gradients = []
+    gradients: list[torch.Tensor] = []
     for dtype in (torch.float32, *(4 * [torch.bfloat16])):
         maps = torch.ones(1, conv.in_channels, *size, dtype=dtype)
         weight = torch.zeros(conv.weight.shape, dtype=dtype, requires_grad=True)

@@ -318,5 +318,7 @@ def test_compiled_operators_have_an_environment_of_their_own(repository):
     _, _, orders = repository.run('--ops', 'compiled', CXX='no-such-compiler')
     assert kinds(orders)[:2] == ['venv', 'pip']
     assert orders[0][-1] == str(repository.root / f'.venv-{STACK}-compiled')
+    # The packages are whole, so that only the operators are left to do.
+    assert 'venv' not in kinds(repository.run('--ops', 'compiled', CXX='no-such-compiler')[2])
     left_out = orders[1].index(str(repository.root / 'requirements/compiled.txt'))
     assert orders[1][left_out - 1] == '--excludes'

@@ -72,7 +72,7 @@ class Operators:
         if self._works(next(kept.glob('*.whl'), None)):
             return
         self._uv('pip', 'ninja', 'wheel')
-        aside = kept.with_suffix('.partial')
+        aside = kept.with_name(f'{key}.partial')
         shutil.rmtree(aside, ignore_errors=True)
         major, minor, *_ = torch.split('.')
         page = PREBUILT[self.package].format(device=device, major=major, minor=minor)

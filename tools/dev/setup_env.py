@@ -52,7 +52,7 @@ def version_of(venv: Path) -> str:
 class Environment:
     """One environment in the repository's folder.
 
-    It has a mark while it is whole, with its own path. Whatever has none was
+    It has a mark while its packages are whole, with its own path. Whatever has none was
     interrupted, moved, or made by an earlier version, and is made anew.
 
     Args:
@@ -67,6 +67,7 @@ class Environment:
         self.venv = ROOT / (name + ('-compiled' if compiled else ''))
         self.python = self.venv / 'bin' / 'python'
         self.mark = self.venv / 'whole'
+        self.operators = self.venv / 'operators'
         self.chosen = 'PYTHON' in os.environ
 
     def marked(self) -> bool:
@@ -80,7 +81,7 @@ class Environment:
         install += ['-r', REQUIREMENTS / f'make-{self.stack}.txt']
         for name in ('excluded', 'compiled') if self.compiled else ('excluded',):
             install += ['--excludes', REQUIREMENTS / f'{name}.txt']
-        if self.marked():
+        if self.marked() and self.operators.exists() == self.compiled:
             self._require_fitting_python()
             if subprocess.run([*install, '--check', '--quiet'], cwd=ROOT).returncode == 0:
                 return
@@ -92,14 +93,16 @@ class Environment:
         if not self.marked():
             self._create(uv)
         self._require_fitting_python()
-        self.mark.unlink(missing_ok=True)
+        for mark in (self.mark, self.operators):
+            mark.unlink(missing_ok=True)
         # Otherwise onedl-mmcv compiles wherever it finds a torch.
         light = {**os.environ, 'MMCV_WITH_OPS': '0'}
         if subprocess.run(install, cwd=ROOT, env=light).returncode != 0:
             raise Failure('uv could not install the packages: see above')
+        self.mark.write_text(str(self.venv))
         if self.compiled:
             compiled_operators.install(uv, self.python, REQUIREMENTS / f'{self.stack}.txt')
-        self.mark.write_text(str(self.venv))
+            self.operators.touch()
         say(f'{self.venv.name} is ready, after {time.monotonic() - begun:.0f} s')
 
     def _create(self, uv: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import os.path as osp
@@ -17,7 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.rendezvous import rendezvous
 
-from kd_plugins.compat import chatter
+from kd_plugins.compat import chatter, operators
 from kd_plugins.files.writing import write_aside
 
 #: Where the first of several starts of a training notes who it is, in the work directory.
@@ -54,7 +55,18 @@ def load_config(args: argparse.Namespace) -> Config:
     if not osp.isfile(args.config):
         raise SystemExit(f'config {args.config!r} is not a file: give the path of a config.')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    cfg = Config.fromfile(args.config)
+    try:
+        cfg = Config.fromfile(args.config)
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f'config {args.config!r} needs a package that is missing: {error}'
+        ) from None
+    scope = cfg.get('default_scope')
+    if scope and importlib.util.find_spec(scope) is None:
+        raise SystemExit(
+            f'config {args.config!r} has default_scope={scope!r}, a package that is not installed: '
+            f'install {scope}.'
+        )
     cfg.launcher = args.launcher
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
@@ -69,7 +81,7 @@ def build_runner(cfg: Config) -> Runner:
     """Build the upstream runner, on several processes without a GPU as well.
 
     Raises:
-        SystemExit: If mmengine would shard the student.
+        SystemExit: If mmengine would shard the student, or mmcv's operators do not load.
     """
     strategy = (cfg.get('strategy') or {}).get('type')
     if strategy in SHARDING and 'distiller' in cfg.model:
@@ -80,9 +92,14 @@ def build_runner(cfg: Config) -> Runner:
             'without runner_type.'
         )
     start_processes(cfg)
-    if 'runner_type' in cfg:
-        return RUNNERS.build(cfg)
-    return Runner.from_cfg(cfg)
+    try:
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return Runner.from_cfg(cfg)
+    except ImportError as error:
+        if error.name == operators.EXTENSION:
+            raise SystemExit(str(error)) from None
+        raise
 
 
 def start_processes(cfg: Config) -> None:

@@ -25,8 +25,13 @@ def _edge_bilinear(plane, y, x):
 
 
 def _zero_bilinear(plane, y, x):
-    """Deformable convolution's sample of a plane: outside of it there are zeros."""
+    """Deformable convolution's sample of a plane: outside of it there are zeros.
+
+    So there are, in mmcv, exactly a pixel before the first one, for the gradient, too.
+    """
     height, width = plane.shape
+    if y <= -1 or x <= -1:
+        return plane.new_zeros(())
     top, left = math.floor(float(y)), math.floor(float(x))
     value = plane.new_zeros(())
     for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):

@@ -178,6 +178,8 @@ GEOMETRIES = {
     'groups': ((1, 1), (1, 1), (1, 1), 2, 1),
     'offset-groups': ((1, 1), (1, 1), (1, 1), 1, 2),
     'all': ((1, 2), (2, 1), (2, 1), 2, 4),
+    # Offsets are whole numbers, as they are 0 at first.
+    'on-pixels': ((1, 2), (2, 1), (2, 1), 2, 2),
 }
 
 
@@ -190,7 +192,7 @@ def _deform_conv():
             continue  # which mmcv's has not
         stride, padding, dilation, groups, deform_groups = geometry
 
-        def inputs(geometry=geometry, masked=masked, biased=biased):
+        def inputs(name=name, geometry=geometry, masked=masked, biased=biased):
             stride, padding, dilation, groups, deform_groups = geometry
             maps = randn(2, 4, 4, 3)
             out = [
@@ -203,6 +205,8 @@ def _deform_conv():
                 offset=randn(2, 2 * deform_groups * 6, *out, seed=1, scale=2.0),
                 weight=randn(2, 4 // groups, *kernel, seed=2),
             )
+            if name == 'on-pixels':
+                tensors['offset'] = (tensors['offset'] / 2).round()
             if masked:
                 tensors['mask'] = randn(2, deform_groups * 6, *out, seed=3).sigmoid()
             if biased:
@@ -219,6 +223,27 @@ def _deform_conv():
 
         operator = 'modulated_deform_conv2d' if masked else 'deform_conv2d'
         yield Case(operator, name + ('-bias' if biased else ''), call, oracle, inputs)
+
+
+def _deform_conv_of_larger_maps():
+    # As DyHead's: mmcv reads the first numbers of larger maps of offsets.
+    def inputs():
+        return dict(
+            maps=randn(2, 2, 4, 3),
+            offset=randn(2, 18, 8, 6, seed=1),
+            mask=randn(2, 9, 8, 6, seed=3).sigmoid(),
+            weight=randn(2, 2, 3, 3, seed=2),
+        )
+
+    def call(maps, offset, mask, weight):
+        return mmcv.ops.modulated_deform_conv2d(maps, offset, mask, weight, None, 1, 1)
+
+    def oracle(maps, offset, mask, weight):
+        offset = offset.reshape(2, -1)[:, : 18 * 12].reshape(2, 18, 4, 3)
+        mask = mask.reshape(2, -1)[:, : 9 * 12].reshape(2, 9, 4, 3)
+        return oracles.deform_conv(maps, offset, mask, weight, None, *GEOMETRIES['plain'])
+
+    yield Case('modulated_deform_conv2d', 'larger-maps', call, oracle, inputs)
 
 
 def _focal():
@@ -253,10 +278,13 @@ def _attention():
     starts = torch.tensor([0, 12, 22])
 
     def inputs():
+        # Some outside of the maps, some exactly a pixel before the first one.
+        locations = randn(2, 4, 2, 3, 2, 2, seed=1, scale=0.6) + 0.5
+        locations[0, 0, :, 0] = torch.tensor([0.3, -0.125])
+        locations[0, 1, :, 1] = torch.tensor([-0.1, 0.4])
         return dict(
             value=randn(2, 23, 2, 3),
-            # Some outside of the maps.
-            locations=randn(2, 4, 2, 3, 2, 2, seed=1, scale=0.6) + 0.5,
+            locations=locations,
             weights=randn(2, 4, 2, 3, 2, seed=2).exp(),
         )
 
@@ -326,6 +354,7 @@ def cases():
             _roi_pool,
             _deform_roi_pool,
             _deform_conv,
+            _deform_conv_of_larger_maps,
             _focal,
             _attention,
             _carafe,

@@ -95,13 +95,27 @@ def broken(tmp_path):
 def test_operators_that_do_not_load_say_in_one_sentence_what_to_install(broken):
     code = """
         try:
-            import mmdet.models
+            import mmcv.ops
         except ImportError as error:
             print(error)
     """
     (line,) = [line for line in said(broken, code) if 'operators' in line]
     assert line.startswith('the compiled operators of ') and 'do not load with torch ' in line
     assert 'for another torch or Python' in line and 'pip install' in line and '_ext' in line
+
+
+def test_a_training_with_such_operators_ends_in_that_sentence_alone(broken):
+    code = """
+        from mmengine.config import Config
+        from kd_plugins import launch
+        cfg = Config(dict(default_scope='mmdet', launcher='none', work_dir='unused', model=dict(
+            type='DetectionHubOfNothing')))
+        launch.build_runner(cfg)
+    """
+    reply = python([broken, code])
+    assert reply.returncode == 1
+    assert reply.stderr.splitlines()[-1].startswith('the compiled operators of ')
+    assert 'Traceback' not in reply.stderr
 
 
 def test_classification_does_not_need_operators_that_load(broken):

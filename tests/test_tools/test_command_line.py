@@ -12,6 +12,8 @@ import pytest
 import torch
 from helpers import ROOT
 
+from kd_plugins import launch
+
 TINY = [
     'train_dataloader.dataset.indices=96',
     'val_dataloader.dataset.indices=64',
@@ -187,3 +189,16 @@ def test_learning_rate_is_scaled(tmp_path):
 def test_testing_wants_a_checkpoint_or_the_teacher(tmp_path, arguments):
     printed = tool('test.py', *arguments, cwd=tmp_path, ok=False)
     assert "give either the student's checkpoint or --teacher" in printed
+
+
+def test_a_config_of_a_package_that_is_not_there_says_which(tmp_path, monkeypatch):
+    here, there = tmp_path / 'here.py', tmp_path / 'there.py'
+    here.write_text("default_scope = 'mmnowhere'\n")
+    there.write_text("_base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'\n")
+    args = argparse.Namespace(config=str(here), local_rank=0, verbose=True)
+    with pytest.raises(SystemExit, match="default_scope='mmnowhere'.*install mmnowhere"):
+        launch.load_config(args)
+    monkeypatch.setattr('mmengine.config.config.is_installed', lambda package: False)
+    args.config = str(there)
+    with pytest.raises(SystemExit, match='there.py.*mmdet is not installed'):
+        launch.load_config(args)

@@ -106,7 +106,7 @@ def _how_to_compile() -> str:
 def _how_to_do_without() -> str:
     if _distribution().startswith('onedl'):
         # Whose source leaves its operators out where it is built without torch in sight.
-        return '`pip install --force-reinstall --no-deps --no-binary :all: onedl-mmcv`'
+        return '`pip install --force-reinstall --no-deps --no-binary onedl-mmcv onedl-mmcv`'
     return f'`pip uninstall {_distribution()}` and `pip install mmcv-lite`'
 
 

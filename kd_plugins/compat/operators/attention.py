@@ -91,7 +91,9 @@ def _attend(
     total = values.new_zeros(())
     for corner_y, weight_y in _corners(y):
         for corner_x, weight_x in _corners(x):
-            inside = (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
+            # A pixel before the first one counts for nothing, also in the gradient.
+            inside = (y > -1) & (x > -1)
+            inside &= (corner_y >= 0) & (corner_y < height) & (corner_x >= 0) & (corner_x < width)
             place = torch.where(inside, corner_y * width + corner_x, 0).long()
             sampled = rows[((row + place) * heads + head).flatten()].view(*place.shape, -1)
             factor = torch.where(inside, weight_y * weight_x * weights, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
@@ -136,13 +138,15 @@ def modulated_deform_conv_forward(
         weight: (D, C / group, kernel_h, kernel_w)
         bias: (D,), if ``with_bias``.
         ones: Memory of mmcv's own kernels.
-        offset: (N, 2 * deformable_group * kernel_h * kernel_w, H', W')
-        mask: (N, deformable_group * kernel_h * kernel_w, H', W')
+        offset: (N, 2 * deformable_group * kernel_h * kernel_w, H', W'); of larger maps the
+            first numbers count, as mmcv reads them (DyHead gives it such).
+        mask: (N, deformable_group * kernel_h * kernel_w, H', W'), likewise.
         output: Where the result goes, (N, D, H', W').
         columns: Memory of mmcv's own kernels.
         with_bias: Whether there is a bias.
     """
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask = (_first(maps, output) for maps in (offset, mask))
     output.copy_(_convolve(input, weight, offset, mask, bias if with_bias else None, geometry))
 
 
@@ -174,13 +178,24 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Write the gradients of all that the forward takes."""
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
+    offset, mask, place_of_offset, place_of_mask = (
+        _first(maps, grad_output) for maps in (offset, mask, grad_offset, grad_mask)
+    )
     grads = _gradients(
         grad_output, input, weight, offset, mask, bias if with_bias else None, geometry
     )
-    places = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
+    places = (grad_input, grad_weight, place_of_offset, place_of_mask, grad_bias)
     for place, grad in zip(places, grads, strict=True):
         if place is not grad_bias or with_bias:
             place.copy_(grad)
+
+
+def _first(maps: Tensor, output: Tensor) -> Tensor:
+    """Return each picture's first numbers as maps of the output's size."""
+    if maps.shape[2:] == output.shape[2:]:
+        return maps
+    shape = (maps.size(1), *output.shape[2:])
+    return maps.flatten(1)[:, : math.prod(shape)].unflatten(1, shape)
 
 
 def _arguments(
@@ -221,4 +236,27 @@ def _gradients(
 ) -> tuple[Tensor, ...]:
     """Return the gradients of input, weight, offset, mask and bias."""
     arguments = _arguments(input, weight, offset, mask, bias, geometry)
-    return torch.ops.torchvision._deform_conv2d_backward(full(grad_output), *arguments)
+    grads = torch.ops.torchvision._deform_conv2d_backward(full(grad_output), *arguments)
+    _forget_the_border(grads[2], arguments[2], weight, geometry)
+    return grads
+
+
+def _forget_the_border(
+    grad: Tensor, offset: Tensor, weight: Tensor, geometry: tuple[int, ...]
+) -> None:
+    """Let what is seen exactly a pixel before the first one have no gradient, as mmcv does.
+
+    torchvision takes the slope to the other side there. Offsets are 0 at first, so
+    that this is where all of the padding is.
+    """
+    stride, padding, dilation = geometry[:2], geometry[2:4], geometry[4:6]
+    kernel = weight.shape[2:]
+    parts = (-1, *kernel, 2)
+    grads, offsets = (value.unflatten(1, parts) for value in (grad, offset))
+    for axis in (0, 1):
+        place = torch.arange(offset.size(2 + axis), device=offset.device) * stride[axis]
+        inside = torch.arange(kernel[axis], device=offset.device) * dilation[axis]
+        place = place.view(-1, *[1] * (1 - axis)) - padding[axis]
+        inside = inside.view(-1, *[1] * (3 - axis))
+        position = offsets[..., axis, :, :] + (inside + place)
+        grads[..., axis, :, :].masked_fill_(position == -1, 0)

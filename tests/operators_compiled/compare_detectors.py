@@ -110,12 +110,8 @@ def test_losses_gradients_and_detections_are_mmcvs(folder):
 
 def assert_found_alike(found, expected):
     assert len(found) == len(expected)
-<<<<<<< HEAD
-    for key in sorted(expected.keys()):
-=======
     bounds = dict(scores=SCORE, bboxes=BOX)
     for key, value in expected.to_dict().items():
->>>>>>> operators
         if key == 'masks':
             assert (found.masks != value).sum() <= 1e-3 * value.numel()
         else:

@@ -40,8 +40,8 @@ def watch_convolutions(report: Report, student: nn.Module) -> Iterator[None]:
         name, size = next(iter(found.items()))
         report.add(
             'error',
-            f'in bfloat16 this CPU gives {len(found)} convolutions gradients that are partly '
-            f'uninitialised memory, where a map is smaller than the stride (first: {name}, on a '
+            f"in bfloat16 this CPU gives {len(found)} of the student's convolutions gradients that "
+            f'are partly uninitialised memory, where a map is smaller than the stride (first: {name}, on a '
             f'map of {size[0]} x {size[1]}).',
             'train in float32, or set torch.backends.mkldnn.enabled = False before the training.',
         )

@@ -41,7 +41,7 @@ def watch_convolutions(report: Report, student: nn.Module) -> Iterator[None]:
         report.add(
             'error',
             f"in bfloat16 this CPU gives {len(found)} of the student's convolutions gradients that "
-            f'are partly uninitialised memory, where a map is smaller than the stride (first: {name}, on a '
-            f'map of {size[0]} x {size[1]}).',
+            f'are partly uninitialised memory, where a map is smaller than the stride (first: '
+            f'{name}, on a map of {size[0]} x {size[1]}).',
             'train in float32, or set torch.backends.mkldnn.enabled = False before the training.',
         )

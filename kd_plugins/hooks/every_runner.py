@@ -72,13 +72,14 @@ def check_classes(loader: Any, model: nn.Module) -> None:
         ValueError: If the same number stands for another class.
     """
     meta = getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}
-    teacher, data = teacher_in(model).classes, meta.get('classes') or meta.get('CLASSES')
-    found = difference(teacher, data)
+    teacher = teacher_in(model)
+    found = difference(teacher.classes, meta.get('classes', meta.get('CLASSES')), teacher.class_map)
     if found is not None:
         raise ValueError(
             f"the classes in the teacher's checkpoint are not those of the training set: {found}. "
             "Set model.teacher_class_map to the teacher's class, by name or index, for every class "
-            'of the training set, or give a teacher that was trained on these classes.'
+            'of the training set (by index if it has another name there: [0, 1, 2, ...] where all '
+            'have), or give a teacher that was trained on these classes.'
         )
 
 

@@ -31,18 +31,31 @@ def classes_in(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(found) if names else None  # type: ignore[arg-type]
 
 
-def difference(teacher: Sequence[str] | None, student: Sequence[str] | None) -> str | None:
+def difference(
+    teacher: Sequence[str] | None,
+    student: Sequence[Any] | None,
+    class_map: Sequence[int | str] | None = None,
+) -> str | None:
     """Say how two lists of class names contradict each other; None if they do not.
 
     They do where a class of the student is another one of the teacher's, and
     where most names differ. A few renamed classes do not matter, nor does case.
+    Who gives a ``teacher_class_map`` says that a name may be another one, and who
+    gives indices there, which class is meant, whatever its name.
+
+    Args:
+        teacher: The teacher's, after the ``teacher_class_map``.
+        student: The training set's.
+        class_map: The ``teacher_class_map``, if there is one.
     """
-    if not teacher or not student or len(teacher) != len(student):
+    if teacher is None or student is None or len(teacher) != len(student):
         return None  # numbers are compared elsewhere
-    known, wanted = ([name.lower() for name in names] for names in (teacher, student))
+    known, wanted = ([str(name).lower() for name in names] for names in (teacher, student))
     renamed = [i for i, (a, b) in enumerate(zip(known, wanted, strict=True)) if a != b]
+    if class_map is not None:
+        renamed = [i for i in renamed if isinstance(class_map[i], str)]
     moved = [i for i in renamed if known.count(wanted[i]) == 1]
-    if not moved and 2 * len(renamed) <= len(student):
+    if not moved and (class_map is not None or 2 * len(renamed) <= len(student)):
         return None
     first = (moved or renamed)[0]
     said = f'class {first} is {student[first]!r} in the data and {teacher[first]!r} of the teacher'

@@ -111,6 +111,37 @@ def test_exchanged_classes_stop_before_the_first_step(tmp_path):
     training(tmp_path, path, other, teacher_class_map=list(other)).train()
 
 
+@pytest.mark.parametrize(
+    ('names', 'class_map'),
+    [
+        # ImageNet's folders, other languages, a chosen class under another name.
+        (('n01', 'n02', 'n03', 'n04'), [0, 1, 2, 3]),
+        (('Katze', 'Hund', 'Eule', 'Fuchs'), ['cat', 'dog', 'owl', 'fox']),
+        ((0, 1, 2, 3), [0, 1, 2, 3]),
+        # Of an index the name is not looked at.
+        (('dog', 'cat', 'owl', 'fox'), [0, 1, 2, 3]),
+    ],
+)
+def test_a_class_map_says_that_names_differ(tmp_path, names, class_map):
+    path, _ = saved_teacher(tmp_path)
+    training(tmp_path, path, names, teacher_class_map=class_map).train()
+    if names[0] == 'n01':
+        with pytest.raises(ValueError, match=r"'n01' in the data and 'cat' .* \[0, 1, 2, ...\]"):
+            training(tmp_path, path, names).train()
+
+
+def test_a_class_map_of_names_is_still_held_to_the_data(tmp_path):
+    path, _ = saved_teacher(tmp_path)
+    names = ('cat', 'dog', 'owl', 'Fuchs')
+    with pytest.raises(ValueError, match=r"class 0 is 'cat' .* 'dog' of .* whose class 1 it is"):
+        training(tmp_path, path, names, teacher_class_map=['dog', 'cat', 'owl', 'fox']).train()
+
+
+def test_classes_that_are_no_strings_are_compared_all_the_same():
+    assert difference(('0', '1', '2'), (0, 1, 2)) is None
+    assert "class 0 is 1 in the data and '0'" in (difference(('0', '1', '2'), (1, 0, 2)) or '')
+
+
 @pytest.mark.parametrize('class_map', [['owl', 'cat', 'fox', 'dog'], [2, 0, 3, 1]])
 def test_the_teacher_answers_in_the_students_order(tmp_path, class_map):
     path, teacher = saved_teacher(tmp_path)

@@ -93,8 +93,9 @@ class TermWatch:
         self.since = finite if self.since is None else self.since.maximum(finite)
         if self.before is None or self.latest is None:
             return
-        largest, grown = self.before[0], values / self.before
-        wrong = (largest > 0) & (values[0] > DROWNED * values[1])
+        # Of what is not finite the step has told already.
+        largest, grown = self.before[0], finite / self.before
+        wrong = (largest > 0) & (finite[0] > DROWNED * values[1])
         wrong &= grown[0] > OUTGROWN * grown[1].clamp(min=1)
         self._keep(self.latest, wrong)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list
-from mmengine.fileio import load
+from mmengine.fileio import get_text
 from torch import nn
 
 from kd_plugins.files.matching import TERMS
@@ -71,16 +73,20 @@ def check_classes(loader: Any, model: nn.Module) -> None:
     Raises:
         ValueError: If the same number stands for another class.
     """
-    meta = getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}
     teacher = teacher_in(model)
-    found = difference(teacher.classes, meta.get('classes', meta.get('CLASSES')), teacher.class_map)
-    if found is not None:
-        raise ValueError(
-            f"the classes in the teacher's checkpoint are not those of the training set: {found}. "
-            "Set model.teacher_class_map to the teacher's class, by name or index, for every class "
-            'of the training set (by index if it has another name there: [0, 1, 2, ...] where all '
-            'have), or give a teacher that was trained on these classes.'
-        )
+    if teacher.classes is None:
+        return
+    for dataset in _datasets(getattr(loader, 'dataset', None)):
+        found = difference(teacher.classes, _names_of_labels(dataset), teacher.class_map)
+        if found is not None:
+            raise ValueError(
+                f"the classes in the teacher's checkpoint are not those of the training set: "
+                f"{found}. Set model.teacher_class_map to the teacher's class, by name or index, "
+                'for every class of the training set (by index if it has another name there: '
+                '[0, 1, 2, ...] where all have), or give a teacher that was trained on these '
+                "classes. (Of a COCO file mmdet numbers the classes in the order of the file's "
+                'categories, whatever the order of metainfo.classes.)'
+            )
 
 
 def check_categories(dataset: Any) -> None:
@@ -92,21 +98,53 @@ def check_categories(dataset: Any) -> None:
     Raises:
         ValueError: Naming the classes and the categories of the file.
     """
-    for inner in (*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)):
-        if inner is not None:
-            check_categories(inner)
-    categories = getattr(dataset, 'cat_ids', None)
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if categories is None or classes is None or len(categories) == len(classes):
-        return
-    file = str(getattr(dataset, 'ann_file', ''))
-    known = [category['name'] for category in load(file).get('categories', ())]
-    missing = [name for name in classes if name not in known]
-    raise ValueError(
-        f'metainfo.classes of {type(dataset).__name__} has {missing or [*classes]}, and the '
-        f'categories of {file!r} are {known}: mmdet would leave them out and number every later '
-        'class anew. Give the names as the file has them.'
-    )
+    for inner in _datasets(dataset):
+        categories = getattr(inner, 'cat_ids', None)
+        classes = (getattr(inner, 'metainfo', None) or {}).get('classes')
+        if categories is None or classes is None or len(categories) == len(classes):
+            continue
+        known = [category['name'] for category in _categories(inner)]
+        missing = [name for name in classes if name not in known]
+        raise ValueError(
+            f'metainfo.classes of {type(inner).__name__} has {missing or [*classes]}, and the '
+            f'categories of {str(inner.ann_file)!r} are {known}: mmdet would leave them out and '
+            'number every later class anew. Give the names as the file has them.'
+        )
+
+
+def _datasets(dataset: Any) -> Iterator[Any]:
+    """Yield a dataset of OpenMMLab, or those that it wraps or joins."""
+    inner = [*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)]
+    inner = [each for each in inner if hasattr(each, 'metainfo')]
+    for each in inner:
+        yield from _datasets(each)
+    if not inner and dataset is not None:
+        yield dataset
+
+
+def _names_of_labels(dataset: Any) -> Sequence[Any] | None:
+    """Return the names of classes in the order of a dataset's labels; None if it says none."""
+    meta = getattr(dataset, 'metainfo', None) or {}
+    names = meta.get('classes', meta.get('CLASSES'))
+    ids = getattr(dataset, 'cat_ids', None)
+    if names is None or ids is None:
+        return names
+    name_of = {category['id']: category['name'] for category in _categories(dataset)}
+    return [name_of[i] for i in ids] if name_of else names
+
+
+def _categories(dataset: Any) -> list[dict[str, Any]]:
+    """Return the categories of a dataset's COCO file.
+
+    Only their part of it is parsed: all of it takes long and much memory.
+    """
+    text = get_text(dataset.ann_file, backend_args=getattr(dataset, 'backend_args', None))
+    for found in re.finditer(r'"categories"\s*:\s*(?=\[)', text):
+        categories, _ = json.JSONDecoder().raw_decode(text, found.end())
+        of_file = [each for each in categories if isinstance(each, dict) and 'name' in each]
+        if of_file:
+            return of_file
+    return []
 
 
 def check_last_batch(loader: Any, model: nn.Module) -> None:

@@ -17,10 +17,12 @@ from torch import nn
 from kd_plugins.hooks import every_runner
 from kd_plugins.hooks.every_runner import (
     check_categories,
+    check_classes,
     check_last_batch,
     check_layer_decay,
 )
 from kd_plugins.structures import Progress
+from kd_plugins.teachers import Teacher
 
 
 @HOOKS.register_module(force=True)
@@ -175,6 +177,36 @@ def test_a_training_on_shifted_classes_does_not_begin(tmp_path):
     made.val_loop.dataloader = SimpleNamespace(dataset=coco(tmp_path, 'a', 'x'))
     with pytest.raises(ValueError, match=r"has \['x'\]"):
         every_runner.before_train(made)
+
+
+@pytest.mark.parametrize('wrap', WRAPS)
+def test_the_teacher_is_held_to_the_labels_that_mmdet_makes(tmp_path, wrap):
+    """mmdet numbers classes as the file's categories stand, not as metainfo.classes does."""
+    dataset = coco(tmp_path, 'c', 'a', wrap=wrap)
+    assert dataset[0]['instances'][0]['bbox_label'] == 1  # the box of c
+    loader, model = SimpleNamespace(dataset=dataset), nn.Module()
+
+    def check(classes, class_map=None):
+        model.__dict__['teacher'] = teacher = Teacher()
+        teacher.classes, teacher.class_map = classes, class_map
+        check_classes(loader, model)
+
+    check(('a', 'c'))
+    with pytest.raises(
+        ValueError, match=r"class 0 is 'a' in the data and 'c' of the.* of the file"
+    ):
+        check(('c', 'a'))
+    # A teacher of these labels, whose checkpoint has the names of metainfo.classes.
+    check(('c', 'a'), [0, 1])
+    check(None)
+
+
+def test_categories_are_found_without_the_rest_of_the_file(tmp_path):
+    dataset = coco(tmp_path, 'c', 'a')
+    whole = json.loads((tmp_path / 'coco.json').read_text())
+    whole['info'] = dict(note='"categories": ["x"]', categories=[], more=dict(categories=[1]))
+    (tmp_path / 'coco.json').write_text(json.dumps(dict(info=whole.pop('info'), **whole), indent=1))
+    assert every_runner._categories(dataset) == whole['categories']
 
 
 class Normalising(nn.Module):

@@ -46,7 +46,12 @@ MODELS = ModelRegistry(
     'model',
     parent=MMENGINE_MODELS,
     scope='kd_plugins',
-    locations=['kd_plugins.algorithms', 'kd_plugins.losses', 'kd_plugins.temperatures'],
+    locations=[
+        'kd_plugins.algorithms',
+        'kd_plugins.connectors',
+        'kd_plugins.losses',
+        'kd_plugins.temperatures',
+    ],
 )
 DATASETS = Registry(
     'dataset',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -72,6 +72,37 @@ class PastedRegion:
     size: tuple[int, int]
     share: float
     preds: Tensor | None
+
+
+@dataclass(frozen=True)
+class FeaturesSpec:
+    """What can be said about feature maps before the network has run.
+
+    Args:
+        source: The name of what they are recorded of, for messages.
+        channels: Channels of each level, the finest first.
+        strides: Pixels between neighbouring positions, one number a level; None if
+            that is not known.
+    """
+
+    source: str
+    channels: tuple[int, ...]
+    strides: tuple[float, ...] | None = None
+
+    @property
+    def said(self) -> str:
+        """The levels in words, for messages."""
+        strides = '' if self.strides is None else f' at strides {list(self.strides)}'
+        return f'{len(self.channels)} levels of {list(self.channels)} channels{strides}'
+
+
+def as_maps(features: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """Return one or several features as a list of maps, (N, C, H, W).
+
+    A vector, (N, C), is a map of one position.
+    """
+    several = [features] if isinstance(features, Tensor) else features
+    return [x[:, :, None, None] if x.dim() == 2 else x for x in several]
 
 
 @dataclass(frozen=True)

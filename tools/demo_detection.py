@@ -1,11 +1,12 @@
-"""A large detector teaches a small one to find handwritten digits, in eleven minutes.
+"""Large detectors teach small ones to find handwritten digits.
 
     python tools/demo_detection.py
 
-Draws the scenes and trains the teacher of ``configs/vanilla/gfl_scenes_teacher.py``
-once, then the same small student alone, with localisation distillation and with
-BCKD, over several seeds, all on the upstream runner, and scores them by mmdet's
-COCO metric. Prints a table and draws what each of them finds.
+Draws the scenes. Then, for a dense detector (GFL) and a two-stage one (Faster R-CNN),
+trains a teacher once and the same small student over several seeds: alone, and with
+the methods for its kind (LD and BCKD; DKD and ReviewDKD). All run on the upstream
+runner and are scored by mmdet's COCO metric. Prints a table for each, and draws what
+each of them finds.
 """
 
 import argparse
@@ -13,6 +14,8 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +40,60 @@ from kd_plugins.experiments.results import Result, Run, load_config
 from kd_plugins.experiments.summary import gain, said
 from kd_plugins.inspect.quiet import silence
 
-STUDENT = 'vanilla/gfl_scenes_student.py'
-TEACHER = Run(
-    'teacher', str(CONFIGS / 'vanilla/gfl_scenes_teacher.py'), 0, 'work_dirs/gfl_scenes_teacher'
-)
-ALONE = {'student alone': STUDENT}
-TAUGHT = {'LD': 'ld/ld_scenes.py', 'BCKD': 'bckd/bckd_scenes.py'}
+
+@dataclass(frozen=True)
+class Group:
+    """A kind of detector: one teacher, and one student, alone and taught by several methods.
+
+    Args:
+        name: Of the detector.
+        teacher: The config that trains the teacher.
+        student: The config that trains the student alone.
+        taught: Of each method, the config that trains the student with the teacher.
+        figure: File name of the drawing.
+    """
+
+    name: str
+    teacher: str
+    student: str
+    taught: Mapping[str, str]
+    figure: str
+
+    @property
+    def teacher_run(self) -> Run:
+        """The run that leaves the teacher where the students look for it."""
+        config = str(CONFIGS / self.teacher)
+        return Run(f'{self.name} teacher', config, 0, f'work_dirs/{Path(config).stem}')
+
+    @property
+    def alone(self) -> str:
+        """What runs of the student alone are called."""
+        return f'{self.name} student alone'
+
+    def row(self, name: str) -> str:
+        """What a run is called within the group's own table."""
+        return name.removeprefix(f'{self.name} ')
+
+
+GROUPS = {
+    'gfl': Group(
+        'GFL',
+        'vanilla/gfl_scenes_teacher.py',
+        'vanilla/gfl_scenes_student.py',
+        {'LD': 'ld/ld_scenes.py', 'BCKD': 'bckd/bckd_scenes.py'},
+        'scenes.png',
+    ),
+    'faster-rcnn': Group(
+        'Faster R-CNN',
+        'vanilla/faster-rcnn_scenes_teacher.py',
+        'vanilla/faster-rcnn_scenes_student.py',
+        {
+            'DKD': 'dkd/dkd_faster-rcnn_scenes.py',
+            'ReviewDKD': 'reviewkd/reviewdkd_faster-rcnn_scenes.py',
+        },
+        'scenes_faster-rcnn.png',
+    ),
+}
 #: Scenes that are drawn: the first three of the validation set with five digits.
 SHOWN = (4, 7, 11)
 #: Boxes are drawn, and counted, from this score on.
@@ -55,6 +106,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--seeds', type=int, nargs='+', default=[0, 1, 2], help='by default %(default)s'
     )
+    parser.add_argument(
+        '--detectors', nargs='+', choices=GROUPS, default=list(GROUPS), help='by default both'
+    )
     parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
     parser.add_argument(
         '--work-dir',
@@ -66,20 +120,23 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
+def summarise(group: Group, results: dict[str, list[Result]], teacher: Result) -> Table:
     """Return the table of all methods."""
     seeds = len(next(iter(results.values())))
-    table = Table(title=f'Digit scenes, COCO box AP in %, mean and deviation over {seeds} seeds')
+    table = Table(
+        title=f'{group.name} on digit scenes, COCO box AP in %, mean and deviation over '
+        f'{seeds} seeds'
+    )
     for column in ('', 'AP', 'AP50', 'AP75', 'gain', 'parameters', 's/run'):
         table.add_column(column, justify='right' if column else 'left')
-    alone = [result.last for result in results['student alone']]
+    alone = [result.last for result in results[group.alone]]
     for name, runs in {'teacher': [teacher], **results}.items():
         last = [run.last for run in runs]
         columns = [last, *(last_of(runs, f'coco/bbox_mAP_{iou}') for iou in (50, 75))]
         table.add_row(
-            name,
+            group.row(name),
             *(f'{c[0]:.2f}' if name == 'teacher' else said(c) for c in columns),
-            '' if name in ('teacher', 'student alone') else gain(last, alone),
+            '' if name in ('teacher', group.alone) else gain(last, alone),
             f'{runs[0].parameters:,}',
             f'{statistics.mean(run.seconds for run in runs):.0f}',
             end_section=name == 'teacher',
@@ -92,7 +149,7 @@ def last_of(runs: list[Result], metric: str) -> list[float]:
     return [100 * run.metrics[metric][-1] for run in runs]
 
 
-def detector(run: Run) -> object:
+def detector(group: Group, run: Run) -> object:
     """Build the stock detector of a run with the checkpoint that it left.
 
     Students taught or not leave the same keys, so that upstream's own loader
@@ -100,27 +157,27 @@ def detector(run: Run) -> object:
     """
     from mmdet.apis import init_detector
 
-    config = run.config if run == TEACHER else str(CONFIGS / STUDENT)
+    config = run.config if run == group.teacher_run else str(CONFIGS / group.student)
     checkpoint = (Path(run.work_dir) / 'last_checkpoint').read_text()
     return init_detector(config, checkpoint, palette='random', device='cpu')
 
 
-def draw(runs: dict[str, Run], path: Path) -> None:
+def draw(group: Group, runs: dict[str, Run], path: Path) -> None:
     """Draw some scenes as annotated and as found by every detector."""
     from mmdet.apis import inference_detector
     from mmdet.registry import DATASETS
     from mmengine.registry import init_default_scope
 
     init_default_scope('mmdet')
-    dataset = DATASETS.build(load_config(TEACHER).val_dataloader.dataset)
+    dataset = DATASETS.build(load_config(group.teacher_run).val_dataloader.dataset)
     scenes = [dataset.get_data_info(i) for i in SHOWN]
     figure, axes = plt.subplots(
         len(scenes), len(runs) + 1, figsize=(2.1 * (len(runs) + 1), 2.2 * len(scenes)),
         layout='constrained', squeeze=False,
     )  # fmt: skip
     for column, name in enumerate(['annotated', *runs]):
-        axes[0, column].set_title(name, fontsize=10)
-        model = detector(runs[name]) if name in runs else None
+        axes[0, column].set_title(group.row(name), fontsize=10)
+        model = detector(group, runs[name]) if name in runs else None
         for axis, scene in zip(axes[:, column], scenes, strict=True):
             if model is None:
                 boxes = np.array([o['bbox'] for o in scene['instances']])
@@ -166,30 +223,36 @@ def main() -> None:
     console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
     start = time.monotonic()
     log = args.work_dir / 'output.log'
-    root = Path(Config.fromfile(TEACHER.config).data_root)
+    groups = [GROUPS[name] for name in args.detectors]
+    teachers = [group.teacher_run for group in groups]
+    root = Path(Config.fromfile(teachers[0].config).data_root)
     console.print(f'Drawing the scenes into {root} (once; later runs reuse them).')
     make_scenes(root)
-    console.print('Training the teacher (once; later runs reuse it), and the student alone.')
-    alone = student_runs(ALONE, args.seeds, args.work_dir)
-    done = train([TEACHER, *alone], args.jobs, log, console)
-    console.print(f'Training the student with the teacher: {", ".join(TAUGHT)}.')
-    taught = student_runs(TAUGHT, args.seeds, args.work_dir)
+    console.print('Training the teachers (once; later runs reuse them), and the students alone.')
+    students = {group.alone: group.student for group in groups}
+    runs = student_runs(students, args.seeds, args.work_dir)
+    done = train([*teachers, *runs], args.jobs, log, console)
+    methods = {name: config for group in groups for name, config in group.taught.items()}
+    console.print(f'Training the students with their teachers: {", ".join(methods)}.')
+    taught = student_runs(methods, args.seeds, args.work_dir)
     done |= train(taught, args.jobs, log, console)
-    runs = [*alone, *taught]
-    names = [*ALONE, *TAUGHT]
-    results = {name: [done[run] for run in runs if run.name == name] for name in names}
-    figure = args.work_dir / 'scenes.png'
-    firsts = {name: next(run for run in runs if run.name == name) for name in names}
-    # mmdet and pycocotools report every file that they read, and warn of mmdet itself.
-    with silence():
-        draw({'teacher': TEACHER, **firsts}, figure)
-    console.print(summarise(results, done[TEACHER]))
+    runs += taught
+    for group in groups:
+        names = [group.alone, *group.taught]
+        results = {name: [done[run] for run in runs if run.name == name] for name in names}
+        firsts = {name: next(run for run in runs if run.name == name) for name in names}
+        # mmdet and pycocotools report every file that they read, and warn of mmdet itself.
+        with silence():
+            shown = {'teacher': group.teacher_run, **firsts}
+            draw(group, shown, args.work_dir / group.figure)
+        console.print(summarise(group, results, done[group.teacher_run]))
     console.print(
         'gain: in AP over the student alone; "?" where it is within two standard errors of zero.\n'
         's/run: seconds in iterations; loading and saving come on top.'
     )
+    figures = ', '.join(group.figure for group in groups)
     console.print(
-        f'Pictures: {figure}   Logs and checkpoints: {args.work_dir}   '
+        f'Pictures ({figures}), logs and checkpoints: {args.work_dir}   '
         f'Total: {time.monotonic() - start:.0f} s'
     )
 

@@ -316,8 +316,23 @@ def _check_specs(distiller: Any) -> None:
             continue
         specs = {}
         for argument, record in distiller.loss_forward_mappings[name].items():
-            specs[argument] = getattr(_recorder(distiller, record), 'spec', None)
+            spec = getattr(_recorder(distiller, record), 'spec', None)
+            if record.get('data_idx') is not None:
+                spec = None
+            if record.get('connector') is not None:
+                spec = _connected_spec(distiller, record, spec)
+            specs[argument] = spec
         loss.check_specs(f'{KEY}.distill_losses.{name}', **specs)
+
+
+def _connected_spec(distiller: Any, record: Mapping[str, Any], spec: Any) -> Any:
+    """Return what a connector will give, None if it cannot tell; it may refuse the record."""
+    name = record['connector']
+    connector = distiller.connectors[name]
+    if not hasattr(connector, 'check_spec'):
+        return None
+    spec = connector.check_spec(f'{KEY}.connectors.{name}', spec)
+    return spec if record.get('connector_idx') is None else None
 
 
 def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module | None) -> None:

@@ -19,6 +19,7 @@ from kd_plugins.losses.recursive_mix import (
     consistency_loss,
     pool_region,
 )
+from kd_plugins.losses.reviewkd import ReviewKDLoss, hcl_loss
 from kd_plugins.losses.roi import RoILoss
 from kd_plugins.losses.sigmoid_kd import SigmoidKDLoss, sigmoid_kd_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
@@ -45,6 +46,7 @@ __all__ = [
     'LDLoss',
     'PKTLoss',
     'RecursiveMixLoss',
+    'ReviewKDLoss',
     'RoILoss',
     'SPLoss',
     'SRRLLoss',
@@ -59,6 +61,7 @@ __all__ = [
     'eekd_loss',
     'fused_target',
     'hard_loss',
+    'hcl_loss',
     'kd_loss',
     'localization_weight',
     'nce_loss',

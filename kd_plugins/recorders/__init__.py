@@ -8,6 +8,7 @@ from kd_plugins.recorders.batch_part import BatchPartRecorder
 from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
 from kd_plugins.recorders.detection_head import DetectionHeadRecorder
 from kd_plugins.recorders.every_checkpoint import EveryCheckpointRecorder
+from kd_plugins.recorders.features import FeaturesRecorder
 from kd_plugins.recorders.roi_head import RoIHeadRecorder
 from kd_plugins.recorders.snapshot import SnapshotRecorder
 
@@ -19,6 +20,7 @@ __all__ = [
     'DenseLogitsRecorder',
     'DetectionHeadRecorder',
     'EveryCheckpointRecorder',
+    'FeaturesRecorder',
     'RoIHeadRecorder',
     'SnapshotRecorder',
 ]

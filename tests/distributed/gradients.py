@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from helpers import batch, build, distiller, eekd_cfg, save_checkpoints
+from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
 from helpers.tiny_pictures import Pictures, patches, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
@@ -60,8 +60,14 @@ def of_checkpoints():
     return model, *batch(size=8)
 
 
+def of_levels():
+    """ReviewKD, with what its connector learns."""
+    return build(distiller=reviewing()), *batch(size=8)
+
+
 CASES = {
     'KD, DKD': of_vectors,
+    'ReviewKD': of_levels,
     'CSKD': of_patches,
     'Zipf': of_votes,
     'EEKD': of_checkpoints,
@@ -76,11 +82,11 @@ def case(name):
 
 
 def step(model, inputs, labels):
-    """One SGD step of rate 1; return the weights, those that terms learn too."""
+    """One SGD step of rate 1; return the weights of the student, and of what terms learn."""
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=1.0))
     model.train_step(dict(inputs=inputs.double(), data_samples=labels), wrapper)
-    algorithm = getattr(model, 'module', model)
-    return {name: p.detach().clone() for name, p in algorithm.named_parameters()}
+    trained = getattr(model, 'module', model)
+    return {name: p.detach().clone() for name, p in trained.named_parameters()}
 
 
 if __name__ == '__main__':

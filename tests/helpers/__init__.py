@@ -67,6 +67,26 @@ def distiller(loss=None, **changes):
     return cfg
 
 
+def reviewing():
+    """A distiller with ReviewKD between both layers; its norm knows no other samples."""
+    levels = dict(levels=dict(type='kd_plugins.Features', sources=['body.1', 'fc']))
+    fusion = dict(
+        type='kd_plugins.ReviewKDConnector', in_channels=[4, 4], out_channels=[16, 4],
+        mid_channels=8, norm_cfg=dict(type='GN', num_groups=1),
+    )  # fmt: skip
+    mapping = dict(
+        preds_S=dict(recorder='levels', from_student=True, connector='fusion'),
+        preds_T=dict(recorder='levels', from_student=False),
+    )
+    return dict(
+        student_recorders=levels,
+        teacher_recorders=levels,
+        connectors=dict(fusion=fusion),
+        distill_losses=dict(loss_reviewkd=dict(type='kd_plugins.ReviewKDLoss')),
+        loss_forward_mappings=dict(loss_reviewkd=mapping),
+    )
+
+
 def algorithm_cfg(**changes):
     """Config of an algorithm with an untrained teacher."""
     cfg = dict(

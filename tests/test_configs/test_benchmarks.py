@@ -264,6 +264,7 @@ def figures(folder):
     return {
         (m['Name'], m['Results'][0]['Dataset']): m['Results'][0]['Metrics']['Top 1 Accuracy']
         for m in models
+        if m['Results'][0]['Dataset'] != 'COCO'
     }
 
 

@@ -3,18 +3,21 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT
 from helpers.detection import images, untrained
 from helpers.networks import install_timm
 from helpers.short import shorten
+from mmdet.structures.mask import BitmapMasks
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 
 from kd_plugins.structures import Progress
+from kd_plugins.temperatures import LearnedTemperature
 
 CONFIGS = sorted(
     path.relative_to(ROOT).as_posix()
@@ -78,18 +81,38 @@ def test_builds_and_gives_finite_losses(path, monkeypatch):
         assert log['distill_loss'] > 0 and log['task_loss'] > 0
 
 
+def learn_temperature(model, cfg):
+    """What the curriculum's hook does before a training, whose first step this is."""
+    hook = cfg.default_hooks.get('curriculum_temperature')
+    if hook is None:
+        return
+    curriculum = HOOKS.build(hook).curriculum
+    for module in model.modules():
+        if isinstance(module, LearnedTemperature):
+            module.curriculum = curriculum
+    model.set_progress(Progress(iter=0, max_iters=cfg.train_cfg.max_iters, epoch=0, max_epochs=1))
+
+
 @pytest.mark.parametrize('path', DETECTORS)
 def test_detector_builds_and_gives_finite_losses(path):
     cfg = Config.fromfile(ROOT / path)
     assert_loses_nothing(cfg)
     model = MODELS.build(untrained(cfg))
-    data = model.data_preprocessor(images(), training=True)
+    learn_temperature(model, cfg)
+    data = images()
+    for sample in data['data_samples'] if 'mask' in path else ():
+        sample.gt_instances.masks = BitmapMasks(np.ones((2, 64, 64), np.uint8), 64, 64)
+    data = model.data_preprocessor(data, training=True)
     total, log = model.parse_losses(model(**data, mode='loss'))
     assert torch.isfinite(total) and total.requires_grad
     folder = path.split('/')[1]
     wanted = dict(bckd=['distill.loss_bckd_cls', 'distill.loss_bckd_loc'], ld=['loss_ld'])
     for name in wanted.get(folder, []):
         assert log[name] > 0
+    if 'rcnn' in path and folder != 'vanilla':
+        methods = Path(path).stem.rsplit('-rcnn')[0]
+        assert any(name.startswith('distill.loss_dkd') for name in log) == ('dkd' in methods)
+        assert ('distill.loss_reviewkd' in log) == ('review' in methods)
 
 
 @pytest.mark.parametrize('path', DIGITS)

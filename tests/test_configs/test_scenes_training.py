@@ -17,7 +17,10 @@ from kd_plugins.experiments.run import run_once
 from kd_plugins.files.export_student import export_student
 
 STUDENT = 'vanilla/gfl_scenes_student.py'
-PATHS = [STUDENT, 'vanilla/gfl_scenes_teacher.py', 'ld/ld_scenes.py', 'bckd/bckd_scenes.py']
+TWO_STAGE = 'vanilla/faster-rcnn_scenes_student.py'
+PATHS = [STUDENT, 'vanilla/gfl_scenes_teacher.py', 'ld/ld_scenes.py', 'bckd/bckd_scenes.py',
+         TWO_STAGE, 'dkd/dkd_faster-rcnn_scenes.py',
+         'reviewkd/reviewdkd_faster-rcnn_scenes.py']  # fmt: skip
 #: mmdet's scores of a detector that knows nothing are 0, and -1 where no digit is so large.
 METRICS = {f'coco/bbox_mAP{end}' for end in ('', '_50', '_75', '_s', '_m', '_l')}
 
@@ -39,7 +42,8 @@ def short(path, scenes, work_dir):
         evaluator.ann_file = str(scenes / 'annotations/val.json')
     cfg.train_dataloader.batch_size = 4
     # Where nothing is found, mmdet gives no metric at all.
-    cfg.model.get('architecture', cfg.model).test_cfg.score_thr = 0.0
+    test_cfg = cfg.model.get('architecture', cfg.model).test_cfg
+    test_cfg.get('rcnn', test_cfg).score_thr = 0.0
     cfg.train_cfg.update(max_epochs=2, val_interval=2)
     cfg.param_scheduler = None
     cfg.default_hooks.checkpoint.interval = 1
@@ -49,8 +53,8 @@ def short(path, scenes, work_dir):
     return cfg
 
 
-def stock_student():
-    cfg = Config.fromfile(ROOT / 'configs' / STUDENT)
+def stock_student(path=STUDENT):
+    cfg = Config.fromfile(ROOT / 'configs' / path)
     init_default_scope('mmdet')
     return MODELS.build(cfg.model)
 
@@ -68,8 +72,12 @@ def test_trains_validates_and_leaves_a_stock_detector(path, scenes, tmp_path):
     logged = {key.removeprefix('val/') for key in runner.message_hub.log_scalars}
     assert logged >= METRICS
     saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
+    learned = {key for key in saved if key.startswith('distiller.')}
+    assert bool(learned) == ('reviewdkd' in path)
     if path != 'vanilla/gfl_scenes_teacher.py':
-        stock_student().load_state_dict(saved, strict=True)
+        student = {key: value for key, value in saved.items() if key not in learned}
+        stock = stock_student(TWO_STAGE if 'rcnn' in path else STUDENT)
+        stock.load_state_dict(student, strict=True)
     if 'bckd' in path:
         assert any('loss_bckd_loc' in key for key in runner.message_hub.log_scalars)
 

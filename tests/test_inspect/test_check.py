@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, STUDENT, TEACHER, algorithm_cfg, distiller, eekd_cfg
+from helpers import ROOT, STUDENT, TEACHER, algorithm_cfg, distiller, eekd_cfg, reviewing
 from helpers.few_scenes import few_scenes
 from helpers.vector_training import FortyVectors, kd  # noqa: F401  (registers the data)
 from mmengine.config import Config
@@ -237,6 +237,16 @@ def scenes(tmp_path):
 def without_boxes(path):
     path = Path(path)
     path.write_text(json.dumps(dict(json.loads(path.read_text()), annotations=[])))
+
+
+def test_a_term_on_several_levels_says_what_it_reads():
+    model = algorithm_cfg(distiller=reviewing())
+    (term,) = check(config(model=model), iterations=1, teacher_batches=0).terms
+    reads = [(read.argument, read.source) for read in term.reads]
+    assert reads == [('preds_S', 'student.body.1, fc'), ('preds_T', 'teacher.body.1, fc')]
+    # Behind the connector, and the teacher's own.
+    for read, shape in zip(term.reads, ('(8, 16, 1, 1)', '(8, 16)'), strict=True):
+        assert read.what.startswith(f'2 of: {shape} float32')
 
 
 def test_scenes_without_an_object_do_not_fail_a_check(scenes):

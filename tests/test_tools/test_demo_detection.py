@@ -38,12 +38,13 @@ def rows(table):
 
 
 def test_the_table_says_what_was_measured(tool):
+    group = tool.GROUPS['gfl']
     results = {
-        'student alone': [result(0.30), result(0.32)],
+        'GFL student alone': [result(0.30), result(0.32)],
         'LD': [result(0.31), result(0.33)],
         'BCKD': [result(0.40, 0.625), result(0.42, 0.5)],
     }
-    table = rows(tool.summarise(results, result(0.6, parameters=12345)))
+    table = rows(tool.summarise(group, results, result(0.6, parameters=12345)))
     assert table['teacher'] == ['60.00', '50.00', '25.00', '', '12,345', '60']
     assert table['student alone'][0] == '31.00 ± 1.41' and table['student alone'][3] == ''
     assert table['LD'][3] == '+1.00 ?'
@@ -69,16 +70,25 @@ def test_wrong_boxes_are_drawn_apart(tool):
     assert [text.get_text() for text in axis.texts] == ['3', '3', '3', '5', '5']
 
 
-def test_the_figure_shows_every_detector_from_its_checkpoint(tool, tmp_path, monkeypatch):
+#: What makes a detector so sure of everything that boxes are drawn.
+SURE = {'gfl': ('bbox_head.gfl_cls.bias', [1.0] * 10),
+        'faster-rcnn': ('roi_head.bbox_head.fc_cls.bias', [3.0] * 10 + [0.0])}  # fmt: skip
+
+
+@pytest.mark.parametrize('kind', SURE)
+def test_the_figure_shows_every_detector_from_its_checkpoint(kind, tool, tmp_path, monkeypatch):
     make_scenes('data/digit_scenes', SceneSettings(train=1, val=3))
     init_default_scope('mmdet')
-    runs = {}
-    for name in ('teacher', 'student alone', 'BCKD'):
-        run = tool.TEACHER if name == 'teacher' else Run(name, 'bckd_scenes.py', 0, f'work/{name}')
-        config = tool.TEACHER.config if name == 'teacher' else tool.CONFIGS / tool.STUDENT
-        model = MODELS.build(Config.fromfile(config).model)
-        # So sure of everything that boxes are drawn.
-        torch.nn.init.constant_(model.bbox_head.gfl_cls.bias, 1.0)
+    group, runs = tool.GROUPS[kind], {}
+    # Ten classes that are equally sure have a score of 0.1 each.
+    monkeypatch.setattr(tool, 'SCORE', 0.09)
+    for name in ('teacher', 'student alone', 'taught'):
+        config = group.teacher if name == 'teacher' else group.student
+        run = Run(name, 'taught.py', 0, f'work/{name}')
+        run = group.teacher_run if name == 'teacher' else run
+        model = MODELS.build(Config.fromfile(tool.CONFIGS / config).model)
+        where, values = SURE[kind]
+        model.get_parameter(where).data = torch.tensor(values)
         folder = tmp_path / run.work_dir
         folder.mkdir(parents=True)
         torch.save(dict(state_dict=model.state_dict(), meta={}), folder / 'epoch_1.pth')
@@ -88,12 +98,12 @@ def test_the_figure_shows_every_detector_from_its_checkpoint(tool, tmp_path, mon
     monkeypatch.setattr(tool, 'SHOWN', (0, 2))
     show = tool.show
     monkeypatch.setattr(tool, 'show', lambda *args: (drawn.append(len(args[2])), show(*args)))
-    tool.draw(runs, tmp_path / 'figure' / 'scenes.png')
+    tool.draw(group, runs, tmp_path / 'figure' / 'scenes.png')
     assert (tmp_path / 'figure' / 'scenes.png').stat().st_size > 10_000
     assert len(drawn) == 8 and all(number > 0 for number in drawn[2:])
 
 
-def test_runs_reuse_one_teacher_and_keep_seeds_apart(tool, tmp_path, monkeypatch, capsys):
+def test_runs_reuse_each_teacher_and_keep_seeds_apart(tool, tmp_path, monkeypatch, capsys):
     trained = []
 
     def train(runs, jobs, log, console):
@@ -102,28 +112,47 @@ def test_runs_reuse_one_teacher_and_keep_seeds_apart(tool, tmp_path, monkeypatch
 
     monkeypatch.setattr(tool, 'train', train)
 
-    def draw(runs, path):
+    def draw(group, runs, path):
         print('loading annotations into memory...')
-        trained.append(list(runs))
+        trained.append([group.row(name) for name in runs])
 
     monkeypatch.setattr(tool, 'draw', draw)
     monkeypatch.setattr(tool, 'make_scenes', lambda root: trained.append(str(root)))
     monkeypatch.setattr(sys, 'argv', ['demo_detection.py', '--seeds', '4', '7'])
     tool.main()
-    data, first, second, drawn = trained
+    data, first, second, dense, two_stage = trained
     assert data == 'data/digit_scenes'
-    assert [name for name, *_ in first] == ['teacher', 'student alone', 'student alone']
-    assert first[0][2] == 'work_dirs/gfl_scenes_teacher'
+    teachers = {'GFL teacher', 'Faster R-CNN teacher'}
+    alone = {'GFL student alone', 'Faster R-CNN student alone'}
+    assert {name for name, *_ in first[:2]} == teachers and len(first) == 6
+    assert {(name, seed) for name, seed, _ in first[2:]} == {(n, s) for n in alone for s in (4, 7)}
     assert sorted((name, seed) for name, seed, _ in second) == [
-        (name, seed) for name in ('BCKD', 'LD') for seed in (4, 7)
+        (name, seed) for name in ('BCKD', 'DKD', 'LD', 'ReviewDKD') for seed in (4, 7)
     ]
     folders = [folder for _, _, folder in first + second]
     assert len(set(folders)) == len(folders)
-    assert drawn == ['teacher', 'student alone', 'LD', 'BCKD']
+    assert dense == ['teacher', 'student alone', 'LD', 'BCKD']
+    assert two_stage == ['teacher', 'student alone', 'DKD', 'ReviewDKD']
     printed = capsys.readouterr().out
-    assert 'COCO box AP' in printed and 'loading annotations' not in printed
+    assert 'GFL on digit scenes, COCO box AP' in printed and 'loading annotations' not in printed
+    assert 'Faster R-CNN on digit scenes, COCO box AP' in printed
     # Students look for the teacher where its own run leaves it.
-    last = Config.fromfile(tool.TEACHER.config).train_cfg.max_epochs
-    for name in tool.TAUGHT.values():
-        cfg = Config.fromfile(tool.CONFIGS / name)
-        assert cfg.model.teacher_ckpt == f'{first[0][2]}/epoch_{last}.pth'
+    for group in tool.GROUPS.values():
+        last = Config.fromfile(group.teacher_run.config).train_cfg.max_epochs
+        for name in group.taught.values():
+            cfg = Config.fromfile(tool.CONFIGS / name)
+            assert cfg.model.teacher_ckpt == f'{group.teacher_run.work_dir}/epoch_{last}.pth'
+
+
+def test_one_kind_of_detector_alone(tool, monkeypatch):
+    names = []
+    monkeypatch.setattr(tool, 'train', lambda runs, *_: (
+        names.extend(run.name for run in runs) or {run: result(0.5) for run in runs}
+    ))  # fmt: skip
+    monkeypatch.setattr(tool, 'draw', lambda *_: None)
+    monkeypatch.setattr(tool, 'make_scenes', lambda root: None)
+    line = ['demo_detection.py', '--seeds', '0', '--detectors', 'faster-rcnn']
+    monkeypatch.setattr(sys, 'argv', line)
+    tool.main()
+    alone = ['Faster R-CNN teacher', 'Faster R-CNN student alone']
+    assert names == [*alone, 'DKD', 'ReviewDKD']

@@ -20,6 +20,7 @@ from kd_plugins.checks import is_number
 from kd_plugins.compat import operators
 from kd_plugins.experiments.timing import median, now
 from kd_plugins.inspect.check import findings
+from kd_plugins.inspect.check.convolutions import watch_convolutions
 from kd_plugins.inspect.check.describe import (
     describe_data,
     describe_network,
@@ -200,7 +201,8 @@ class _Probe(Hook):
                 report.teacher.mean, report.teacher.std = report.student.mean, report.student.std
                 report.teacher.swaps_channels = report.student.swaps_channels
         reading = self._reading_terms(model) if distillation else contextlib.nullcontext()
-        with reading, runner.optim_wrapper.optim_context(model):
+        watching = watch_convolutions(report, student)
+        with reading, watching, runner.optim_wrapper.optim_context(model):
             losses = model._run_forward(data, mode='loss')
         take_gradients(report, model, student, losses)
 

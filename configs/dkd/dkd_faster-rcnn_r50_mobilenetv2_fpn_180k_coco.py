@@ -1,0 +1,15 @@
+# bash tools/dist_train.sh configs/dkd/dkd_faster-rcnn_r50_mobilenetv2_fpn_180k_coco.py 4
+_base_ = [
+    '../vanilla/faster-rcnn_mobilenetv2_fpn_180k_coco.py',
+    '../_base_/models/faster-rcnn_teachers_coco.py',
+    '../_base_/distill/dkd_rois.py',
+]
+
+model = dict(
+    _delete_=True,
+    type='kd_plugins.SingleTeacherDistill',
+    architecture=_base_.model,
+    teacher=_base_.teachers.r50,
+    distiller=_base_.distiller,
+)
+del _base_.teachers

@@ -1,0 +1,15 @@
+# bash tools/dist_train.sh configs/reviewkd/reviewdkd_faster-rcnn_r50_mobilenetv2_fpn_180k_coco.py 4
+_base_ = [
+    '../dkd/dkd_faster-rcnn_r50_mobilenetv2_fpn_180k_coco.py',
+    '../_base_/distill/reviewkd.py',
+]
+
+model = dict(
+    distiller=dict(
+        _base_.reviewkd,
+        distill_losses=dict(
+            loss_reviewkd=dict(type='kd_plugins.ReviewKDLoss', loss_weight=2.0),
+        ),
+    ),
+)
+del _base_.reviewkd

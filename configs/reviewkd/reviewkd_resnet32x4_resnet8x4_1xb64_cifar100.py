@@ -1,0 +1,21 @@
+# python tools/train.py configs/vanilla/resnet32x4_1xb64_cifar100.py
+# python tools/train.py configs/reviewkd/reviewkd_resnet32x4_resnet8x4_1xb64_cifar100.py
+_base_ = ['../_base_/models/cifar100_reviewkd.py']
+
+model = dict(
+    architecture=_base_.networks.resnet8x4,
+    teacher=_base_.networks.resnet32x4,
+    teacher_ckpt='work_dirs/resnet32x4_1xb64_cifar100/epoch_240.pth',
+    distiller=dict(
+        student_recorders=dict(levels=dict(sources=_base_.levels.students.resnet)),
+        teacher_recorders=dict(levels=dict(sources=_base_.levels.teachers.resnet32x4)),
+        connectors=dict(
+            fusion=dict(
+                in_channels=[64, 128, 256, 256],
+                mid_channels=256,
+            ),
+        ),
+        distill_losses=dict(loss_reviewkd=dict(loss_weight=5.0)),
+    ),
+)
+del _base_.networks, _base_.levels, _base_.reviewkd

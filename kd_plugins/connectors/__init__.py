@@ -1,0 +1,15 @@
+"""Connectors: what learns between student and teacher, train-time only.
+
+They stand in a distiller's ``connectors``, beside mmrazor's own, and change what a
+recorder has recorded before a term gets it. Their weights are ``distiller.connectors.*``
+in a checkpoint, never the student's.
+
+A connector that knows before the first step what it takes and gives has a method
+``check_spec(key, spec)``: it gets the ``spec`` of the recorder, a
+:class:`kd_plugins.structures.FeaturesSpec` for instance, refuses what it cannot take and
+returns what it will give, which the term's own ``check_specs`` then gets.
+"""
+
+from kd_plugins.connectors.reviewkd import ReviewKDConnector
+
+__all__ = ['ReviewKDConnector']

@@ -155,19 +155,46 @@ def check_last_batch(loader: Any, model: nn.Module) -> None:
     Raises:
         ValueError: Naming the term and the batch.
     """
-    size, sampler = getattr(loader, 'batch_size', None), getattr(loader, 'sampler', None)
-    if not size or getattr(loader, 'drop_last', False) or isinstance(sampler, InfiniteSampler):
+    # Where batches are put together by a sampler of their own, the loader says nothing of them.
+    of = loader if getattr(loader, 'batch_size', None) else getattr(loader, 'batch_sampler', None)
+    size, sampler = getattr(of, 'batch_size', None), getattr(of, 'sampler', None)
+    if not isinstance(size, int) or getattr(of, 'drop_last', False) or _never_ends(sampler):
         return
     if len(sampler) % size != 1 and size != 1:  # type: ignore[arg-type]
         return
-    for name, module in getattr(model, 'distiller', nn.Module()).named_modules():
-        # Maps of several positions have several values a channel.
-        if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)) and module.training:
-            raise ValueError(
-                f'train_dataloader.batch_size={size} leaves a last batch of one sample (of '
-                f'{len(sampler)} on this process), and model.distiller.{name} normalises over the '  # type: ignore[arg-type]
-                'batch: set train_dataloader.drop_last=True, or another batch_size.'
-            )
+    for name in _norms_of_vectors(getattr(model, 'distiller', nn.Module())):
+        raise ValueError(
+            f'train_dataloader.batch_size={size} leaves a last batch of one sample (of '
+            f'{len(sampler)} on this process), and model.distiller.{name} normalises over the '  # type: ignore[arg-type]
+            'batch: set train_dataloader.drop_last=True (or that of its batch_sampler), or another '
+            'batch_size.'
+        )
+
+
+def _never_ends(sampler: Any) -> bool:
+    """Whether a sampler draws for ever, so that every batch is full."""
+    mmdets = {'MultiSourceSampler', 'GroupMultiSourceSampler'}
+    return isinstance(sampler, InfiniteSampler) or any(
+        kind.__name__ in mmdets for kind in type(sampler).__mro__
+    )
+
+
+def _norms_of_vectors(distiller: nn.Module) -> Iterator[str]:
+    """Yield the norms of a distiller that have one value a channel of each sample.
+
+    Maps of several positions have several, and synchronised norms those of other processes.
+    """
+    vectors = []
+    for mapping in getattr(distiller, 'loss_forward_mappings', {}).values():
+        for record in mapping.values():
+            side = distiller.student_recorders if record['from_student'] else None
+            recorder = side and side.get_recorder(record['recorder'])
+            if getattr(recorder, 'gives_vectors', False):
+                vectors.append(f'connectors.{record.get("connector")}.')
+    for name, module in distiller.named_modules():
+        of_vectors = isinstance(module, nn.BatchNorm2d) and name.startswith(tuple(vectors))
+        if module.training and (of_vectors or isinstance(module, nn.BatchNorm1d)):
+            yield name
 
 
 def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from kd_plugins.compat import mmengine, mmrazor, moved, operators
+from kd_plugins.compat import mmcv, mmengine, mmrazor, moved, operators
 from kd_plugins.compat.torch import (
     allow_two_backward_passes,
     bfloat16_gradient_is_wrong,
@@ -29,5 +29,6 @@ def install() -> None:
     warnings.filterwarnings('ignore', 'Fail to import ``MultiScaleDeformableAttention``')
     moved.install()
     operators.install()
+    mmcv.install()
     mmengine.install()
     mmrazor.install()

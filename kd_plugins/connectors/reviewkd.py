@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
+from mmengine.dist import get_world_size
 from mmrazor.models.architectures.connectors.base_connector import BaseConnector
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -188,7 +189,9 @@ class ReviewKDConnector(BaseConnector):
     @staticmethod
     def _check_statistics(x: Tensor, level: Any) -> None:
         norm = level.reduce[1]
-        if isinstance(norm, _BatchNorm) and norm.training and x.numel() == x.shape[1]:
+        # Synchronised, it has the values of the other processes as well.
+        alone = not isinstance(norm, nn.SyncBatchNorm) or get_world_size() == 1
+        if isinstance(norm, _BatchNorm) and norm.training and alone and x.numel() == x.shape[1]:
             raise ValueError(
                 f'ReviewKDConnector.norm_cfg: {type(norm).__name__} cannot normalise maps of '
                 f"shape {tuple(x.shape)}, one value a channel: give dict(type='GN', "

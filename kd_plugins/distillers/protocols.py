@@ -39,18 +39,24 @@ def check_protocols(
     Raises:
         ValueError: Naming the term, the network and what to use.
     """
-    for name, loss in distiller.distill_losses.items():
+    for name, term in distiller.distill_losses.items():
+        # A term on RoIs holds the loss that gets the logits.
+        loss = getattr(term, 'loss', term)
         if not isinstance(loss, LogitsLoss):
             continue
         for record in distiller.loss_forward_mappings[name].values():
+            side = 'student' if record['from_student'] else 'teacher'
             network = student if record['from_student'] else teacher
+            recorder = getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
+            head: Any = getattr(network, 'head', None)
             found = protocol_of(network)
+            if hasattr(recorder, 'protocol'):
+                head, found = getattr(network, 'roi_head', None), recorder.protocol
             if found not in (None, loss.protocol) and 'connector' not in record:
-                side = 'student' if record['from_student'] else 'teacher'
                 one = 'excludes the others' if found == 'softmax' else 'may stand beside others'
                 use = 'kd_plugins.KDLoss' if found == 'softmax' else 'kd_plugins.SigmoidKDLoss'
                 raise ValueError(
                     f'{key}.distill_losses.{name}={type(loss).__name__} is for logits of a '
-                    f'{loss.protocol}, and a class of the {side} '
-                    f'({type(network.head).__name__}) {one}: use {use}.'  # type: ignore[union-attr]
+                    f'{loss.protocol}, and a class of the {side} ({type(head).__name__}) {one}: '
+                    f'use {use}.'
                 )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list
-from mmengine.fileio import load
+from mmengine.fileio import get_text
 from torch import nn
 
 from kd_plugins.files.matching import TERMS
@@ -40,7 +42,8 @@ def before_train(runner: Any) -> None:
         check_layer_decay(runner.cfg.get('optim_wrapper'), model)
         for loader in (runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None)):
             check_categories(getattr(loader, 'dataset', None))
-        check_classes(runner.train_dataloader, teacher_in(model).classes)
+        teacher = teacher_in(model)
+        check_classes(runner.train_dataloader, teacher.classes, teacher.class_map)
         check_last_batch(runner.train_dataloader, model)
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
@@ -70,20 +73,29 @@ def _forget_terms(hub: Any) -> None:
             del hub.log_scalars[name]
 
 
-def check_classes(loader: Any, teacher: Sequence[str] | None) -> None:
+def check_classes(
+    loader: Any,
+    teacher: Sequence[str] | None,
+    class_map: Sequence[int | str] | None = None,
+) -> None:
     """Compare the names of the teacher's classes with those of the training set.
 
     Raises:
         ValueError: If the same number stands for another class.
     """
-    meta = getattr(getattr(loader, 'dataset', None), 'metainfo', None) or {}
-    found = difference(teacher, meta.get('classes') or meta.get('CLASSES'))
-    if found is not None:
-        raise ValueError(
-            f"the classes in the teacher's checkpoint are not those of the training set: {found}. "
-            "Set model.teacher_class_map to the teacher's class, by name or index, for every class "
-            'of the training set, or give a teacher that was trained on these classes.'
-        )
+    if teacher is None:
+        return
+    for dataset in _datasets(getattr(loader, 'dataset', None)):
+        found = difference(teacher, _names_of_labels(dataset), class_map)
+        if found is not None:
+            raise ValueError(
+                f"the classes in the teacher's checkpoint are not those of the training set: "
+                f"{found}. Set model.teacher_class_map to the teacher's class, by name or index, "
+                'for every class of the training set (by index if it has another name there: '
+                '[0, 1, 2, ...] where all have), or give a teacher that was trained on these '
+                "classes. (Of a COCO file mmdet numbers the classes in the order of the file's "
+                'categories, whatever the order of metainfo.classes.)'
+            )
 
 
 def check_categories(dataset: Any) -> None:
@@ -95,21 +107,53 @@ def check_categories(dataset: Any) -> None:
     Raises:
         ValueError: Naming the classes and the categories of the file.
     """
-    for inner in (*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)):
-        if inner is not None:
-            check_categories(inner)
-    categories = getattr(dataset, 'cat_ids', None)
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
-    if categories is None or classes is None or len(categories) == len(classes):
-        return
-    file = str(getattr(dataset, 'ann_file', ''))
-    known = [category['name'] for category in load(file).get('categories', ())]
-    missing = [name for name in classes if name not in known]
-    raise ValueError(
-        f'metainfo.classes of {type(dataset).__name__} has {missing or [*classes]}, and the '
-        f'categories of {file!r} are {known}: mmdet would leave them out and number every later '
-        'class anew. Give the names as the file has them.'
-    )
+    for inner in _datasets(dataset):
+        categories = getattr(inner, 'cat_ids', None)
+        classes = (getattr(inner, 'metainfo', None) or {}).get('classes')
+        if categories is None or classes is None or len(categories) == len(classes):
+            continue
+        known = [category['name'] for category in _categories(inner)]
+        missing = [name for name in classes if name not in known]
+        raise ValueError(
+            f'metainfo.classes of {type(inner).__name__} has {missing or [*classes]}, and the '
+            f'categories of {str(inner.ann_file)!r} are {known}: mmdet would leave them out and '
+            'number every later class anew. Give the names as the file has them.'
+        )
+
+
+def _datasets(dataset: Any) -> Iterator[Any]:
+    """Yield a dataset of OpenMMLab, or those that it wraps or joins."""
+    inner = [*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)]
+    inner = [each for each in inner if hasattr(each, 'metainfo')]
+    for each in inner:
+        yield from _datasets(each)
+    if not inner and dataset is not None:
+        yield dataset
+
+
+def _names_of_labels(dataset: Any) -> Sequence[Any] | None:
+    """Return the names of classes in the order of a dataset's labels; None if it says none."""
+    meta = getattr(dataset, 'metainfo', None) or {}
+    names = meta.get('classes', meta.get('CLASSES'))
+    ids = getattr(dataset, 'cat_ids', None)
+    if names is None or ids is None:
+        return names
+    name_of = {category['id']: category['name'] for category in _categories(dataset)}
+    return [name_of[i] for i in ids] if name_of else names
+
+
+def _categories(dataset: Any) -> list[dict[str, Any]]:
+    """Return the categories of a dataset's COCO file.
+
+    Only their part of it is parsed: all of it takes long and much memory.
+    """
+    text = get_text(dataset.ann_file, backend_args=getattr(dataset, 'backend_args', None))
+    for found in re.finditer(r'"categories"\s*:\s*(?=\[)', text):
+        categories, _ = json.JSONDecoder().raw_decode(text, found.end())
+        of_file = [each for each in categories if isinstance(each, dict) and 'name' in each]
+        if of_file:
+            return of_file
+    return []
 
 
 def check_last_batch(loader: Any, model: nn.Module) -> None:
@@ -120,19 +164,46 @@ def check_last_batch(loader: Any, model: nn.Module) -> None:
     Raises:
         ValueError: Naming the term and the batch.
     """
-    size, sampler = getattr(loader, 'batch_size', None), getattr(loader, 'sampler', None)
-    if not size or getattr(loader, 'drop_last', False) or isinstance(sampler, InfiniteSampler):
+    # Where batches are put together by a sampler of their own, the loader says nothing of them.
+    of = loader if getattr(loader, 'batch_size', None) else getattr(loader, 'batch_sampler', None)
+    size, sampler = getattr(of, 'batch_size', None), getattr(of, 'sampler', None)
+    if not isinstance(size, int) or getattr(of, 'drop_last', False) or _never_ends(sampler):
         return
     if len(sampler) % size != 1 and size != 1:  # type: ignore[arg-type]
         return
-    for name, module in getattr(model, 'distiller', nn.Module()).named_modules():
-        # Maps of several positions have several values a channel.
-        if isinstance(module, (nn.BatchNorm1d, nn.SyncBatchNorm)) and module.training:
-            raise ValueError(
-                f'train_dataloader.batch_size={size} leaves a last batch of one sample (of '
-                f'{len(sampler)} on this process), and model.distiller.{name} normalises over the '  # type: ignore[arg-type]
-                'batch: set train_dataloader.drop_last=True, or another batch_size.'
-            )
+    for name in _norms_of_vectors(getattr(model, 'distiller', nn.Module())):
+        raise ValueError(
+            f'train_dataloader.batch_size={size} leaves a last batch of one sample (of '
+            f'{len(sampler)} on this process), and model.distiller.{name} normalises over the '  # type: ignore[arg-type]
+            'batch: set train_dataloader.drop_last=True (or that of its batch_sampler), or another '
+            'batch_size.'
+        )
+
+
+def _never_ends(sampler: Any) -> bool:
+    """Whether a sampler draws for ever, so that every batch is full."""
+    mmdets = {'MultiSourceSampler', 'GroupMultiSourceSampler'}
+    return isinstance(sampler, InfiniteSampler) or any(
+        kind.__name__ in mmdets for kind in type(sampler).__mro__
+    )
+
+
+def _norms_of_vectors(distiller: nn.Module) -> Iterator[str]:
+    """Yield the norms of a distiller that have one value a channel of each sample.
+
+    Maps of several positions have several, and synchronised norms those of other processes.
+    """
+    vectors = []
+    for mapping in getattr(distiller, 'loss_forward_mappings', {}).values():
+        for record in mapping.values():
+            side = distiller.student_recorders if record['from_student'] else None
+            recorder = side and side.get_recorder(record['recorder'])
+            if getattr(recorder, 'gives_vectors', False):
+                vectors.append(f'connectors.{record.get("connector")}.')
+    for name, module in distiller.named_modules():
+        of_vectors = isinstance(module, nn.BatchNorm2d) and name.startswith(tuple(vectors))
+        if module.training and (of_vectors or isinstance(module, nn.BatchNorm1d)):
+            yield name
 
 
 def check_custom_keys(optim_wrapper: Mapping[str, Any], model: nn.Module) -> None:

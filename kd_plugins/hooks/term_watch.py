@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from kd_plugins.structures import HeadOutputs
 
 #: By how much rounding may take a term below its lower bound, before its weight.
 ROUNDING = 1e-3
@@ -84,11 +88,14 @@ class TermWatch:
             task: The student's own losses, summed, a scalar.
         """
         values = torch.stack([term.detach().float(), task.detach().float().to(term.device)])
-        self.since = values if self.since is None else self.since.maximum(values)
+        # What is no number is reported as such, and is no measure of later values.
+        finite = torch.where(torch.isfinite(values), values, 0)
+        self.since = finite if self.since is None else self.since.maximum(finite)
         if self.before is None or self.latest is None:
             return
-        largest, grown = self.before[0], values / self.before
-        wrong = (largest > 0) & (values[0] > DROWNED * values[1])
+        # Of what is not finite the step has told already.
+        largest, grown = self.before[0], finite / self.before
+        wrong = (largest > 0) & (finite[0] > DROWNED * values[1])
         wrong &= grown[0] > OUTGROWN * grown[1].clamp(min=1)
         self._keep(self.latest, wrong)
 
@@ -127,10 +134,25 @@ class TermWatch:
         )
 
     def _gate(self, value: Any) -> Any:
-        if isinstance(value, Tensor) and value.requires_grad:
-            value = value.view_as(value)
-            # Zeroing the loss is not enough: 0 times an infinite derivative is NaN.
-            value.register_hook(self._gated)
+        if isinstance(value, Tensor):
+            if value.requires_grad:
+                value = value.view_as(value)
+                # Zeroing the loss is not enough: 0 times an infinite derivative is NaN.
+                value.register_hook(self._gated)
+            return value
+        if type(value) in (tuple, list):
+            gated = [self._gate(each) for each in value]
+            same = all(a is b for a, b in zip(gated, value, strict=True))
+            return value if same else type(value)(gated)
+        if isinstance(value, Mapping):
+            return {key: self._gate(each) for key, each in value.items()}
+        if _is_record(value):
+            parts = {name: self._gate(part) for name, part in _parts(value)}
+            if isinstance(value, HeadOutputs):
+                # Decoded once, whichever terms ask.
+                parts['decode'] = lambda: self._gate(value.boxes)
+            same = all(part is getattr(value, name) for name, part in parts.items())
+            return value if same else replace(value, **parts)
         return value
 
     def _after(self, loss: nn.Module, args: tuple, kwargs: dict, term: Any) -> Any:
@@ -138,13 +160,15 @@ class TermWatch:
             return None
         value = term.detach()
         sound = (torch.isfinite(value) & (value >= self.least)).all()
-        inputs = {
-            name: x.detach()
-            for name, x in [*((f'input {i}', x) for i, x in enumerate(args)), *kwargs.items()]
-            if isinstance(x, Tensor) and x.is_floating_point() and x.numel()
-        }
+        named = [*((f'input {i}', x) for i, x in enumerate(args)), *kwargs.items()]
+        inputs = dict(each for name, x in named for each in _tensors(name, x))
         self.inputs = list(inputs)
-        ranges = [edge for x in inputs.values() for edge in torch.aminmax(x)]
+        # Of nothing as of a zero: a record has the same numbers in every step.
+        ranges = [
+            edge
+            for x in inputs.values()
+            for edge in torch.aminmax(x if x.numel() else x.new_zeros(1))
+        ]
         # Filled on the device: a copy from the host would wait for it. In float32, which
         # every device has.
         iteration = value.new_full((), self.runner.iter + 1, dtype=torch.float32)
@@ -155,3 +179,28 @@ class TermWatch:
         self._keep(new, ~sound)
         self.latest, self.sound = new, sound
         return torch.where(sound, term, torch.zeros_like(term)) if self.skip else None
+
+
+def _is_record(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+def _parts(record: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the fields of a record that a constructor takes."""
+    yield from ((f.name, getattr(record, f.name)) for f in fields(record) if f.init)
+
+
+def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of real numbers in what a term takes, each with its name there."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point():
+            yield name, value.detach()
+    elif isinstance(value, (tuple, list)):
+        for i, each in enumerate(value):
+            yield from _tensors(f'{name}[{i}]', each)
+    elif isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from _tensors(f'{name}[{key!r}]', each)
+    elif _is_record(value):
+        for part, each in _parts(value):
+            yield from _tensors(f'{name}.{part}', each)

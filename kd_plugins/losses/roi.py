@@ -91,6 +91,11 @@ class RoILoss(nn.Module):
         """The factor of the loss, where it has one."""
         return self.loss.loss_weight
 
+    @property
+    def lower_bound(self) -> float | None:
+        """What a sum of the loss over stages is never below, before its weight."""
+        return 0.0 if getattr(self.loss, 'lower_bound', None) == 0 else None
+
     def _of_stage(self, record_S: RoIOutputs, record_T: RoIOutputs) -> Tensor:
         values, labels = self._arguments(record_S, record_T)
         if len(record_S.rois):

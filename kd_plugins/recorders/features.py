@@ -43,6 +43,8 @@ class FeaturesRecorder(BaseRecorder):
         self._seen: dict[int, Any] = {}
         self._missing: list[str] = []
         self._spec: FeaturesSpec | None = None
+        #: Whether one of the levels is a vector, as what a classifier takes or gives.
+        self.gives_vectors = False
 
     @property
     def source(self) -> str:
@@ -87,6 +89,9 @@ class FeaturesRecorder(BaseRecorder):
         assert model is not None
         for i, (name, of_input) in enumerate(self._places):
             module = model.get_submodule(name)
+            self.gives_vectors |= (
+                isinstance(module, nn.Linear) or type(module).__name__ == 'GlobalAveragePooling'
+            )
             if of_input:
                 module.register_forward_pre_hook(functools.partial(self._see_input, i))
             else:

@@ -59,6 +59,8 @@ class RoIHeadRecorder(BaseRecorder):
     needs = 'features'
     #: Of the student's.
     needs_loss = True
+    #: Of the class logits: other heads are refused.
+    protocol = 'softmax'
 
     def __init__(self, question: str | None = None) -> None:
         super().__init__('roi_head')

@@ -22,6 +22,7 @@ class Teacher:
         network: The network that is asked, or None.
         weights: Where its weights come from, in words; None where nobody said.
         classes: The names of its classes in its order; None where nobody said.
+        class_map: The ``teacher_class_map`` that chose them; None where there was none.
         has_own_input: Whether the network declares a preprocessor of its own.
         data_preprocessor: The student's, whose batches it is shown.
         members: The teachers that it is made of, where it is made of several.
@@ -30,6 +31,7 @@ class Teacher:
     network: nn.Module | None = None
     weights: str | None = None
     classes: Sequence[str] | None = None
+    class_map: Sequence[int | str] | None = None
     has_own_input = False
     data_preprocessor: nn.Module | None = None
     members: Sequence[Teacher] = ()

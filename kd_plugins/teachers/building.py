@@ -103,6 +103,7 @@ def build_teacher(
         dict(compile) if isinstance(compile, Mapping) else {} if compile else None,
         owned=not isinstance(cfg, BaseModel),
         classes=classes,
+        class_map=class_map,
     )
 
 

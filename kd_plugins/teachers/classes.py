@@ -14,8 +14,10 @@ from kd_plugins.networks import classes_of, classifier
 #: Layers of detection heads with a row for each class, by the names that mmdet gives them.
 _CLASS_LAYERS = (
     'retina_cls', 'atss_cls', 'gfl_cls', 'conv_cls', 'rtm_cls', 'tood_cls', 'vfnet_cls',
-    'multi_level_conv_cls', 'cls_branches', 'fc_cls', 'conv_logits',
+    'multi_level_conv_cls', 'cls_branches', 'fc_cls', 'conv_logits', 'fc_mask_iou',
 )  # fmt: skip
+#: Heads that know the number of classes, and have no layer for it that answers.
+_WITHOUT = ('YOLACTProtonet', 'GlobalContextHead')
 KEY = 'model.teacher_class_map'
 
 
@@ -31,18 +33,31 @@ def classes_in(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
     return tuple(found) if names else None  # type: ignore[arg-type]
 
 
-def difference(teacher: Sequence[str] | None, student: Sequence[str] | None) -> str | None:
+def difference(
+    teacher: Sequence[str] | None,
+    student: Sequence[Any] | None,
+    class_map: Sequence[int | str] | None = None,
+) -> str | None:
     """Say how two lists of class names contradict each other; None if they do not.
 
     They do where a class of the student is another one of the teacher's, and
     where most names differ. A few renamed classes do not matter, nor does case.
+    Who gives a ``teacher_class_map`` says that a name may be another one, and who
+    gives indices there, which class is meant, whatever its name.
+
+    Args:
+        teacher: The teacher's, after the ``teacher_class_map``.
+        student: The training set's.
+        class_map: The ``teacher_class_map``, if there is one.
     """
-    if not teacher or not student or len(teacher) != len(student):
+    if teacher is None or student is None or len(teacher) != len(student):
         return None  # numbers are compared elsewhere
-    known, wanted = ([name.lower() for name in names] for names in (teacher, student))
+    known, wanted = ([str(name).lower() for name in names] for names in (teacher, student))
     renamed = [i for i, (a, b) in enumerate(zip(known, wanted, strict=True)) if a != b]
+    if class_map is not None:
+        renamed = [i for i in renamed if isinstance(class_map[i], str)]
     moved = [i for i in renamed if known.count(wanted[i]) == 1]
-    if not moved and 2 * len(renamed) <= len(student):
+    if not moved and (class_map is not None or 2 * len(renamed) <= len(student)):
         return None
     first = (moved or renamed)[0]
     said = f'class {first} is {student[first]!r} in the data and {teacher[first]!r} of the teacher'
@@ -99,8 +114,17 @@ def keep_classes(network: nn.Module, index: Sequence[int]) -> None:
     """
     count, seen = classes_of(network), False
     assert count is not None
-    for head in _heads(network):
-        for layer, columns, per in _layers(head, count):
+    heads = [(head, [*_layers(head, count)]) for head in _heads(network, count)]
+    for head, layers in heads:
+        agnostic = getattr(head, 'class_agnostic', False) or type(head).__name__ in _WITHOUT
+        if not layers and not agnostic:
+            raise ValueError(
+                f'{KEY} cannot choose classes of {type(network).__name__}: the layers of its '
+                f'{type(head).__name__} with a row for each class are not known. Give a teacher of '
+                'the same classes in this order.'
+            )
+    for head, layers in heads:
+        for layer, columns, per in layers:
             _choose_rows(layer, count, columns, per, index)
             seen = True
         for name in ('num_classes', 'cls_out_channels'):
@@ -119,13 +143,14 @@ def keep_classes(network: nn.Module, index: Sequence[int]) -> None:
         )
 
 
-def _heads(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the heads of a detector that tell classes apart, each once."""
-    roi_head = getattr(network, 'roi_head', None)
-    for owner, name in ((network, 'bbox_head'), (roi_head, 'bbox_head'), (roi_head, 'mask_head'),
-                        (network, 'mask_head')):  # fmt: skip
-        head = getattr(owner, name, None)
-        yield from head if isinstance(head, nn.ModuleList) else [head] if head is not None else []
+def _heads(network: nn.Module, count: int) -> Iterator[nn.Module]:
+    """Yield the heads of a detector that tell these classes apart, each once."""
+    for owner in (network, getattr(network, 'roi_head', None)):
+        for name, child in owner.named_children() if owner is not None else ():
+            for head in child if isinstance(child, nn.ModuleList) else [child]:
+                known = [getattr(head, key, None) for key in ('num_classes', 'num_things_classes')]
+                if name.endswith('_head') and name != 'rpn_head' and count in known:
+                    yield head
 
 
 def _layers(head: nn.Module, count: int) -> Iterator[tuple[Any, int, int]]:

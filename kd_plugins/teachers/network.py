@@ -37,6 +37,7 @@ class NetworkTeacher(Teacher):
         owned: Whether it may be moved and converted with its algorithm. A
             network that somebody else has built is only moved to its input.
         classes: The names of its classes in its order; None where nobody said.
+        class_map: The ``teacher_class_map`` that chose them.
     """
 
     network: nn.Module
@@ -52,12 +53,14 @@ class NetworkTeacher(Teacher):
         compile: Mapping[str, Any] | None = None,
         owned: bool = True,
         classes: Sequence[str] | None = None,
+        class_map: Sequence[int | str] | None = None,
     ) -> None:
         self.network = network.requires_grad_(False).eval()
         self.input = input
         self.data_preprocessor = data_preprocessor
         self.weights = weights
         self.classes = classes
+        self.class_map = class_map
         self.dtype = dtype
         self.layout = torch.channels_last if channels_last else None
         if self.layout is not None:

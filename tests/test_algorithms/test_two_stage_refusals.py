@@ -100,6 +100,15 @@ def test_recorders_of_the_wrong_side_are_refused():
                            teacher=dict(rois=dict(HEAD, question='neck'))))  # fmt: skip
 
 
+def test_sigmoids_for_classes_that_share_a_softmax_are_refused():
+    sigmoid = dict(type='kd_plugins.SigmoidKDLoss')
+    says = r'loss_dkd=SigmoidKDLoss is for .* a sigmoid, .* \(StandardRoIHead\) excludes .*KDLoss'
+    refused(says, losses=dict(type='kd_plugins.RoILoss', loss=sigmoid))
+    reads = [dict(recorder='rois', from_student=s, data_idx='cls_logits') for s in (True, False)]
+    refused(says, losses=sigmoid,
+            mapping=dict(preds_S=reads[0], preds_T=reads[1]))  # fmt: skip
+
+
 def test_terms_that_take_something_else_of_a_record_are_refused():
     reads = dict(recorder='rois', from_student=True)
     refused(r"loss_dkd\.preds_S\.data_idx='cls_logits': this term takes the records of all stages",

@@ -134,6 +134,18 @@ def test_one_value_a_channel_is_refused_for_batch_norm_only():
     assert ReviewKDConnector([8, 8], mid_channels=8).eval()(maps)[1].shape == (1, 8, 1, 1)
 
 
+@pytest.mark.parametrize('processes', [1, 2])
+def test_synchronised_norms_have_the_values_of_other_processes(monkeypatch, processes):
+    monkeypatch.setattr('kd_plugins.connectors.reviewkd.get_world_size', lambda: processes)
+    fusion = ReviewKDConnector([8], mid_channels=8, norm_cfg=dict(type='SyncBN'))
+    maps, (level,) = torch.randn(1, 8, 1, 1), fusion.levels
+    if processes == 1:
+        with pytest.raises(ValueError, match='SyncBatchNorm cannot normalise'):
+            fusion._check_statistics(maps, level)
+    else:
+        fusion._check_statistics(maps, level)
+
+
 @pytest.mark.parametrize('norm_cfg', [None, dict(type='GN', num_groups=2)], ids=['BN', 'GN'])
 @pytest.mark.parametrize('pictures', [2, 0])
 def test_half_precision_and_no_pictures_give_finite_gradients(pictures, norm_cfg):

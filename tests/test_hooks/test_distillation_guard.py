@@ -5,14 +5,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import algorithm_cfg, distiller
+from helpers import algorithm_cfg, detection, distiller, two_stage
 from helpers.tiny_training import config
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
 
 from kd_plugins.hooks.distillation_guard import DistillationGuardHook
+from kd_plugins.hooks.of_runner import terms_of
 from kd_plugins.hooks.term_watch import TermWatch
 
 
@@ -167,6 +168,71 @@ def test_watching_changes_nothing(tmp_path):
         ends.append(Runner.from_cfg(cfg).train().state_dict())
     for other in ends[:2]:
         assert all(torch.equal(other[name], value) for name, value in ends[2].items())
+
+
+def spoil(model, *names):
+    """Let parameters of the teacher overflow, so that terms beside it are no numbers."""
+    with torch.no_grad():
+        for name, p in model.teacher.network.named_parameters():
+            if name.endswith(names):
+                p.fill_(torch.inf)
+
+
+@pytest.mark.parametrize('kind', ['rois', 'dense', 'list'])
+def test_skip_reaches_what_terms_take_in_records_and_lists(kind):
+    if kind == 'list':
+
+        class Listed(nn.Module):
+            def forward(self, preds_S, preds_T):
+                return sum(
+                    (s.exp() - t).square().sum()
+                    for s, t in zip(preds_S, preds_T['maps'], strict=True)
+                )
+
+        loss, preds = Listed(), torch.full((2, 3), 200.0, requires_grad=True)
+        watch = TermWatch('distill.loss_kd', loss, SimpleNamespace(iter=0), skip=True)
+        loss(preds_S=[preds], preds_T=dict(maps=[torch.zeros(2, 3)])).backward()
+        assert torch.equal(preds.grad, torch.zeros(2, 3))
+        assert "(preds_S[0] in [200, 200], preds_T['maps'][0] in [0, 0])" in watch.describe()
+        return
+    if kind == 'rois':
+        model, batch = two_stage.build(), two_stage.pictures()
+        spoil(model, 'bbox_head.fc_cls.bias')
+        ranges = 'preds_S[0].cls_logits in ['
+    else:
+        init_default_scope('mmdet')
+        torch.manual_seed(0)
+        model, batch = MODELS.build(detection.distillation()).train(), detection.images()
+        spoil(model, 'gfl_cls.bias', 'gfl_reg.bias')
+        ranges = 'preds_S.bin_logits in ['
+    watches = [
+        TermWatch(f'distill.{name}', loss, SimpleNamespace(iter=0), skip=True)
+        for name, loss in terms_of(model).items()
+    ]
+    losses = model.loss(**model.data_preprocessor(batch, True))
+    total, _ = model.parse_losses(losses)
+    assert any(ranges in watch.describe() for watch in watches if int(watch.count))
+    assert all(float(losses[watch.name]) == 0 for watch in watches if int(watch.count))
+    total.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_term_on_rois_is_never_below_its_losss_bound():
+    model = two_stage.build()
+    (term,) = terms_of(model).values()
+    assert term.lower_bound == 0.0
+    watch = TermWatch('distill.loss_dkd', term, SimpleNamespace(iter=0), skip=False)
+    term.loss.register_forward_hook(lambda module, args, loss: loss - 1e3)
+    model.loss(**model.data_preprocessor(two_stage.pictures(), True))
+    assert int(watch.count) == 1 and 'the least value it can have' in watch.describe()
+
+
+def test_empty_inputs_leave_a_record_as_it_is():
+    loss = Spoiled(at=[1])
+    watch = TermWatch('distill.loss_kd', loss, SimpleNamespace(iter=6), skip=False)
+    loss(preds_S=torch.ones(2, 3), preds_T=torch.zeros(2, 3))
+    loss(preds_S=torch.ones(0, 3), preds_T=torch.zeros(0, 3))
+    assert 'became inf at iteration 7 (preds_S in [1, 1], preds_T in [0, 0])' in watch.describe()
 
 
 @pytest.mark.parametrize('skip', [False, True])
@@ -352,5 +418,7 @@ def test_growth_is_measured_against_the_tasks():
     assert growth([1, 2, 1, 2, 350.0, 3], [1, 1, 1, 1, 20, 1.0]) == []
     assert growth([1e-6, 2e-6, 1e-6, 2e-6, 5e-3, 1e-6], flat) == []
     assert growth([0, 0, 500.0, 1, 1, 1], flat) == []
+    # A step that is no number is no measure of later ones.
+    assert growth([1, 2, torch.nan, torch.inf, 1, 2, 350.0, 3], [1.0] * 8) == [6]
     # In the first window nothing is known yet.
     assert growth([1, 500.0, 1, 1, 1, 1], flat) == []

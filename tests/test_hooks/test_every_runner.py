@@ -5,6 +5,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from helpers import algorithm_cfg
 from helpers.tiny_training import config
 from helpers.vector_training import kd, runner_of
@@ -13,10 +14,12 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, HOOKS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from torch import nn
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from kd_plugins.hooks import every_runner
 from kd_plugins.hooks.every_runner import (
     check_categories,
+    check_classes,
     check_last_batch,
     check_layer_decay,
 )
@@ -177,6 +180,34 @@ def test_a_training_on_shifted_classes_does_not_begin(tmp_path):
         every_runner.before_train(made)
 
 
+@pytest.mark.parametrize('wrap', WRAPS)
+def test_the_teacher_is_held_to_the_labels_that_mmdet_makes(tmp_path, wrap):
+    """mmdet numbers classes as the file's categories stand, not as metainfo.classes does."""
+    dataset = coco(tmp_path, 'c', 'a', wrap=wrap)
+    assert dataset[0]['instances'][0]['bbox_label'] == 1  # the box of c
+    loader = SimpleNamespace(dataset=dataset)
+
+    def check(classes, class_map=None):
+        check_classes(loader, classes, class_map)
+
+    check(('a', 'c'))
+    with pytest.raises(
+        ValueError, match=r"class 0 is 'a' in the data and 'c' of the.* of the file"
+    ):
+        check(('c', 'a'))
+    # A teacher of these labels, whose checkpoint has the names of metainfo.classes.
+    check(('c', 'a'), [0, 1])
+    check(None)
+
+
+def test_categories_are_found_without_the_rest_of_the_file(tmp_path):
+    dataset = coco(tmp_path, 'c', 'a')
+    whole = json.loads((tmp_path / 'coco.json').read_text())
+    whole['info'] = dict(note='"categories": ["x"]', categories=[], more=dict(categories=[1]))
+    (tmp_path / 'coco.json').write_text(json.dumps(dict(info=whole.pop('info'), **whole), indent=1))
+    assert every_runner._categories(dataset) == whole['categories']
+
+
 class Normalising(nn.Module):
     """A term with statistics of its batch."""
 
@@ -219,6 +250,63 @@ def test_a_last_batch_of_one_is_refused_beside_batch_statistics(
             check_last_batch(built, model)
     else:
         check_last_batch(built, model)
+
+
+@pytest.mark.parametrize(
+    ('samples', 'drop_last', 'refused'), [(9, False, True), (9, True, False), (10, False, False)]
+)
+def test_batches_of_a_sampler_of_their_own_are_counted_as_well(samples, drop_last, refused):
+    """As mmdet's AspectRatioBatchSampler makes them, of which the loader says nothing."""
+    dataset = range(samples)
+    batches = BatchSampler(SequentialSampler(dataset), 4, drop_last)
+    loader = DataLoader(dataset, batch_sampler=batches)
+    assert loader.batch_size is None and refused == (1 in map(len, batches))
+    model = MODELS.build(algorithm_cfg())
+    model.distiller.distill_losses['loss_kd'] = Normalising()
+    if refused:
+        with pytest.raises(ValueError, match=r'batch_size=4 leaves a last batch of one .*9 on'):
+            check_last_batch(loader, model)
+    else:
+        check_last_batch(loader, model)
+
+
+def with_fusion(source, norm):
+    """A distillation whose ReviewKD reads a layer of the student."""
+    levels = dict(type='kd_plugins.Features', sources=[source])
+    fusion = dict(type='kd_plugins.ReviewKDConnector', in_channels=[16], mid_channels=4)
+    mapping = dict(preds_S=dict(recorder='levels', from_student=True, connector='fusion'),
+                   preds_T=dict(recorder='levels', from_student=False))  # fmt: skip
+    return MODELS.build(
+        algorithm_cfg(
+            distiller=dict(
+                student_recorders=dict(levels=levels),
+                teacher_recorders=dict(levels=levels),
+                connectors=dict(fusion=dict(fusion, norm_cfg=dict(type=norm))),
+                distill_losses=dict(loss_kd=dict(type='kd_plugins.ReviewKDLoss')),
+                loss_forward_mappings=dict(loss_kd=mapping),
+            )
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ('source', 'norm', 'refused'),
+    [
+        (dict(input_of='fc'), 'BN', True),
+        (dict(input_of='body.1'), 'BN', False),
+        (dict(input_of='fc'), 'SyncBN', False),
+    ],
+)
+def test_norms_of_fused_vectors_need_two_samples(source, norm, refused):
+    model = with_fusion(source, norm)
+    loader = DataLoader(range(9), batch_size=4)
+    if refused:
+        with pytest.raises(ValueError, match=r'distiller\.connectors\.fusion\.levels\.0\..* norm'):
+            check_last_batch(loader, model)
+        with pytest.raises(ValueError, match='one value a channel'):
+            model.distiller.connectors['fusion'].forward_train(torch.ones(1, 16))
+    else:
+        check_last_batch(loader, model)
 
 
 def test_the_log_forgets_terms_that_stopped(tmp_path):

@@ -370,3 +370,17 @@ def test_a_compiled_teacher_answers_the_same():
     for one, other in zip(results[:2], results[2:], strict=True):
         torch.testing.assert_close(one, other)
     assert not torch.allclose(results[0], results[1])
+
+
+@pytest.mark.parametrize('kind', ['Faster', 'Cascade', 'C4'])
+def test_a_teacher_in_channels_last_says_the_same(kind):
+    """In float32, whose convolutions keep the layout, as those of float64 do not."""
+    plain, last = build(kind, kind), build(kind, kind, teacher_channels_last=True)
+    batch = pictures(size=64)
+    for model in (plain, last):
+        torch.manual_seed(0)
+        model.found = step(model, batch)[2]
+    map_ = last.teacher.network.extract_feat(torch.randn(1, 3, 64, 64))[0]
+    assert map_.is_contiguous(memory_format=torch.channels_last)
+    for a, b in zip(plain.found, last.found, strict=True):
+        torch.testing.assert_close(a.cls_logits, b.cls_logits, rtol=1e-4, atol=1e-4)

@@ -111,6 +111,37 @@ def test_exchanged_classes_stop_before_the_first_step(tmp_path):
     training(tmp_path, path, other, teacher_class_map=list(other)).train()
 
 
+@pytest.mark.parametrize(
+    ('names', 'class_map'),
+    [
+        # ImageNet's folders, other languages, a chosen class under another name.
+        (('n01', 'n02', 'n03', 'n04'), [0, 1, 2, 3]),
+        (('Katze', 'Hund', 'Eule', 'Fuchs'), ['cat', 'dog', 'owl', 'fox']),
+        ((0, 1, 2, 3), [0, 1, 2, 3]),
+        # Of an index the name is not looked at.
+        (('dog', 'cat', 'owl', 'fox'), [0, 1, 2, 3]),
+    ],
+)
+def test_a_class_map_says_that_names_differ(tmp_path, names, class_map):
+    path, _ = saved_teacher(tmp_path)
+    training(tmp_path, path, names, teacher_class_map=class_map).train()
+    if names[0] == 'n01':
+        with pytest.raises(ValueError, match=r"'n01' in the data and 'cat' .* \[0, 1, 2, ...\]"):
+            training(tmp_path, path, names).train()
+
+
+def test_a_class_map_of_names_is_still_held_to_the_data(tmp_path):
+    path, _ = saved_teacher(tmp_path)
+    names = ('cat', 'dog', 'owl', 'Fuchs')
+    with pytest.raises(ValueError, match=r"class 0 is 'cat' .* 'dog' of .* whose class 1 it is"):
+        training(tmp_path, path, names, teacher_class_map=['dog', 'cat', 'owl', 'fox']).train()
+
+
+def test_classes_that_are_no_strings_are_compared_all_the_same():
+    assert difference(('0', '1', '2'), (0, 1, 2)) is None
+    assert "class 0 is 1 in the data and '0'" in (difference(('0', '1', '2'), (1, 0, 2)) or '')
+
+
 @pytest.mark.parametrize('class_map', [['owl', 'cat', 'fox', 'dog'], [2, 0, 3, 1]])
 def test_the_teacher_answers_in_the_students_order(tmp_path, class_map):
     path, teacher = saved_teacher(tmp_path)
@@ -226,11 +257,49 @@ def of_rois(network, chosen, data, index):
         torch.testing.assert_close(after, before[:, index], rtol=0, atol=1e-6)
 
 
-def test_a_detector_whose_class_layers_are_not_known_is_refused():
+def test_scores_of_masks_follow_their_classes():
     init_default_scope('mmdet')
-    network = MODELS.build(stock('ssd/ssd300_coco.py'))
-    with pytest.raises(ValueError, match='cannot choose classes of SingleStageDetector'):
+    torch.manual_seed(0)
+    network = MODELS.build(stock('ms_rcnn/ms-rcnn_r50-caffe_fpn_1x_coco.py')).eval()
+    chosen = copy.deepcopy(network)
+    index = [7, 0, 79, 33]
+    keep_classes(chosen, index)
+    maps, masks = torch.randn(3, 256, 14, 14), torch.randn(3, 28, 28)
+    with torch.no_grad():
+        before, after = (n.roi_head.mask_iou_head(maps, masks) for n in (network, chosen))
+    torch.testing.assert_close(after, before[:, index], rtol=0, atol=1e-6)
+    assert chosen.roi_head.mask_iou_head.num_classes == 4
+
+
+def test_heads_of_other_classes_stay_as_they_are():
+    init_default_scope('mmdet')
+    network = MODELS.build(stock('htc/htc_r50_fpn_1x_coco.py'))
+    keep_classes(network, [7, 0, 79, 33])
+    head = network.roi_head
+    assert head.semantic_head.conv_logits.out_channels == head.semantic_head.num_classes == 183
+    assert [m.conv_logits.out_channels for m in head.mask_head] == [4, 4, 4]
+    assert network.rpn_head.num_classes == 1
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind', 'head'),
+    [
+        ('ssd/ssd300_coco.py', 'SingleStageDetector', 'SSDHead'),
+        # Their boxes or their masks alone could be chosen.
+        ('point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py', 'PointRend', 'CoarseMaskHead'),
+        ('panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', 'PanopticFPN', 'HeuristicFusionHead'),
+        ('seesaw_loss/mask-rcnn_r50_fpn_seesaw-loss_random-ms-2x_lvis-v1.py', 'MaskRCNN', '2FC'),
+    ],
+)
+def test_a_detector_with_a_head_whose_class_layers_are_not_known_is_refused(name, kind, head):
+    init_default_scope('mmdet')
+    network = MODELS.build(stock(name))
+    weights = copy.deepcopy(network.state_dict())
+    with pytest.raises(ValueError, match=f'cannot choose classes of {kind}: .*{head}'):
         keep_classes(network, [0, 1])
+    # Nothing was changed by halves.
+    for key, w in network.state_dict().items():
+        torch.testing.assert_close(w, weights[key], rtol=0, atol=0, equal_nan=True)
 
 
 def test_a_dense_teacher_of_more_classes_teaches_fewer(tmp_path):

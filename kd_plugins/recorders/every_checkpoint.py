@@ -40,8 +40,10 @@ class EveryCheckpointRecorder(BaseRecorder):
         self._number = 1
         self.num_classes: int | None = None
 
-    def check_source(self, network: nn.Module, key: str, side: str) -> None:
-        """Refuse a module that a network lacks."""
+    def check_source(
+        self, network: nn.Module, key: str, side: str, other: nn.Module | None
+    ) -> None:
+        """Refuse a module that a network lacks; the arguments are a RoIHead recorder's."""
         for one in _networks(network):
             names = {name for name, _ in one.named_modules()}
             if self.source not in names:

@@ -41,7 +41,7 @@ class EveryCheckpointRecorder(BaseRecorder):
         self.num_classes: int | None = None
 
     def check_source(
-        self, network: nn.Module, key: str, side: str, other: nn.Module | None
+        self, network: nn.Module, key: str, side: str, other: nn.Module | None = None
     ) -> None:
         """Refuse a module that a network lacks; the arguments are a RoIHead recorder's."""
         for one in _networks(network):

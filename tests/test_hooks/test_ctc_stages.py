@@ -7,8 +7,9 @@ import pytest
 import torch
 from helpers.numbered import ctc_config, ctc_model
 from helpers.tiny_training import train
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import DATA_SAMPLERS, HOOKS, MODELS
 from mmengine.runner import Runner
 
 from kd_plugins.hooks import CTCHook
@@ -129,6 +130,34 @@ def test_the_bank_is_the_student_at_the_end_of_stage_one_and_fills_both_memories
             expected = torch.nn.functional.normalize(linear(features), dim=1)
             torch.testing.assert_close(now[f'{term}state.{memory}'], expected)
     assert not network.training and not any(p.requires_grad for p in network.parameters())
+
+
+@pytest.mark.parametrize('loader', [
+    {'batch_size': 5, 'drop_last': True}, {'sampler.type': 'HalfSampler'},
+])  # fmt: skip
+def test_the_pass_before_stage_two_sees_samples_that_an_epoch_leaves_out(tmp_path, loader):
+    """The last batch may be dropped, and repeated augmentation sees a third of the samples."""
+
+    @DATA_SAMPLERS.register_module(force=True)
+    class HalfSampler(DefaultSampler):
+        def __iter__(self):
+            return iter([*super().__iter__()][:6])
+
+    cfg = ctc_config(tmp_path, **{f'train_dataloader.{k}': v for k, v in loader.items()})
+    lengths = []
+
+    @HOOKS.register_module(force=True)
+    class Lengths(Hook):
+        priority = 'LOW'
+
+        def before_train_epoch(self, runner):
+            state = runner.model.distiller.distill_losses.loss_ctc.state
+            lengths.append(state.tensors['memory_2'].norm(dim=1))
+
+    cfg.custom_hooks.append(dict(type='Lengths'))
+    train(cfg)
+    # A row that was written has a length of 1; as drawn it has another.
+    assert ((lengths[1] - 1).abs() > 1e-5).all() and ((lengths[2] - 1).abs() < 1e-5).all()
 
 
 def test_the_maps_do_not_learn_in_stage_one_and_do_in_stage_two(tmp_path):

@@ -188,6 +188,24 @@ def test_a_sample_that_comes_twice_counts_once():
     torch.testing.assert_close(loss.state.tensors['memory_2'][7], expected)
 
 
+def test_a_step_that_overflows_leaves_the_memories_and_z_as_they_were():
+    """It would stay in a row, and in every loss from then on."""
+    rows = torch.tensor([3, 8])
+    features, bad = wave((2, 5), 1, 0.7, 0.1), wave((2, 5), 1, 0.7, 0.1)
+    bad[0, 2] = math.inf
+    loss = ctc()
+    before = loss.state.tensors['memory_1'].clone()
+    assert not loss(bad.requires_grad_(), samples(rows)).isfinite()
+    changed = (loss.state.kept()['memory_1'] != before).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [8]
+    assert loss(features, samples(rows)).isfinite()
+    loss.begin_stage_two()
+    loss.double()
+    assert not loss(bad, samples(rows), features).isfinite()
+    assert loss(features.requires_grad_(), samples(rows), features).isfinite()
+    assert all(value.isfinite().all() for value in loss.state.kept().values())
+
+
 @pytest.mark.parametrize('classes', [[i % 3 for i in range(30)], [0] * 20 + [1] * 9 + [4]])
 @pytest.mark.parametrize('number', [1, 6, 12, 25, 40])
 def test_negatives_are_of_other_classes_and_even(classes, number):

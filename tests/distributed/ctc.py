@@ -73,8 +73,13 @@ if __name__ == '__main__':
     uneven = MMDistributedDataParallel(algorithm(rank), device_ids=None)
     last = [*STEPS, UNEVEN]
     uneven = train(uneven, lambda rows: rows[2 * rank : 2 * rank + 2], negatives, last)
+    # Running averages are each rank's own, and the snapshot is that of the first.
+    apart = algorithm()
+    apart.architecture.fc.bias.data += rank
+    apart.teacher.take(apart.architecture)
+    bias = apart.teacher.network.fc.bias - algorithm().architecture.fc.bias
     everyone = [None] * size
-    dist.all_gather_object(everyone, (result, drawn, uneven))
+    dist.all_gather_object(everyone, (result, drawn, uneven, bias))
     if rank == 0:
         torch.save(everyone, sys.argv[1])
     # Without it gloo on torch 2.1 hangs now and then where one rank leaves first.

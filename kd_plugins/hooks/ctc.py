@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from kd_plugins import checks
 from kd_plugins.distillers import reset_records
+from kd_plugins.distillers.protocols import protocol_of
 from kd_plugins.hooks.of_runner import trained_model
 from kd_plugins.losses.ctc import CTCLoss
 from kd_plugins.networks import forked_random_states
@@ -92,6 +93,12 @@ class CTCHook(Hook):
                 f'{key} needs a kd_plugins.CTCLoss among model.distiller.distill_losses, and '
                 "model.teacher='snapshot'."
             )
+        if protocol_of(model.architecture) == 'sigmoid':
+            raise ValueError(
+                f'{key} is for pictures of one class, whose negatives are those of other classes, '
+                f'and those of the student ({type(model.architecture.head).__name__}) may have '
+                'several: leave CTC out.'
+            )
         for term in self._terms(model).values():
             term.set_classes(
                 dataset.get_gt_labels(), all_gather_object(runner.seed)[0],
@@ -103,7 +110,8 @@ class CTCHook(Hook):
                 raise ValueError(
                     f'{key}.stage_two_epoch={self.stage_two_epoch!r} does not fit the checkpoint, '
                     f'which is in stage {term.stage} at epoch {runner.epoch}: resume with the '
-                    'number that the training began with.'
+                    'number that the training began with; to begin another training from it, give '
+                    'load_from what tools/export_student.py makes of it.'
                 )
 
     def before_train_epoch(self, runner: Any) -> None:

@@ -206,6 +206,9 @@ class CTCLoss(WeightedLoss):
     github.com/DTennant/dt-tradeoff.
     """
 
+    #: It remembers a picture by its number, and a mixture of many has none; see ZipfLoss.
+    classes_per_label = 1
+
     def __init__(
         self,
         samples: int,
@@ -266,14 +269,22 @@ class CTCLoss(WeightedLoss):
                 batches of different sizes.
 
         Raises:
-            ValueError: If they are not as many as the memories have rows.
+            ValueError: If they are not as many as the memories have rows, or not one
+                class a sample.
         """
         if len(classes) != self.samples:
             raise ValueError(
                 f'CTCLoss.samples={self.samples!r} is wrong: the training set has {len(classes)} '
                 'samples, and each has a row of the memories.'
             )
-        others = OtherClasses(torch.as_tensor(np.asarray(classes)).long())
+        found = torch.as_tensor(np.asarray(classes)).long()
+        if found.dim() != 1 or found.min() < 0:
+            raise ValueError(
+                'CTCLoss contrasts samples with those of other classes, and takes a training set '
+                f'of one class a sample, counted from 0; this one has {tuple(found.shape)} labels, '
+                f'the least of them {int(found.min())}.'
+            )
+        others = OtherClasses(found)
         if others.fewest < 1:
             raise ValueError(
                 'CTCLoss contrasts samples with those of other classes, and all of the training '

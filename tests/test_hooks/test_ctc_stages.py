@@ -11,6 +11,7 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS, MODELS
 from mmengine.runner import Runner
+from mmpretrain.models import MultiLabelClsHead
 
 from kd_plugins.hooks import CTCHook
 from kd_plugins.teachers import SnapshotTeacher
@@ -247,6 +248,22 @@ def test_a_hook_without_the_loss_or_the_snapshot_is_refused(tmp_path):
         MODELS.build(dict(ctc_model(), teacher_ckpt='a.pth'))
     with pytest.raises(ValueError, match=r"model\.teacher='student' is wrong.*'snapshot'"):
         MODELS.build(dict(ctc_model(), teacher='student'))
+
+
+def test_a_student_whose_pictures_have_several_classes_is_refused(tmp_path):
+    runner = Runner.from_cfg(ctc_config(tmp_path))
+    runner.model.architecture.head = MultiLabelClsHead(
+        loss=dict(type='mmpretrain.CrossEntropyLoss')
+    )
+    with pytest.raises(ValueError, match=r'student \(MultiLabelClsHead\) may have several'):
+        runner.train()
+
+
+def test_another_training_does_not_begin_in_stage_two(tmp_path):
+    train(ctc_config(tmp_path, epochs=4))
+    cfg = ctc_config(tmp_path / 'b', load_from=str(tmp_path / 'epoch_4.pth'))
+    with pytest.raises(ValueError, match=r'stage 2 at epoch 0.*give load_from what tools/export_'):
+        train(cfg)
 
 
 def test_another_number_of_epochs_after_a_resume_is_refused(tmp_path):

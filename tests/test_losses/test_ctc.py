@@ -179,6 +179,12 @@ def test_evaluation_leaves_the_memories_alone():
     assert changed.nonzero().flatten().tolist() == sorted(rows.tolist())
 
 
+@pytest.mark.parametrize('classes', [[[0, 1]] * N, [-1] * 3 + [0] * (N - 3)])
+def test_classes_that_are_not_one_a_sample_are_refused(classes):
+    with pytest.raises(ValueError, match='of one class a sample, counted from 0; this one has'):
+        ctc().set_classes(classes, 0)
+
+
 def test_a_sample_that_comes_twice_counts_once():
     loss = ctc()
     values = wave((3, 4), 1, 0.7, 0.1)

@@ -74,6 +74,7 @@ def test_a_size_stands_in_place_of_the_validations_own(folder):
     """Which enlarges pictures of ImageNet to 256 pixels and cuts out 224."""
     cfg = Config.fromfile(ROOT / 'configs/zipf/zipf_resnet50_4xb64_in1k.py')
     cfg.val_dataloader.num_workers = 0
+    init_default_scope('mmpretrain')
     for size, expected in ((None, 224), (48, 48)):
         batch = next(iter(_loader(cfg, folder / 'valid', size, 2)))
         assert batch['inputs'][0].shape == (3, expected, expected)

@@ -1,27 +1,28 @@
-# `make` shows what there is. Every target first completes the environment it
-# needs; that takes well under a second when nothing changed.
+# `make` shows what there is. Every target first completes the environment; that takes
+# a tenth of a second when nothing changed.
 
 STACK ?= official
+OPS ?= light
 PYTHON ?= python3
 PYTEST_ARGS ?=
 
-VENV := $(if $(filter official,$(STACK)),.venv,.venv-$(STACK))
-RUN := $(VENV)/bin/python
+VENV = .venv$(if $(filter-out official,$(STACK)),-$(STACK))$(if $(filter-out light,$(OPS)),-$(OPS))
+RUN = $(VENV)/bin/python
 # Tests run side by side, a process for each core (four are enough), each on one thread.
-PYTEST := OMP_NUM_THREADS=1 $(RUN) -m pytest --durations=10
-SETUP := $(PYTHON) tools/dev/setup_env.py --stack "$(STACK)"
+PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup classification full demo demo-detection test test-long test-faults
+.PHONY: help setup demo demo-detection test test-long test-faults test-ops
 .PHONY: test-memory test-gpu lint format docs docs-links clean
 
 help:
-	@echo 'make demo       set up for classification (no compiling) and run the demo'
+	@echo 'make demo       train a student on digits, alone and with every method'
 	@echo 'make demo-detection  the same with detectors: scenes of digits, COCO AP'
-	@echo 'make setup      complete the environment: detection, operators, test tools'
+	@echo 'make setup      only make the environment, as every other target does first'
 	@echo 'make test       lint, then the tests'
 	@echo 'make test-long  the tests marked long'
 	@echo 'make test-faults  kill trainings 120 times and compare where they end'
+	@echo "make test-ops   our operators beside mmcv's compiled ones, which it compiles if need be"
 	@echo 'make test-memory  2,000 iterations of every method, whose memory must not grow'
 	@echo 'make test-gpu   one step of every method on the accelerator, beside the CPU'
 	@echo 'make lint       ruff and mypy'
@@ -31,54 +32,55 @@ help:
 	@echo 'make clean      remove results and caches, keep the environments'
 	@echo
 	@echo 'STACK=official|modern    which OpenMMLab stack (now $(STACK), in $(VENV))'
+	@echo 'OPS=light|compiled       whose operators: ours over torchvision, or compiled mmcv (now $(OPS))'
 	@echo 'PYTHON=python3.11        the Python to make the environment with'
 	@echo "PYTEST_ARGS='-k dkd'     more arguments for pytest"
-	@echo 'KD_PLUGINS_CACHE=DIR     where compiled wheels are kept (~/.cache/kd_plugins)'
+	@echo 'KD_PLUGINS_CACHE=DIR     where wheels of OPS=compiled are kept (~/.cache/kd_plugins)'
 
-setup: full
+setup:
+	@$(PYTHON) tools/dev/setup_env.py --stack "$(STACK)" --ops "$(OPS)"
 
-classification:
-	@$(SETUP) --level classification
-
-full:
-	@$(SETUP) --level full
-
-demo: classification
+demo: setup
 	@$(RUN) tools/demo.py
 
-demo-detection: full
+demo-detection: setup
 	@$(RUN) tools/demo_detection.py
 
 test: lint
 	@$(PYTEST) -n logical --maxprocesses 4 --dist worksteal -m 'not long' $(PYTEST_ARGS)
 
-test-long: full
+test-long: setup
 	@$(PYTEST) -m long $(PYTEST_ARGS)
 
-test-faults: full
+test-faults: setup
 	@$(RUN) tests/faults/kill.py
 
-test-memory: full
+# Compiled operators have an environment of their own.
+test-ops: OPS = compiled
+test-ops: setup
+	@$(PYTEST) tests/operators_compiled/*.py $(PYTEST_ARGS)
+
+test-memory: setup
 	@$(RUN) tests/faults/memory.py
 
-test-gpu: full
+test-gpu: setup
 	@$(RUN) tests/gpu/every_method.py
 
-lint: full
+lint: setup
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy kd_plugins tools
 
-format: full
+format: setup
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 	@$(RUN) tools/dev/methods_table.py
 
-docs: full
+docs: setup
 	@$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo 'open docs/_build/index.html'
 
-docs-links: full
+docs-links: setup
 	@$(RUN) -m sphinx -q -b linkcheck docs docs/_build/links
 
 clean:

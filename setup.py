@@ -106,8 +106,13 @@ setup(
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
-    # `mim install` asks for the extra of this name.
-    extras_require={'mim': requirements('mminstall')},
+    extras_require={
+        # OpenMMLab's packages too, for those who have none of them yet.
+        'official': requirements('official'),
+        'modern': requirements('modern'),
+        # `mim install` asks for the extra of this name.
+        'mim': requirements('mminstall'),
+    },
     cmdclass={
         'build_py': BuildWithMim,
         'bdist_wheel': WheelWithMim,

@@ -215,8 +215,9 @@ def test_activation_checkpointing_changes_nothing(tmp_path, method):
     module.forward = lambda x: (calls.append(1), forward(x))[1]
     kept = runner.train().state_dict()
     plain = train(of(method, tmp_path / 'a'))
-    # Where a part's input goes elsewhere too, gradients are added up in another order.
-    assert difference(plain, kept) < 1e-7
+    # Where a part's input goes elsewhere too, gradients are added up in another order: some
+    # steps of float32 (1e-7 at 1).
+    assert difference(plain, kept) < 1e-6
     # Once more in each backward pass; DOT has two.
     assert len(calls) == 6 * (3 if 'DOT' in method else 2)
 

@@ -8,9 +8,18 @@ from __future__ import annotations
 import warnings
 
 from kd_plugins.compat import mmengine, mmrazor, moved, operators
-from kd_plugins.compat.torch import allow_two_backward_passes, onnx_exporter
+from kd_plugins.compat.torch import (
+    allow_two_backward_passes,
+    bfloat16_gradient_is_wrong,
+    onnx_exporter,
+)
 
-__all__ = ['allow_two_backward_passes', 'install', 'onnx_exporter']
+__all__ = [
+    'allow_two_backward_passes',
+    'bfloat16_gradient_is_wrong',
+    'install',
+    'onnx_exporter',
+]
 
 
 def install() -> None:

@@ -43,7 +43,7 @@ class EveryCheckpointRecorder(BaseRecorder):
     def check_source(
         self, network: nn.Module, key: str, side: str, other: nn.Module | None = None
     ) -> None:
-        """Refuse a module that a network lacks; the arguments are a RoIHead recorder's."""
+        """Refuse a module that a network lacks."""
         for one in _networks(network):
             names = {name for name, _ in one.named_modules()}
             if self.source not in names:

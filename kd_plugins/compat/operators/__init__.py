@@ -1,9 +1,9 @@
 """mmcv's operators without a compiler, for an mmcv that was installed without compiled ones.
 
-Every Python part of mmcv is there without them (``mmcv-lite``, ``onedl-mmcv-lite``);
-what is missing is the extension module ``mmcv._ext``, in which ``mmcv.ops`` looks
-functions up by name. :func:`install` lets ``mmcv._ext`` be found where, and only
-where, there is none: a module whose functions are those of
+Every Python part of mmcv is there without them (``mmcv-lite``; ``onedl-mmcv`` built
+without torch in sight); what is missing is the extension module ``mmcv._ext``, in
+which ``mmcv.ops`` looks functions up by name. :func:`install` lets ``mmcv._ext`` be
+found where, and only where, there is none: a module whose functions are those of
 :mod:`kd_plugins.compat.operators.extension`, which build on torch's and
 torchvision's own operators. A compiled extension that does not load is an
 :class:`ImportError` that says what to install.

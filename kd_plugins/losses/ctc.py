@@ -329,6 +329,11 @@ class CTCLoss(WeightedLoss):
             data_samples: N samples with ``sample_idx``, their place in the training set.
             features_T: The snapshot's, for stage two; detached here.
         """
+        if self._others is None:
+            raise ValueError(
+                'CTCLoss does not know the classes of the training set, which kd_plugins.CTCHook '
+                "tells it: add default_hooks=dict(ctc=dict(type='kd_plugins.CTCHook', ...))."
+            )
         rows = self._rows(data_samples, features_S)
         self.state.write_pending()
         with full_precision(features_S):
@@ -394,11 +399,7 @@ class CTCLoss(WeightedLoss):
 
     def draw(self, rows: Tensor) -> Tensor:
         """Draw the negatives of samples, (N, negatives); other ones in every step and process."""
-        if self._others is None:
-            raise ValueError(
-                'CTCLoss does not know the classes of the training set, which kd_plugins.CTCHook '
-                "tells it: add default_hooks=dict(ctc=dict(type='kd_plugins.CTCHook', ...))."
-            )
+        assert self._others is not None
         step = self.progress.iter if self.progress is not None else 0
         generator = torch.Generator(rows.device).manual_seed(self._seed(step, get_rank()))
         return self._others.to(rows.device).draw(rows, self.negatives, generator)

@@ -254,7 +254,9 @@ def test_every_step_draws_others_and_the_students_draws_are_untouched():
 
 def test_it_does_not_train_a_single_stage_without_its_hook():
     loss = CTCLoss(samples=N, channels=5, negatives=6, embed_dims=4).double()
-    with pytest.raises(ValueError, match=r'does not know the classes.*add default_hooks=dict\(ctc='):
+    with pytest.raises(
+        ValueError, match=r'does not know the classes.*add default_hooks=dict\(ctc='
+    ):
         loss(wave((2, 5), 1, 0.7, 0.1), samples([3, 8]))
 
 

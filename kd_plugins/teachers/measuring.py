@@ -80,7 +80,8 @@ def teacher_of(model: nn.Module) -> AsTaught:
         ValueError: If it has no teacher.
     """
     algorithm = model.module if is_model_wrapper(model) else model
-    teacher = vars(algorithm).get('teacher') or upstreams_teacher(algorithm)
+    teacher = vars(algorithm).get('teacher')
+    teacher = teacher if isinstance(teacher, Teacher) else upstreams_teacher(algorithm)
     if not isinstance(teacher, Teacher) or not teacher:
         raise ValueError(
             f'the config has no teacher to measure: its model is a {type(algorithm).__name__}'

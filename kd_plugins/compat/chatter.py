@@ -9,8 +9,11 @@ import warnings
 from typing import Any
 
 #: What they say of calls that are theirs, and of packages that nobody asked for.
+#: A word that is part of a path or a name is somebody else's.
 CHATTER = re.compile(
-    r'deprecat|is the alias of|could not import onedl|faster_coco_eval is not installed', re.I
+    r'(?<![\w/\\.-])deprecat[a-z]*(?![\w/\\-])|is the alias of|could not import onedl'
+    r'|faster_coco_eval is not installed',
+    re.I,
 )
 
 #: Whether everything is to be heard: what ``--verbose`` said last.
@@ -53,7 +56,11 @@ def hush(unless: bool = False) -> None:
 
 
 def _filter(logger: logging.Logger, record: logging.LogRecord) -> Any:
-    return not CHATTER.search(record.getMessage()) and logging.Logger.filter(logger, record)
+    try:
+        said = record.getMessage()
+    except Exception:  # a message that does not fit its arguments: logging says so, and goes on
+        said = ''
+    return not CHATTER.search(said) and logging.Logger.filter(logger, record)
 
 
 class _Saying:

@@ -104,12 +104,12 @@ def test_operators_that_do_not_load_say_in_one_sentence_what_to_install(broken):
     assert 'for another torch or Python' in line and 'pip install' in line and '_ext' in line
 
 
-def test_a_training_with_such_operators_ends_in_that_sentence_alone(broken):
-    code = """
+def test_a_training_with_such_operators_ends_in_that_sentence_alone(broken, tmp_path):
+    code = f"""
         from mmengine.config import Config
         from kd_plugins import launch
-        cfg = Config(dict(default_scope='mmdet', launcher='none', work_dir='unused', model=dict(
-            type='DetectionHubOfNothing')))
+        cfg = Config(dict(default_scope='mmdet', launcher='none', work_dir={str(tmp_path)!r},
+            model=dict(type='DetectionHubOfNothing')))
         launch.build_runner(cfg)
     """
     reply = python([broken, code])

@@ -21,9 +21,11 @@ print_log('Could not import OneDL. Skipping OneDL datasets.')
 print_log('a line')
 print_log('"HardDiskBackend" is the alias of "LocalBackend"', 'current')
 print_log('another record', 'current')
+logger.info('resumed from work_dirs/deprecation/deprecated_teacher.pth')
+logger.warning('%d pictures', 'no number of')
 """
 CHATTER = ('num_anchors', 'twice', 'FileClient', 'OneDL', 'HardDiskBackend')
-NEWS = ('a warning', 'a record', 'a line', 'another record')
+NEWS = ('a warning', 'a record', 'a line', 'another record', 'resumed from', 'no number of')
 
 
 def run(*arguments):

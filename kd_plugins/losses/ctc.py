@@ -329,11 +329,8 @@ class CTCLoss(WeightedLoss):
             data_samples: N samples with ``sample_idx``, their place in the training set.
             features_T: The snapshot's, for stage two; detached here.
         """
-        if self._others is None:
-            raise ValueError(
-                'CTCLoss does not know the classes of the training set, which kd_plugins.CTCHook '
-                "tells it: add default_hooks=dict(ctc=dict(type='kd_plugins.CTCHook', ...))."
-            )
+        if self.training:
+            self._known()
         rows = self._rows(data_samples, features_S)
         self.state.write_pending()
         with full_precision(features_S):
@@ -399,10 +396,18 @@ class CTCLoss(WeightedLoss):
 
     def draw(self, rows: Tensor) -> Tensor:
         """Draw the negatives of samples, (N, negatives); other ones in every step and process."""
-        assert self._others is not None
+        others = self._known()
         step = self.progress.iter if self.progress is not None else 0
         generator = torch.Generator(rows.device).manual_seed(self._seed(step, get_rank()))
-        return self._others.to(rows.device).draw(rows, self.negatives, generator)
+        return others.to(rows.device).draw(rows, self.negatives, generator)
+
+    def _known(self) -> OtherClasses:
+        if self._others is None:
+            raise ValueError(
+                'CTCLoss does not know the classes of the training set, which kd_plugins.CTCHook '
+                "tells it: add default_hooks=dict(ctc=dict(type='kd_plugins.CTCHook', ...))."
+            )
+        return self._others
 
     def _seed(self, step: int, rank: int) -> int:
         # Of its own, so that the student's draws are those of a training without this loss.

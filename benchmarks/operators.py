@@ -122,6 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--repeats', type=int, default=9, help='timed calls of each kind')
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--only', default='', help='time what has this in its name')
     args = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
@@ -130,6 +131,8 @@ def main() -> None:
         sys.exit('mmcv has no compiled operators here: `make setup OPS=compiled`.')
     print(f'{"ms":32}{"kd_plugins":>12}{"compiled":>12}{"ratio":>8}')
     for name, call in {**operators(args.device), **steps(args.device)}.items():
+        if args.only not in name:
+            continue
         times: dict[ModuleType, list[float]] = {extension: [], compiled: []}
         for _ in range(args.repeats + 1):
             for module, values in times.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -206,7 +206,8 @@ class SingleTeacherDistill(StudentModel):
         if not self._is_whole:
             check_whole(self)
         if self.distillation_stopped:
-            return _prefixed('student', self.architecture(inputs, data_samples, mode='loss'))
+            losses = _prefixed('student', self.architecture(inputs, data_samples, mode='loss'))
+            return _reaching(losses, distiller.parameters())
         for part in self.batch_parts:
             inputs, data_samples = part.change(inputs, data_samples)
         distiller.set_deliveries_override(False)
@@ -281,6 +282,17 @@ class SingleTeacherDistill(StudentModel):
 
 def _prefixed(prefix: str, losses: Mapping[str, Any]) -> dict[str, Any]:
     return {f'{prefix}.{name}': value for name, value in losses.items()}
+
+
+def _reaching(losses: dict[str, Any], parameters: Iterable[nn.Parameter]) -> dict[str, Any]:
+    """Return the same losses with gradients of 0 for some parameters, which DDP waits for."""
+    nothing = [p.flatten()[:0].sum() for p in parameters if p.requires_grad]
+    name = next((name for name in losses if 'loss' in name), None)
+    if nothing and name is not None:
+        value, zero = losses[name], sum(nothing)
+        several = isinstance(value, (list, tuple))
+        losses[name] = [value[0] + zero, *value[1:]] if several else value + zero
+    return losses
 
 
 def _check_apart(student: nn.Module, teacher: nn.Module | None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kd_plugins import checks
 from kd_plugins.batch_parts.base import KEY, BatchPart
+from kd_plugins.distillers.protocols import protocol_of
 from kd_plugins.networks import classes_of
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import PastedRegion, Progress
@@ -95,8 +96,9 @@ class RecursiveMix(BatchPart):
 
     Raises:
         ValueError: On values out of range; beside upstream's batch augments; with a
-            student that is no classifier of pictures or computes an accuracy in
-            training, which mixed labels have none of.
+            student that is no classifier of pictures of one class each, computes an
+            accuracy in training, which mixed labels have none of, or has a loss that
+            takes any share of a class for a whole one.
         RuntimeError: In the first step, where nobody tells how far the training is.
 
     Source: as :func:`random_box`.
@@ -143,6 +145,18 @@ class RecursiveMix(BatchPart):
             raise ValueError(
                 'model.architecture.head.cal_acc=True would compare with one class a picture, and '
                 'RecursiveMix mixes them: give cal_acc=False.'
+            )
+        if protocol_of(student) == 'sigmoid':
+            raise ValueError(
+                f'{KEY}: RecursiveMix is for pictures of one class, and those of the student '
+                f'({type(head).__name__}) may have several: leave the part out.'
+            )
+        if getattr(head.loss_module, 'mode', None) == 'multi_label':
+            # Of a mixture of many pictures that would soon be most classes.
+            raise ValueError(
+                "model.architecture.head.loss.mode='multi_label' takes every class that has a "
+                'share of a picture for a whole one, and RecursiveMix mixes many: give '
+                "mode='original' (with use_sigmoid=True for binary cross-entropy)."
             )
         if self.logits not in recorders:
             raise ValueError(

@@ -62,8 +62,8 @@ def linear_probe(
         checkpoint: The student's checkpoint.
         data: A folder with ``train`` and ``val`` (or ``valid``, ``test``), and in each
             a folder of pictures for every class.
-        size: Height and width to bring the pictures to; by default they are taken as
-            the validation of ``cfg`` takes its own.
+        size: Height and width to bring the pictures to, instead of what the
+            validation of ``cfg`` does with its own, which is the default.
         epochs, lr, weight_decay, batch_size: Of the classifier.
         seed: Of its start and of the order of the pictures.
 
@@ -78,6 +78,8 @@ def linear_probe(
     """
     for key, value in (('epochs', epochs), ('batch_size', batch_size)):
         checks.whole_number(f'--{key.replace("_", "-")}', value)
+    if size is not None:
+        checks.whole_number('--size', size)
     checks.number('--lr', lr, 'a learning rate above 0', above=0)
     init_default_scope(cfg.get('default_scope', 'mmpretrain'))
     device = get_device()
@@ -163,7 +165,8 @@ def _loader(cfg: Config, folder: Path, size: int | None, batch_size: int) -> Any
         kind = 'grayscale' if grey else 'color'
         steps.insert(0, dict(type='LoadImageFromFile', color_type=kind))
     if size is not None:
-        steps.insert(1, dict(type='Resize', scale=(size, size)))
+        # Instead of the validation's own sizes, which would come after it.
+        steps = [steps[0], dict(type='Resize', scale=(size, size)), steps[-1]]
     return Runner.build_dataloader(
         dict(
             batch_size=batch_size,

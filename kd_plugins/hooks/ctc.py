@@ -6,13 +6,16 @@ import math
 from typing import Any
 
 import torch
+from mmengine.dataset import DefaultSampler
 from mmengine.dist import all_gather_object
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from torch import nn
+from torch.utils.data import DataLoader
 
 from kd_plugins import checks
 from kd_plugins.distillers import reset_records
+from kd_plugins.distillers.protocols import protocol_of
 from kd_plugins.hooks.of_runner import trained_model
 from kd_plugins.losses.ctc import CTCLoss
 from kd_plugins.networks import forked_random_states
@@ -90,15 +93,25 @@ class CTCHook(Hook):
                 f'{key} needs a kd_plugins.CTCLoss among model.distiller.distill_losses, and '
                 "model.teacher='snapshot'."
             )
+        if protocol_of(model.architecture) == 'sigmoid':
+            raise ValueError(
+                f'{key} is for pictures of one class, whose negatives are those of other classes, '
+                f'and those of the student ({type(model.architecture.head).__name__}) may have '
+                'several: leave CTC out.'
+            )
         for term in self._terms(model).values():
-            term.set_classes(dataset.get_gt_labels(), all_gather_object(runner.seed)[0])
+            term.set_classes(
+                dataset.get_gt_labels(), all_gather_object(runner.seed)[0],
+                runner.train_dataloader.batch_size or 0,
+            )  # fmt: skip
             # In the epoch of the change a checkpoint may be of either.
             expected = 1 if runner.epoch < self.stage_two_epoch else 2
             if runner.epoch != self.stage_two_epoch and term.stage != expected:
                 raise ValueError(
                     f'{key}.stage_two_epoch={self.stage_two_epoch!r} does not fit the checkpoint, '
                     f'which is in stage {term.stage} at epoch {runner.epoch}: resume with the '
-                    'number that the training began with.'
+                    'number that the training began with; to begin another training from it, give '
+                    'load_from what tools/export_student.py makes of it.'
                 )
 
     def before_train_epoch(self, runner: Any) -> None:
@@ -133,7 +146,7 @@ class CTCHook(Hook):
         mapping = distiller.loss_forward_mappings[name]['features_T']
         # The student's own draws stay those of a training without this pass.
         with forked_random_states():
-            for batch in runner.train_dataloader:
+            for batch in _whole(runner.train_dataloader):
                 data = model.data_preprocessor(batch, True)
                 with distiller.teacher_recorders:
                     teacher.look(data['inputs'], data['data_samples'])
@@ -144,3 +157,18 @@ class CTCHook(Hook):
     def _terms(model: nn.Module) -> dict[str, CTCLoss]:
         terms = getattr(getattr(model, 'distiller', None), 'distill_losses', None) or {}
         return {name: term for name, term in terms.items() if isinstance(term, CTCLoss)}
+
+
+def _whole(loader: DataLoader) -> DataLoader:
+    """Return a loader of every sample: one may drop the last batch, or repeat a part of them."""
+    if loader.batch_size is None:
+        return loader
+    return DataLoader(
+        loader.dataset,
+        loader.batch_size,
+        sampler=DefaultSampler(loader.dataset, shuffle=False),
+        num_workers=loader.num_workers,
+        collate_fn=loader.collate_fn,
+        pin_memory=loader.pin_memory,
+        worker_init_fn=loader.worker_init_fn,
+    )

@@ -16,6 +16,7 @@ from kd_plugins.files.matching import TERMS
 from kd_plugins.hooks.of_runner import teacher_in, trained_model
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
+from kd_plugins.teachers.upstreams import check_upstreams_teacher
 
 
 def before_train(runner: Any) -> None:
@@ -28,7 +29,8 @@ def before_train(runner: Any) -> None:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
             the teacher's classes stand in another order than the data's, or if
             annotations lack a class, or if the last batch of an epoch has one
-            sample and a term normalises over the batch.
+            sample and a term normalises over the batch; or if the teacher that a
+            model of upstream keeps does not fit.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
@@ -40,8 +42,12 @@ def before_train(runner: Any) -> None:
         check_layer_decay(runner.cfg.get('optim_wrapper'), model)
         for loader in (runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None)):
             check_categories(getattr(loader, 'dataset', None))
-        check_classes(runner.train_dataloader, model)
+        teacher = teacher_in(model)
+        check_classes(runner.train_dataloader, teacher.classes, teacher.class_map)
         check_last_batch(runner.train_dataloader, model)
+    elif 'teacher_model' in vars(model):
+        classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
+        check_classes(runner.train_dataloader, classes)
 
 
 def share_seed(runner: Any) -> None:
@@ -67,17 +73,20 @@ def _forget_terms(hub: Any) -> None:
             del hub.log_scalars[name]
 
 
-def check_classes(loader: Any, model: nn.Module) -> None:
+def check_classes(
+    loader: Any,
+    teacher: Sequence[str] | None,
+    class_map: Sequence[int | str] | None = None,
+) -> None:
     """Compare the names of the teacher's classes with those of the training set.
 
     Raises:
         ValueError: If the same number stands for another class.
     """
-    teacher = teacher_in(model)
-    if teacher.classes is None:
+    if teacher is None:
         return
     for dataset in _datasets(getattr(loader, 'dataset', None)):
-        found = difference(teacher.classes, _names_of_labels(dataset), teacher.class_map)
+        found = difference(teacher, _names_of_labels(dataset), class_map)
         if found is not None:
             raise ValueError(
                 f"the classes in the teacher's checkpoint are not those of the training set: "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_gather, broadcast, get_rank
+from mmengine.dist import all_gather, broadcast, get_rank, get_world_size
 from torch import Tensor, nn
 
 from kd_plugins import checks
@@ -159,8 +159,11 @@ class CTCState(SharedState):
         order = torch.arange(len(rows), device=rows.device)
         last = torch.zeros(len(memory), dtype=torch.long, device=rows.device)
         last.scatter_reduce_(0, rows, order, 'amax')
-        new = momentum * memory[rows] + (1 - momentum) * values[last[rows]].to(memory.dtype)
-        memory[rows] = F.normalize(new, dim=1)
+        old = memory[rows]
+        new = momentum * old + (1 - momentum) * values[last[rows]].to(memory.dtype)
+        new = F.normalize(new, dim=1)
+        # A step that overflowed would stay in the memory, and in every later loss.
+        memory[rows] = torch.where(new.isfinite().all(dim=1, keepdim=True), new, old)
 
     def _apply(self, fn: Any, *args: Any, **kwargs: Any) -> CTCState:
         if not self.is_copy:
@@ -203,6 +206,9 @@ class CTCLoss(WeightedLoss):
     github.com/DTennant/dt-tradeoff.
     """
 
+    #: It remembers a picture by its number, and a mixture of many has none; see ZipfLoss.
+    classes_per_label = 1
+
     def __init__(
         self,
         samples: int,
@@ -240,6 +246,7 @@ class CTCLoss(WeightedLoss):
         self.embed_T = nn.Linear(channels, embed_dims)
         self.state = CTCState(samples, channels, embed_dims)
         self.seed = 0
+        self.batch_size = 0
         self.progress: Progress | None = None
         self._others: OtherClasses | None = None
 
@@ -252,24 +259,38 @@ class CTCLoss(WeightedLoss):
         """Take the progress of the training; called before every step."""
         self.progress = progress
 
-    def set_classes(self, classes: Sequence[int], seed: int) -> None:
+    def set_classes(self, classes: Sequence[int], seed: int, batch_size: int = 0) -> None:
         """Take the class of every training sample, and the training's seed.
 
+        Args:
+            classes: The classes.
+            seed: The seed, the same on every process.
+            batch_size: The most samples of a batch, where several processes may have
+                batches of different sizes.
+
         Raises:
-            ValueError: If they are not as many as the memories have rows.
+            ValueError: If they are not as many as the memories have rows, or not one
+                class a sample.
         """
         if len(classes) != self.samples:
             raise ValueError(
                 f'CTCLoss.samples={self.samples!r} is wrong: the training set has {len(classes)} '
                 'samples, and each has a row of the memories.'
             )
-        others = OtherClasses(torch.as_tensor(np.asarray(classes)).long())
+        found = torch.as_tensor(np.asarray(classes)).long()
+        if found.dim() != 1 or found.min() < 0:
+            raise ValueError(
+                'CTCLoss contrasts samples with those of other classes, and takes a training set '
+                f'of one class a sample, counted from 0; this one has {tuple(found.shape)} labels, '
+                f'the least of them {int(found.min())}.'
+            )
+        others = OtherClasses(found)
         if others.fewest < 1:
             raise ValueError(
                 'CTCLoss contrasts samples with those of other classes, and all of the training '
                 'set are of one.'
             )
-        self._others, self.seed = others, seed
+        self._others, self.seed, self.batch_size = others, seed, batch_size
         for tensor in self.state.tensors.values():
             broadcast(tensor)
 
@@ -296,7 +317,7 @@ class CTCLoss(WeightedLoss):
         rows = self._rows(data_samples, features_T)
         for name, embedding in (('memory_1', self.embed_S), ('memory_2', self.embed_T)):
             values = self._embedded(features_T, embedding.weight, embedding.bias)
-            self.state.update(name, _gathered(rows), _gathered(values), 0.0)
+            self.state.update(name, self._gathered(rows), self._gathered(values), 0.0)
 
     def forward(
         self, features_S: Tensor, data_samples: Sequence[Any], features_T: Tensor | None = None
@@ -308,6 +329,11 @@ class CTCLoss(WeightedLoss):
             data_samples: N samples with ``sample_idx``, their place in the training set.
             features_T: The snapshot's, for stage two; detached here.
         """
+        if self._others is None:
+            raise ValueError(
+                'CTCLoss does not know the classes of the training set, which kd_plugins.CTCHook '
+                "tells it: add default_hooks=dict(ctc=dict(type='kd_plugins.CTCHook', ...))."
+            )
         rows = self._rows(data_samples, features_S)
         self.state.write_pending()
         with full_precision(features_S):
@@ -330,8 +356,8 @@ class CTCLoss(WeightedLoss):
         v = self._embedded(features_S, tensors['projector_weight'], tensors['projector_bias'])
         logits = v @ tensors['memory_1'].to(v.dtype).t() / self.instance_tau
         if self.training and torch.is_grad_enabled():
-            update = 'memory_1', _gathered(rows), _gathered(v.detach()), self.instance_momentum
-            self.state.host['pending'] = [update]
+            every, values = self._gathered(rows), self._gathered(v.detach())
+            self.state.host['pending'] = [('memory_1', every, values, self.instance_momentum)]
         return F.cross_entropy(logits, rows, reduction='none')
 
     def _contrast(self, features_S: Tensor, features_T: Tensor, rows: Tensor) -> Tensor:
@@ -354,9 +380,9 @@ class CTCLoss(WeightedLoss):
         log_z = tensors['log_normaliser'].to(v_S.dtype)
         losses = [nce_loss(s - log_z[i], self.samples) for i, s in enumerate(scores)]
         if self.training and torch.is_grad_enabled():
-            every = _gathered(rows)
+            every = self._gathered(rows)
             self.state.host['pending'] = [
-                (name, every, _gathered(v.detach()), self.nce_momentum)
+                (name, every, self._gathered(v.detach()), self.nce_momentum)
                 for name, v in (('memory_1', v_S), ('memory_2', v_T))
             ]
         return losses[0] + losses[1]
@@ -365,18 +391,15 @@ class CTCLoss(WeightedLoss):
         """Fix Z, n times the mean of exp(score) over the first batch of all processes."""
         for i, score in enumerate(scores):
             mean = torch.logsumexp(score.detach().flatten(), 0) - math.log(score.numel())
-            means = _gathered(mean[None])
+            means = torch.cat(all_gather(mean[None]))
             log_z = torch.logsumexp(means, 0) - math.log(len(means)) + math.log(self.samples)
             self.state.tensors['log_normaliser'][i] = log_z
-        self.state.host['normalised'] = True
+        # Of a batch that overflowed it is none.
+        self.state.loaded()
 
     def draw(self, rows: Tensor) -> Tensor:
         """Draw the negatives of samples, (N, negatives); other ones in every step and process."""
-        if self._others is None:
-            raise ValueError(
-                'CTCLoss does not know the classes of the training set, which kd_plugins.CTCHook '
-                "tells it: add default_hooks=dict(ctc=dict(type='kd_plugins.CTCHook', ...))."
-            )
+        assert self._others is not None
         step = self.progress.iter if self.progress is not None else 0
         generator = torch.Generator(rows.device).manual_seed(self._seed(step, get_rank()))
         return self._others.to(rows.device).draw(rows, self.negatives, generator)
@@ -402,17 +425,20 @@ class CTCLoss(WeightedLoss):
             )
         return torch.tensor(rows, dtype=torch.long, device=features.device)
 
+    def _gathered(self, values: Tensor) -> Tensor:
+        """Return the rows of all processes, in the order of their ranks."""
+        lacking = self.batch_size - len(values)
+        if get_world_size() > 1 and lacking > 0 and len(values):
+            # Of a smaller batch the last row again, which changes nothing.
+            values = torch.cat([values, values[-1:].expand(lacking, *values.shape[1:])])
+        return torch.cat(all_gather(values.contiguous()))
+
     @staticmethod
     def _embedded(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         features = at_least_float32(features)
         with full_precision(features):
             weight, bias = (at_least_float32(x).to(features.dtype) for x in (weight, bias))
             return F.normalize(F.linear(features, weight, bias), dim=1)
-
-
-def _gathered(values: Tensor) -> Tensor:
-    """Return the rows of all processes, in the order of their ranks."""
-    return torch.cat(all_gather(values.contiguous()))
 
 
 def _start(rows: int, columns: int, generator: torch.Generator | None = None) -> Tensor:

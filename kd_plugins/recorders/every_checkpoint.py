@@ -40,7 +40,9 @@ class EveryCheckpointRecorder(BaseRecorder):
         self._number = 1
         self.num_classes: int | None = None
 
-    def check_source(self, network: nn.Module, key: str, side: str) -> None:
+    def check_source(
+        self, network: nn.Module, key: str, side: str, other: nn.Module | None = None
+    ) -> None:
         """Refuse a module that a network lacks."""
         for one in _networks(network):
             names = {name for name, _ in one.named_modules()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -113,20 +115,37 @@ Built = tuple[BaseModel, str | None, bool, tuple[str, ...] | None]
 
 def _tree(cfg: NetworkCfg, ckpts: Sequence[str], class_map: Sequence[int | str] | None) -> Built:
     """Return a network for every checkpoint as one tree; see :func:`_network`."""
-    named = isinstance(ckpts, (list, tuple)) and all(isinstance(each, str) for each in ckpts)
-    if not named or not ckpts or len({*ckpts}) < len(ckpts):
+    paths = isinstance(ckpts, (list, tuple)) and all(isinstance(each, str) for each in ckpts)
+    if not paths or not ckpts or len({*ckpts}) < len(ckpts):
         raise checks.refuse(
             'model.teacher_ckpt', ckpts, 'a file, or a list of different files, the earliest first'
         )
+    _check_order(ckpts)
     built = [_network(copy.deepcopy(cfg), ckpt, False, class_map) for ckpt in ckpts]
     networks, _, declared, classes = zip(*built, strict=True)
-    for ckpt, names in zip(ckpts, classes, strict=True):
-        if None not in (names, classes[0]) and names != classes[0]:
+    named = [(ckpt, names) for ckpt, names in zip(ckpts, classes, strict=True) if names]
+    for ckpt, names in named[1:]:
+        if names != named[0][1]:
             raise ValueError(
                 f'model.teacher_ckpt: {ckpt!r} names other classes, or in another order, than '
-                f'{ckpts[0]!r}: give checkpoints of one training.'
+                f'{named[0][0]!r}: give checkpoints of one training.'
             )
-    return CheckpointTree(networks, ckpts), ', '.join(ckpts), declared[0], classes[0]
+    known = named[0][1] if named else None
+    return CheckpointTree(networks, ckpts), ', '.join(ckpts), declared[0], known
+
+
+def _check_order(ckpts: Sequence[str]) -> None:
+    """Refuse checkpoints of one training of which a later one comes first, as a shell sorts them.
+
+    Terms know them by their places.
+    """
+    names = [re.fullmatch(r'(.*\D)(\d+)\.pth', ckpt) for ckpt in ckpts]
+    for before, after in pairwise(names):
+        if before and after and before[1] == after[1] and int(before[2]) > int(after[2]):
+            raise ValueError(
+                f'model.teacher_ckpt names {before[0]!r} before {after[0]!r}: give the earliest '
+                'first.'
+            )
 
 
 def _network(

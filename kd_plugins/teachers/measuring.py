@@ -11,6 +11,7 @@ from mmengine.model import is_model_wrapper
 from torch import nn
 
 from kd_plugins.teachers.base import Teacher
+from kd_plugins.teachers.upstreams import upstreams_teacher
 
 
 class AsTaught(nn.Module):
@@ -72,13 +73,15 @@ def teacher_of(model: nn.Module) -> AsTaught:
     """Return the teacher of an algorithm, ready to be measured in its place.
 
     Args:
-        model: An algorithm of kd_plugins, in a wrapper or not.
+        model: An algorithm of kd_plugins, or a model of upstream that keeps a
+            ``teacher_model``, in a wrapper or not.
 
     Raises:
         ValueError: If it has no teacher.
     """
     algorithm = model.module if is_model_wrapper(model) else model
     teacher = vars(algorithm).get('teacher')
+    teacher = teacher if isinstance(teacher, Teacher) else upstreams_teacher(algorithm)
     if not isinstance(teacher, Teacher) or not teacher:
         raise ValueError(
             f'the config has no teacher to measure: its model is a {type(algorithm).__name__}'

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import broadcast
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 
@@ -34,11 +35,16 @@ class SnapshotTeacher(NetworkTeacher):
         return bool(self.taken)
 
     def take(self, student: nn.Module) -> None:
-        """Become what the student is now."""
+        """Become what the student is now, on all processes that of the first.
+
+        Every process has its own running averages of a batch norm, and the
+        checkpoint those of the first.
+        """
         kept = self.network.state_dict()
         now = student.state_dict()
         for name, tensor in kept.items():
             tensor.copy_(now[name])
+            broadcast(tensor)
         self.taken.fill_(True)
         self.weights = 'the student'
 

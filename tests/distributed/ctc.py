@@ -17,6 +17,7 @@ from mmengine.registry import MODELS
 
 #: The samples of every step of all ranks together; one of them comes twice.
 STEPS = [[0, 5, 7, 11], [3, 1, 8, 3], [2, 4, 6, 9], [10, 0, 5, 7]]
+UNEVEN = [3, 8, 11]
 
 
 def algorithm(rank=0):
@@ -29,11 +30,11 @@ def algorithm(rank=0):
     return model
 
 
-def train(model, share, draw=None):
-    """Two steps of stage one and two of stage two; return everything that was learnt."""
+def train(model, share, draw=None, steps=STEPS):
+    """Two steps of stage one, and others of stage two; return everything that was learnt."""
     network = getattr(model, 'module', model)
     term, data = network.distiller.distill_losses.loss_ctc, NumberedVectors()
-    term.set_classes(data.get_gt_labels(), 4)
+    term.set_classes(data.get_gt_labels(), 4, batch_size=2)
     if draw is not None:
         term.draw = draw
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.5))
@@ -42,7 +43,7 @@ def train(model, share, draw=None):
         given = numbered_collate([data[row] for row in rows])
         return dict(given, inputs=given['inputs'].double())
 
-    for number, rows in enumerate(STEPS):
+    for number, rows in enumerate(steps):
         if number == 2:
             term.begin_stage_two()
             network.teacher.take(network.architecture)
@@ -67,8 +68,18 @@ if __name__ == '__main__':
     result = train(model, lambda rows: rows[2 * rank : 2 * rank + 2], negatives)
     term = model.module.distiller.distill_losses.loss_ctc
     del term.draw
+    drawn = term.draw(torch.arange(4))
+    # The last batch of an epoch may be smaller on one rank.
+    uneven = MMDistributedDataParallel(algorithm(rank), device_ids=None)
+    last = [*STEPS, UNEVEN]
+    uneven = train(uneven, lambda rows: rows[2 * rank : 2 * rank + 2], negatives, last)
+    # Running averages are each rank's own, and the snapshot is that of the first.
+    apart = algorithm()
+    apart.architecture.fc.bias.data += rank
+    apart.teacher.take(apart.architecture)
+    bias = apart.teacher.network.fc.bias - algorithm().architecture.fc.bias
     everyone = [None] * size
-    dist.all_gather_object(everyone, (result, term.draw(torch.arange(4))))
+    dist.all_gather_object(everyone, (result, drawn, uneven, bias))
     if rank == 0:
         torch.save(everyone, sys.argv[1])
     # Without it gloo on torch 2.1 hangs now and then where one rank leaves first.

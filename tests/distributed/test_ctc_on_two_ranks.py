@@ -3,7 +3,7 @@ import sys
 from pathlib import Path
 
 import torch
-from ctc import algorithm, negatives, train
+from ctc import UNEVEN, algorithm, negatives, train
 
 
 def test_two_ranks_have_the_memories_of_one_process_on_the_joined_batch(tmp_path):
@@ -14,7 +14,8 @@ def test_two_ranks_have_the_memories_of_one_process_on_the_joined_batch(tmp_path
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert reply.returncode == 0, reply.stderr[-3000:]
-    (first, drawn), (second, others) = torch.load(tmp_path / 'ranks.pth')
+    first_rank, second_rank = torch.load(tmp_path / 'ranks.pth')
+    (first, drawn, uneven, bias), (second, others, uneven_2, bias_2) = first_rank, second_rank
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     alone = train(algorithm(), lambda rows: rows, negatives)
@@ -25,3 +26,10 @@ def test_two_ranks_have_the_memories_of_one_process_on_the_joined_batch(tmp_path
     assert torch.isfinite(first[term + 'state.log_normaliser']).all()
     # Negatives of their own.
     assert not torch.equal(drawn, others)
+    # Memories of a step of two samples here and one there.
+    for name in ('memory_1', 'memory_2'):
+        key = f'{term}state.{name}'
+        assert torch.equal(uneven[key], uneven_2[key])
+        changed = (uneven[key] != first[key]).any(dim=1)
+        assert changed.nonzero().flatten().tolist() == UNEVEN
+    assert not bias.any() and not bias_2.any()

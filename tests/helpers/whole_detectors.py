@@ -69,8 +69,11 @@ def batch(size=96, **more):
     return demo_mm_inputs(2, [[3, size, size], [3, size, size - 8]], num_classes=3, **more)
 
 
-def step(detector, data, seed=0):
-    """Return losses, gradients and, after it, detections; the detector is left as it was."""
+def step(detector, data, seed=0, detects=True):
+    """Return losses, gradients and, after it, detections; the detector is left as it was.
+
+    No detections are returned if it does not detect.
+    """
     detector = copy.deepcopy(detector)
     MessageHub.get_current_instance().update_info('epoch', 0)  # TOOD and YOLOX ask for it
     MessageHub.get_current_instance().update_info('max_epochs', 12)
@@ -82,11 +85,14 @@ def step(detector, data, seed=0):
     total, log = detector.parse_losses(losses)
     total.backward()
     grads = {n: p.grad for n, p in detector.named_parameters() if p.grad is not None}
+    losses = {name: float(value) for name, value in log.items()}
+    if not detects:
+        return losses, grads, []
     detector.eval()
     with torch.no_grad():
         inputs = detector.data_preprocessor(copy.deepcopy(data), False)
         results = detector.forward(**inputs, mode='predict')
-    return {name: float(value) for name, value in log.items()}, grads, results
+    return losses, grads, results
 
 
 def _seed_numpy(seed):

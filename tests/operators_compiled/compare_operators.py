@@ -107,9 +107,12 @@ def test_classes_are_kept_apart_alike(kind, agnostic, split, device):
     ('method', 'offset', 'min_score'),
     list(itertools.product(('naive', 'linear', 'gaussian'), (0, 1), (0, 1e-3, 0.3))),
 )
-def test_soft_nms_keeps_the_same_boxes_in_the_same_order(name, method, offset, min_score):
+@pytest.mark.parametrize('threshold', (0.0, 0.5))
+def test_soft_nms_keeps_the_same_boxes_in_the_same_order(
+    name, method, offset, min_score, threshold
+):
     boxes, scores = ties(200) if name == 'ties' else SETS[name]
-    settings = (0.5, 0.4, min_score, method, offset)
+    settings = (threshold, 0.4, min_score, method, offset)
     first, second = both(lambda: mmcv.ops.soft_nms(boxes, scores, *settings))
     assert first[1].tolist() == second[1].tolist()
     torch.testing.assert_close(first[0], second[0], rtol=1e-5, atol=1e-6, equal_nan=True)

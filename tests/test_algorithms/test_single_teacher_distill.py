@@ -253,6 +253,24 @@ def test_mmrazors_own_loss_and_stop_hook_work():
     assert sorted(model(*batch(), mode='loss')) == ['student.accuracy', 'student.loss']
 
 
+def test_a_stopped_distillation_has_gradients_of_0_for_what_the_terms_learn():
+    """DDP waits for a gradient of every parameter, and stops without one."""
+    tau = dict(type='kd_plugins.GlobalTemperature')
+    model = build(distiller=distiller(dict(type='kd_plugins.KDLoss', tau=tau)))
+    alone = copy.deepcopy(model.student)
+    model.distillation_stopped = True
+    total = model.parse_losses(model(*batch(), mode='loss'))[0]
+    total.backward()
+    expected = alone.parse_losses(alone(*batch(), mode='loss'))[0]
+    expected.backward()
+    assert torch.equal(total, expected)
+    for name, parameter in model.named_parameters():
+        own = dict(alone.named_parameters()).get(name)
+        wanted = torch.zeros_like(parameter) if own is None else own.grad
+        assert torch.equal(parameter.grad, wanted), name
+    assert any(name.startswith('distiller') for name, _ in model.named_parameters())
+
+
 def mmrazor_kl():
     cfg = distiller(dict(type='KLDivergence', tau=2.0))
     del cfg['loss_forward_mappings']['loss_kd']['gt_labels']

@@ -434,6 +434,16 @@ BAD = {
         dict(student=resnet() | dict(head=dict(resnet()['head'], cal_acc=True))),
         r'architecture\.head\.cal_acc=True .* give cal_acc=False',
     ),
+    'several labels': (
+        dict(student=resnet() | dict(head=dict(
+            type='MultiLabelLinearClsHead', num_classes=5, in_channels=64))),
+        r'pictures of one class, and those of the student \(MultiLabelLinearClsHead\) may have',
+    ),
+    'labels that are whole': (
+        dict(student=resnet() | dict(head=dict(resnet()['head'], loss=dict(
+            type='LabelSmoothLoss', label_smooth_val=0.1, mode='multi_label')))),
+        r"head\.loss\.mode='multi_label' takes every class .* give mode='original'",
+    ),
     'mixup': (
         dict(student=resnet() | dict(train_cfg=dict(augments=dict(type='Mixup', alpha=0.5)))),
         r'beside batch augments would mix every batch twice: leave out model\.archi',
@@ -453,6 +463,10 @@ def test_what_it_cannot_work_with_is_named(case):
 @pytest.mark.parametrize(
     'loss, says',
     [
+        (
+            dict(type='kd_plugins.CTCLoss', samples=9, channels=64),
+            r'loss_more: CTCLoss takes labels of one class, and R',
+        ),
         (dict(type='kd_plugins.ZipfLoss'), r'loss_more: ZipfLoss takes labels of one class, and R'),
         (dict(type='kd_plugins.DKDLoss'), r'loss_more: DKDLoss takes labels of at most 2 classes'),
     ],
@@ -465,10 +479,12 @@ def test_terms_that_need_labels_of_few_classes_are_refused_beside_it(loss, says)
     )
     cfg['distiller'].student_recorders.update(labels=recorders[0], dense=recorders[1])
     cfg['distiller'].distill_losses.loss_more = loss
-    names = dict(preds_S='logits', preds_T='logits', dense_S='dense', gt_labels='labels')
-    names.pop('dense_S' if 'DKD' in loss['type'] else 'preds_T')
+    if 'CTC' in loss['type']:
+        names = dict(features_S='logits', data_samples='labels')
+    else:
+        names = dict(preds_S='logits', preds_T='logits', dense_S='dense', gt_labels='labels')
+        names.pop('dense_S' if 'DKD' in loss['type'] else 'preds_T')
     mapping = {key: dict(recorder=name, from_student=True) for key, name in names.items()}
-    mapping['gt_labels']['data_idx'] = 1
     cfg['distiller'].loss_forward_mappings.loss_more = mapping
     with pytest.raises(ValueError, match=says):
         MODELS.build(cfg)

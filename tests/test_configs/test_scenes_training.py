@@ -36,6 +36,12 @@ def short(path, scenes, work_dir):
     """The config of a training of two epochs of two steps on them."""
     cfg = Config.fromfile(ROOT / 'configs' / path)
     cfg.model = untrained(cfg)
+    if 'teacher_config' in cfg.model:
+        # mmdet's own detector for LD, whose teacher has to have weights.
+        cfg.model.teacher_ckpt = str(Path(work_dir) / 'teacher.pth')
+        init_default_scope('mmdet')
+        network = MODELS.build(cfg.model.teacher_config.model)
+        torch.save(dict(state_dict=network.state_dict()), cfg.model.teacher_ckpt)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(scenes)
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):

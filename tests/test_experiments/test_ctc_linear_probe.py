@@ -12,7 +12,7 @@ from helpers import ROOT
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from kd_plugins.experiments.linear_probe import features, fit, linear_probe
+from kd_plugins.experiments.linear_probe import _loader, features, fit, linear_probe
 
 CIFAR = ROOT / 'configs/vanilla/resnet20_1xb64_cifar100.py'
 
@@ -70,6 +70,16 @@ def test_features_of_files_are_those_of_the_same_arrays(folder, checkpoint, monk
     assert len(seen[0][0]) == 40 and labels.bincount().tolist() == [8, 8]
 
 
+def test_a_size_stands_in_place_of_the_validations_own(folder):
+    """Which enlarges pictures of ImageNet to 256 pixels and cuts out 224."""
+    cfg = Config.fromfile(ROOT / 'configs/zipf/zipf_resnet50_4xb64_in1k.py')
+    cfg.val_dataloader.num_workers = 0
+    init_default_scope('mmpretrain')
+    for size, expected in ((None, 224), (48, 48)):
+        batch = next(iter(_loader(cfg, folder / 'valid', size, 2)))
+        assert batch['inputs'][0].shape == (3, expected, expected)
+
+
 def test_it_tells_apart_what_the_features_do_and_nothing_else(folder, checkpoint, tmp_path):
     found = linear_probe(Config.fromfile(CIFAR), checkpoint, str(folder), size=32, batch_size=8)
     assert (found.classes, found.train, found.test) == (2, 40, 16)
@@ -100,6 +110,8 @@ def test_folders_that_do_not_fit_are_refused(folder, checkpoint, tmp_path):
         linear_probe(cfg, checkpoint, str(tmp_path))
     with pytest.raises(ValueError, match=r'--lr=0 is wrong'):
         linear_probe(cfg, checkpoint, str(folder), lr=0)
+    with pytest.raises(ValueError, match=r'--size=0 is wrong'):
+        linear_probe(cfg, checkpoint, str(folder), size=0)
     for part, names in (('train', ('a', 'b')), ('val', ('a', 'c'))):
         for name in names:
             (tmp_path / part / name).mkdir(parents=True)

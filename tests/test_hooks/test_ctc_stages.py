@@ -7,9 +7,11 @@ import pytest
 import torch
 from helpers.numbered import ctc_config, ctc_model
 from helpers.tiny_training import train
+from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.registry import DATA_SAMPLERS, HOOKS, MODELS
 from mmengine.runner import Runner
+from mmpretrain.models import MultiLabelClsHead
 
 from kd_plugins.hooks import CTCHook
 from kd_plugins.teachers import SnapshotTeacher
@@ -131,6 +133,34 @@ def test_the_bank_is_the_student_at_the_end_of_stage_one_and_fills_both_memories
     assert not network.training and not any(p.requires_grad for p in network.parameters())
 
 
+@pytest.mark.parametrize('loader', [
+    {'batch_size': 5, 'drop_last': True}, {'sampler.type': 'HalfSampler'},
+])  # fmt: skip
+def test_the_pass_before_stage_two_sees_samples_that_an_epoch_leaves_out(tmp_path, loader):
+    """The last batch may be dropped, and repeated augmentation sees a third of the samples."""
+
+    @DATA_SAMPLERS.register_module(force=True)
+    class HalfSampler(DefaultSampler):
+        def __iter__(self):
+            return iter([*super().__iter__()][:6])
+
+    cfg = ctc_config(tmp_path, **{f'train_dataloader.{k}': v for k, v in loader.items()})
+    lengths = []
+
+    @HOOKS.register_module(force=True)
+    class Lengths(Hook):
+        priority = 'LOW'
+
+        def before_train_epoch(self, runner):
+            state = runner.model.distiller.distill_losses.loss_ctc.state
+            lengths.append(state.tensors['memory_2'].norm(dim=1))
+
+    cfg.custom_hooks.append(dict(type='Lengths'))
+    train(cfg)
+    # A row that was written has a length of 1; as drawn it has another.
+    assert ((lengths[1] - 1).abs() > 1e-5).all() and ((lengths[2] - 1).abs() < 1e-5).all()
+
+
 def test_the_maps_do_not_learn_in_stage_one_and_do_in_stage_two(tmp_path):
     options = {'default_hooks.checkpoint.max_keep_ckpts': 9}
     train(ctc_config(tmp_path, **options))
@@ -218,6 +248,22 @@ def test_a_hook_without_the_loss_or_the_snapshot_is_refused(tmp_path):
         MODELS.build(dict(ctc_model(), teacher_ckpt='a.pth'))
     with pytest.raises(ValueError, match=r"model\.teacher='student' is wrong.*'snapshot'"):
         MODELS.build(dict(ctc_model(), teacher='student'))
+
+
+def test_a_student_whose_pictures_have_several_classes_is_refused(tmp_path):
+    runner = Runner.from_cfg(ctc_config(tmp_path))
+    runner.model.architecture.head = MultiLabelClsHead(
+        loss=dict(type='mmpretrain.CrossEntropyLoss')
+    )
+    with pytest.raises(ValueError, match=r'student \(MultiLabelClsHead\) may have several'):
+        runner.train()
+
+
+def test_another_training_does_not_begin_in_stage_two(tmp_path):
+    train(ctc_config(tmp_path, epochs=4))
+    cfg = ctc_config(tmp_path / 'b', load_from=str(tmp_path / 'epoch_4.pth'))
+    with pytest.raises(ValueError, match=r'stage 2 at epoch 0.*give load_from what tools/export_'):
+        train(cfg)
 
 
 def test_another_number_of_epochs_after_a_resume_is_refused(tmp_path):

@@ -9,6 +9,7 @@ import torch
 from helpers import ROOT
 from helpers.oracles import tckd_nckd
 from mmengine.config import Config
+from mmengine.dataset import Compose
 from mmengine.registry import LOOPS, MODELS, init_default_scope
 from mmengine.runner import EpochBasedTrainLoop
 
@@ -173,6 +174,20 @@ def test_pictures_of_the_user_go_through_the_pipeline_of_the_validation(tmp_path
     assert [tuple(x.shape) for x in batch['inputs']] == [(3, 32, 32)] * 2
     assert torch.equal(batch['inputs'][0], torch.tensor(image[9:41, 14:46]).movedim(-1, 0))
     assert 'gt_label' not in batch['data_samples'][0]
+
+
+def test_a_file_is_what_the_same_picture_is_in_a_data_set_of_arrays(tmp_path):
+    """mmpretrain's CIFAR is RGB, and the digits are grey; OpenCV reads and writes BGR."""
+    init_default_scope('mmpretrain')
+    draw = np.random.default_rng(0)
+    for name, shape in (('kd/kd_resnet56_resnet20_1xb64_cifar100', (32, 32, 3)),
+                        ('kd/kd_digits', (8, 8, 1))):  # fmt: skip
+        cfg = Config.fromfile(ROOT / f'configs/{name}.py')
+        picture = draw.integers(0, 255, shape, dtype=np.uint8)
+        path = str(tmp_path / 'picture.png')
+        cv2.imwrite(path, picture[..., ::-1])
+        expected = Compose(cfg.val_dataloader.dataset.pipeline)(dict(img=picture, gt_label=0))
+        assert torch.equal(batch_of(cfg, [path])['inputs'][0], expected['inputs'])
 
 
 def test_pictures_of_the_validation_set_are_named_by_their_numbers(student):

@@ -179,6 +179,12 @@ def test_evaluation_leaves_the_memories_alone():
     assert changed.nonzero().flatten().tolist() == sorted(rows.tolist())
 
 
+@pytest.mark.parametrize('classes', [[[0, 1]] * N, [-1] * 3 + [0] * (N - 3)])
+def test_classes_that_are_not_one_a_sample_are_refused(classes):
+    with pytest.raises(ValueError, match='of one class a sample, counted from 0; this one has'):
+        ctc().set_classes(classes, 0)
+
+
 def test_a_sample_that_comes_twice_counts_once():
     loss = ctc()
     values = wave((3, 4), 1, 0.7, 0.1)
@@ -186,6 +192,24 @@ def test_a_sample_that_comes_twice_counts_once():
     loss.state.update('memory_2', torch.tensor([7, 2, 7]), values, 0.5)
     expected = nn.functional.normalize(0.5 * before + 0.5 * values[2], dim=0)
     torch.testing.assert_close(loss.state.tensors['memory_2'][7], expected)
+
+
+def test_a_step_that_overflows_leaves_the_memories_and_z_as_they_were():
+    """It would stay in a row, and in every loss from then on."""
+    rows = torch.tensor([3, 8])
+    features, bad = wave((2, 5), 1, 0.7, 0.1), wave((2, 5), 1, 0.7, 0.1)
+    bad[0, 2] = math.inf
+    loss = ctc()
+    before = loss.state.tensors['memory_1'].clone()
+    assert not loss(bad.requires_grad_(), samples(rows)).isfinite()
+    changed = (loss.state.kept()['memory_1'] != before).any(dim=1)
+    assert changed.nonzero().flatten().tolist() == [8]
+    assert loss(features, samples(rows)).isfinite()
+    loss.begin_stage_two()
+    loss.double()
+    assert not loss(bad, samples(rows), features).isfinite()
+    assert loss(features.requires_grad_(), samples(rows), features).isfinite()
+    assert all(value.isfinite().all() for value in loss.state.kept().values())
 
 
 @pytest.mark.parametrize('classes', [[i % 3 for i in range(30)], [0] * 20 + [1] * 9 + [4]])
@@ -226,6 +250,14 @@ def test_every_step_draws_others_and_the_students_draws_are_untouched():
         drawn.append(loss.draw(rows))
     assert torch.equal(torch.rand(3), expected)
     assert torch.equal(drawn[1], drawn[2]) and not torch.equal(drawn[0], drawn[1])
+
+
+def test_it_does_not_train_a_single_stage_without_its_hook():
+    loss = CTCLoss(samples=N, channels=5, negatives=6, embed_dims=4).double()
+    with pytest.raises(
+        ValueError, match=r'does not know the classes.*add default_hooks=dict\(ctc='
+    ):
+        loss(wave((2, 5), 1, 0.7, 0.1), samples([3, 8]))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])

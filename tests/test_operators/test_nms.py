@@ -101,6 +101,18 @@ def test_soft_nms_takes_and_returns_arrays_and_changes_none():
     assert (boxes == before[0]).all() and (scores == before[1]).all()
 
 
+def test_soft_nms_with_a_threshold_of_0_drops_boxes_that_do_not_touch():
+    boxes = torch.tensor([[0.0, 0, 9, 9], [20, 20, 29, 29], [0, 0, 9, 8]])
+    dets, kept = mmcv.ops.soft_nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.0, method='naive')
+    assert kept.tolist() == [0] and dets[:, 4].tolist() == pytest.approx([0.9])
+
+
+def test_soft_nms_refuses_boxes_of_whole_numbers_instead_of_rounding_scores():
+    boxes = torch.tensor([[0, 0, 9, 9], [20, 20, 29, 29]])
+    with pytest.raises(TypeError, match='needs boxes of floating-point numbers, not torch.int64'):
+        mmcv.ops.soft_nms(boxes, torch.tensor([0.9, 0.8]))
+
+
 @pytest.mark.parametrize('name', [name for name in SETS if name != 'extreme'])
 @pytest.mark.parametrize('threshold', (0.25, 0.5, 0.9))
 def test_nms_match_names_who_suppresses_whom(name, threshold):

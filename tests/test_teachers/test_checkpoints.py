@@ -109,6 +109,27 @@ def test_what_is_no_list_of_files_is_refused(given):
         build(teacher_ckpt=given)
 
 
+def test_a_later_checkpoint_before_an_earlier_one_is_refused(paths):
+    """A shell sorts epoch_100.pth before epoch_20.pth, and terms go by the places."""
+    with pytest.raises(ValueError, match=r'epoch_3\.pth.* before .*epoch_2\.pth.*earliest first'):
+        of([paths[0], paths[2], paths[1]])
+    with pytest.raises(ValueError, match=r"'a/epoch_100\.pth' before 'a/epoch_20\.pth'"):
+        of(['a/epoch_100.pth', 'a/epoch_20.pth'])
+    with pytest.raises(FileNotFoundError):  # of other trainings
+        of(['a/epoch_100.pth', 'b/epoch_20.pth'])
+
+
+def test_the_classes_are_those_of_every_file_that_names_any(paths, tmp_path):
+    files = [paths[0]]
+    for i, classes in enumerate((('a', 'b', 'c', 'd'), ('b', 'a', 'c', 'd'))):
+        files.append(str(tmp_path / f'{i}.pth'))
+        weights = torch.load(paths[i + 1], weights_only=False)
+        torch.save(dict(weights, meta=dict(dataset_meta=dict(classes=classes))), files[-1])
+    assert of(files[:2]).teacher.classes == ('a', 'b', 'c', 'd')
+    with pytest.raises(ValueError, match=r"1\.pth' names other classes.*than '.*0\.pth'"):
+        of(files)
+
+
 def test_every_file_has_to_fit(paths, tmp_path):
     save_teacher(tmp_path / 'wide.pth', width=32)
     with pytest.raises(ValueError, match=r"model\.teacher_ckpt='.*wide\.pth' does not fit"):

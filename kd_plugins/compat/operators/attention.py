@@ -97,7 +97,8 @@ def _attend(
             place = torch.where(inside, corner_y * width + corner_x, 0).long()
             sampled = rows[((row + place) * heads + head).flatten()].view(*place.shape, -1)
             factor = torch.where(inside, weight_y * weight_x * weights, 0)
-            total = total + (factor.unsqueeze(-2) @ sampled).squeeze(-2)
+            with torch.autocast(device.type, enabled=False):  # of matrix products
+                total = total + (factor.unsqueeze(-2) @ sampled).squeeze(-2)
     return total
 
 

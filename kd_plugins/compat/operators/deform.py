@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 import torchvision  # noqa: F401  (registers torch.ops.torchvision)
 from torch import Tensor
 
@@ -178,16 +179,14 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Write the gradients of all that the forward takes."""
     geometry = (stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, group, deformable_group)
-    offset, mask, place_of_offset, place_of_mask = (
-        _first(maps, grad_output) for maps in (offset, mask, grad_offset, grad_mask)
-    )
+    offset, mask = (_first(maps, grad_output) for maps in (offset, mask))
     grads = _gradients(
         grad_output, input, weight, offset, mask, bias if with_bias else None, geometry
     )
-    places = (grad_input, grad_weight, place_of_offset, place_of_mask, grad_bias)
+    places = (grad_input, grad_weight, grad_offset, grad_mask, grad_bias)
     for place, grad in zip(places, grads, strict=True):
         if place is not grad_bias or with_bias:
-            place.copy_(grad)
+            place.copy_(_filled_up(grad, place))
 
 
 def _first(maps: Tensor, output: Tensor) -> Tensor:
@@ -196,6 +195,14 @@ def _first(maps: Tensor, output: Tensor) -> Tensor:
         return maps
     shape = (maps.size(1), *output.shape[2:])
     return maps.flatten(1)[:, : math.prod(shape)].unflatten(1, shape)
+
+
+def _filled_up(grad: Tensor, maps: Tensor) -> Tensor:
+    """Return a gradient of :func:`_first` as one of the whole maps."""
+    if grad.shape == maps.shape:
+        return grad
+    left_out = math.prod(maps.shape[1:]) - math.prod(grad.shape[1:])
+    return F.pad(grad.flatten(1), (0, left_out)).view(maps.shape)
 
 
 def _arguments(

@@ -60,33 +60,36 @@ def softnms(
         min_score: Boxes that were lowered below this are dropped.
         method: 0 drops, 1 lowers linearly, 2 lowers by a Gaussian.
         offset: 1 if a box from 2 to 4 is three wide, 0 if two.
+
+    Raises:
+        TypeError: If boxes are whole numbers, which the scores beside them would be, too.
     """
-    rows = np.empty((len(boxes), 6), dtype=np.float32)
-    rows[:, :4] = full(boxes).numpy()
-    rows[:, 4] = _areas(rows, offset)
-    rows[:, 5] = full(scores).numpy()
-    index = np.arange(len(rows))
-    first, end = 0, len(rows)
+    if not dets.is_floating_point():
+        raise TypeError(f'soft_nms needs boxes of floating-point numbers, not {dets.dtype}.')
+    # A row for each coordinate, the area and the score: loops run along memory.
+    columns = np.empty((6, len(boxes)), dtype=np.float32)
+    columns[:4] = full(boxes).numpy().T
+    columns[4] = _areas(columns, offset)
+    columns[5] = full(scores).numpy()
+    index = np.arange(len(boxes))
+    first, end = 0, len(boxes)
+    threshold, width, least = map(np.float32, (iou_threshold, sigma, min_score))
     while first < end:
-        # A score that is no number stays where it is: nothing is larger.
-        if not np.isnan(rows[first, 5]):
-            best = first + int(np.nanargmax(rows[first:end, 5]))
-        else:
-            best = first
-        rows[[first, best]] = rows[[best, first]]
-        index[[first, best]] = index[[best, first]]
-        others = rows[first + 1 : end]
-        overlap = _overlap(rows[first], others, offset)
+        best = first + _best(columns[5, first:end])
+        found = columns[:, best].copy()
+        columns[:, best], columns[:, first] = columns[:, first], found
+        index[best], index[first] = index[first], index[best]
+        others = columns[:, first + 1 : end]
+        lowered, overlap = others[5], _overlap(found, others, offset)
         if method == 2:
-            factor = np.exp(-(overlap * overlap) / np.float32(sigma))
+            lowered *= np.exp(-(overlap * overlap) / width)
         else:
-            factor = np.where(overlap >= np.float32(iou_threshold), 1 - overlap, np.float32(1))
-            factor = np.where((factor == 1) | (method == 1), factor, np.float32(0))
-        others[:, 5] *= factor
+            factor = 1 - overlap if method == 1 else np.float32(0)
+            np.multiply(lowered, factor, out=lowered, where=overlap >= threshold)
         first += 1
-        end = first + _drop(others, index[first:end], others[:, 5] < np.float32(min_score))
-    dets[:end, :4] = torch.from_numpy(rows[:end, :4])
-    dets[:end, 4] = torch.from_numpy(rows[:end, 5])
+        dropped = lowered < least
+        end = first + _drop(others, index[first:end], dropped) if dropped.any() else end
+    dets[:end] = torch.from_numpy(columns[[0, 1, 2, 3, 5], :end].T)
     return torch.from_numpy(index[:end])
 
 
@@ -98,38 +101,45 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         dets: Corners and score, (N, 5), on the CPU.
         iou_threshold: Boxes that overlap a better one by this much or more are suppressed.
     """
-    rows = full(dets).numpy()
-    areas = _areas(rows, 0)
-    rows = np.column_stack((rows[:, :4], areas))
+    columns = full(dets).numpy().T
+    columns = np.vstack((columns[:4], _areas(columns, 0)))
     left = full(dets)[:, 4].sort(descending=True).indices.numpy()
-    groups = []
+    groups, threshold = [], np.float32(iou_threshold)
     while len(left):
-        suppressed = _overlap(rows[left[0]], rows[left[1:]], 0) >= np.float32(iou_threshold)
+        suppressed = _overlap(columns[:, left[0]], columns[:, left[1:]], 0) >= threshold
         groups.append([int(left[0]), *left[1:][suppressed].tolist()])
         left = left[1:][~suppressed]
     return groups
 
 
-def _areas(boxes: np.ndarray, offset: int) -> np.ndarray:
-    sides = boxes[:, 2:4] - boxes[:, :2] + np.float32(offset)
-    return sides[:, 0] * sides[:, 1]
+def _areas(columns: np.ndarray, offset: int) -> np.ndarray:
+    sides = columns[2:4] - columns[:2] + np.float32(offset)
+    return sides[0] * sides[1]
+
+
+def _best(scores: np.ndarray) -> int:
+    """Return where the largest is; a first one that is no number stays: nothing is larger."""
+    best = int(scores.argmax())
+    if np.isnan(scores[best]):
+        return 0 if np.isnan(scores[0]) else int(np.nanargmax(scores))
+    return best
 
 
 def _overlap(box: np.ndarray, others: np.ndarray, offset: int) -> np.ndarray:
-    """Return the IoU of a box with others; columns are corners and area."""
-    low = np.maximum(box[:2], others[:, :2])
-    high = np.minimum(box[2:4], others[:, 2:4])
+    """Return the IoU of a box with others; rows are corners and area."""
+    low = np.maximum(box[:2, None], others[:2])
+    high = np.minimum(box[2:4, None], others[2:4])
     sides = np.maximum(high - low + np.float32(offset), np.float32(0))
-    shared = sides[:, 0] * sides[:, 1]
+    shared = sides[0] * sides[1]
     # That of empty boxes is no number, which no threshold is below.
-    return shared / (box[4] + others[:, 4] - shared)
+    return shared / (box[4] + others[4] - shared)
 
 
-def _drop(rows: np.ndarray, index: np.ndarray, dropped: np.ndarray) -> int:
-    """Put the last rows into the places of dropped ones and return how many are left."""
-    kept = len(rows) - int(dropped.sum())
+def _drop(columns: np.ndarray, index: np.ndarray, dropped: np.ndarray) -> int:
+    """Put the last ones into the places of dropped ones and return how many are left."""
+    kept = len(index) - int(dropped.sum())
     holes = np.flatnonzero(dropped[:kept])
     fillers = kept + np.flatnonzero(~dropped[kept:])[::-1]
-    rows[holes] = rows[fillers]
+    columns[:, holes] = columns[:, fillers]
     index[holes] = index[fillers]
     return kept

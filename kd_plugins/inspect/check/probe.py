@@ -35,6 +35,7 @@ from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import SnapshotTeacher
+from kd_plugins.teachers.upstreams import upstreams_teacher
 
 
 class _Enough(Exception):
@@ -132,7 +133,7 @@ class _Probe(Hook):
         """Look at everything once, then let the iterations run."""
         if self.report.student is None:
             self._look(runner, data_batch)
-            if self.report.teacher is not None:
+            if self.report.teacher is not None and self.report.distils:
                 begun: list[float] = []
                 runner.model.teacher.watch(
                     lambda: begun.append(now()),
@@ -186,13 +187,14 @@ class _Probe(Hook):
         )
         report.distils = distillation
         report.snapshot = distillation and isinstance(model.teacher, SnapshotTeacher)
-        if distillation and model.teacher:
-            teacher = model.teacher
+        teacher = model.teacher if distillation else upstreams_teacher(model)
+        if teacher:
+            weights = teacher.weights or model_cfg.get('teacher_ckpt')
             report.teacher = describe_network(
                 teacher.network,
-                model_cfg.teacher,
-                f'{len(teacher.network.state_dict())} tensors of {teacher.weights}'
-                if teacher.weights
+                model_cfg.get('teacher', {}),
+                f'{len(teacher.network.state_dict())} tensors of {weights}'
+                if weights
                 else 'none were loaded',
                 teacher.convert(inputs),
                 'the config',

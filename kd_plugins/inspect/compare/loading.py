@@ -85,8 +85,8 @@ def batch_of(cfg: Config, images: Sequence[str | int]) -> dict[str, Any]:
 
     Args:
         cfg: The config of the training.
-        images: Files, which go through the validation's pipeline, and numbers of
-            pictures of the validation set.
+        images: Files, which go through the validation's pipeline in the order of
+            channels of its own pictures, and numbers of pictures of the validation set.
 
     Raises:
         ValueError: If one is neither.
@@ -122,8 +122,19 @@ def reads_files(cfg: Config) -> bool:
 def _file_pipeline(cfg: Config) -> Compose:
     """Return the validation's pipeline for a picture file without annotations."""
     steps = cfg.val_dataloader.dataset.pipeline
-    loading = _loading(steps) or [dict(type='LoadImageFromFile')]
-    return Compose([*loading[:1], *(s for s in steps if not _name(s).startswith('Load'))])
+    loading = _loading(steps)[:1]
+    if not loading:
+        # Data sets of arrays are RGB, or grey, and files are read as BGR.
+        grey = len((cfg.get('data_preprocessor') or {}).get('mean') or ()) == 1
+        kind = 'grayscale' if grey else 'color'
+        loading = [dict(type='LoadImageFromFile', color_type=kind), _bgr_to_rgb]
+    return Compose([*loading, *(s for s in steps if not _name(s).startswith('Load'))])
+
+
+def _bgr_to_rgb(results: dict[str, Any]) -> dict[str, Any]:
+    if results['img'].ndim == 3:
+        results['img'] = results['img'][..., ::-1].copy()
+    return results
 
 
 def _loading(steps: Iterable[Any]) -> list[Any]:

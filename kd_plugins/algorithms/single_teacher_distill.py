@@ -14,6 +14,7 @@ from kd_plugins.batch_parts import build_batch_parts, record_parts
 from kd_plugins.distillers import (
     ask_teacher,
     build_distiller,
+    check_graphs,
     check_records,
     check_student_loss,
     features_suffice,
@@ -204,7 +205,6 @@ class SingleTeacherDistill(StudentModel):
         distiller = self.distiller
         if not self._is_whole:
             check_whole(self)
-            self._is_whole = True
         if self.distillation_stopped:
             losses = _prefixed('student', self.architecture(inputs, data_samples, mode='loss'))
             return _reaching(losses, distiller.parameters())
@@ -221,6 +221,9 @@ class SingleTeacherDistill(StudentModel):
         ask_teacher(distiller, self.teacher)
         record_parts(distiller)
         check_records(distiller)
+        if not self._is_whole and torch.is_grad_enabled():
+            check_graphs(distiller, self.architecture)
+            self._is_whole = True
         losses.update(_prefixed('distill', distiller.compute_distill_losses()))
         for part in self.batch_parts:
             part.remember(lambda name: distiller.get_record(name, from_student=True))

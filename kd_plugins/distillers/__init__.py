@@ -3,6 +3,7 @@
 from kd_plugins.distillers.building import (
     ask_teacher,
     build_distiller,
+    check_graphs,
     check_records,
     check_student_loss,
     features_suffice,
@@ -12,6 +13,7 @@ from kd_plugins.distillers.building import (
 __all__ = [
     'ask_teacher',
     'build_distiller',
+    'check_graphs',
     'check_records',
     'check_student_loss',
     'features_suffice',

@@ -14,9 +14,10 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
-from torch import nn
+from torch import Tensor, nn
 
 from kd_plugins.distillers.protocols import check_protocols
 from kd_plugins.losses.base import LogitsLoss
@@ -164,6 +165,43 @@ def check_records(distiller: Any) -> None:
                     f'{loss}.{argument}: name a module that the forward pass of the {side} calls '
                     '(the teacher runs its forward only, none of its losses).'
                 )
+
+
+@torch.compiler.disable
+def check_graphs(distiller: Any, student: nn.Module) -> None:
+    """Refuse a term whose record of the student has no graph although it should.
+
+    Reentrant checkpointing (``with_cp`` of a backbone, mmengine's
+    ``activation_checkpointing``) runs a part without a graph, and anew in the backward
+    pass: what was recorded inside of it would train nothing of the student.
+
+    Raises:
+        RuntimeError: Naming the module.
+    """
+    from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
+
+    for loss, mapping in distiller.loss_forward_mappings.items():
+        for argument, record in mapping.items():
+            recorder = _recorder(distiller, record)
+            plain = [recorder.source] if type(recorder) is ModuleOutputsRecorder else []
+            sources = getattr(recorder, 'outputs_of', plain)
+            if not record['from_student'] or not sources:
+                continue
+            where = {k: v for k, v in record.items() if not k.startswith('connector')}
+            value = distiller.get_record(**where)
+            values = value if isinstance(value, (tuple, list)) else [value]
+            for i, x in enumerate(values):
+                name = sources[0] if len(sources) != len(values) else sources[i]
+                if not isinstance(x, Tensor) or not x.is_floating_point() or x.requires_grad:
+                    continue
+                if name and any(p.requires_grad for p in student.get_submodule(name).parameters()):
+                    raise RuntimeError(
+                        f'{KEY}.distill_losses.{loss}: {argument} reads {name!r} of the student, '
+                        'whose output has no graph, so that the term would train nothing of it: a '
+                        'part around it is checkpointed (with_cp=True, activation_checkpointing) '
+                        'or runs without gradients. Read the output of the whole part, or do not '
+                        'checkpoint it.'
+                    )
 
 
 def reset_records(distiller: Any) -> None:

@@ -52,6 +52,11 @@ class FeaturesRecorder(BaseRecorder):
         return ', '.join(self._missing) or self._source
 
     @property
+    def outputs_of(self) -> list[str | None]:
+        """The modules whose outputs are recorded, None in the places of inputs."""
+        return [None if of_input else name for name, of_input in self._places]
+
+    @property
     def spec(self) -> FeaturesSpec | None:
         """What a detector's neck will give, where it says so; else None."""
         return self._spec

@@ -1,5 +1,7 @@
 import pytest
-from helpers import batch, build, distiller
+from helpers import STUDENT, algorithm_cfg, batch, build, distiller
+from mmengine.registry import MODELS
+from torch.utils.checkpoint import checkpoint
 
 
 def mapping(**changes):
@@ -77,3 +79,39 @@ def test_short_names_are_found_from_any_scope(scope):
             teacher=dict(type='mmengine.TinyClassifier'),
         )
     assert type(model.distiller).__name__ == 'ConfigurableDistiller'
+
+
+@pytest.mark.parametrize('source', ['body.0', 'body', 'features'])
+@pytest.mark.parametrize('checkpointed', [False, True])
+def test_records_inside_of_a_checkpointed_part_are_refused(source, checkpointed):
+    """Reentrant checkpointing gives them no graph, so that their term would train nothing."""
+    inside = 'body.0' if source == 'features' else source
+    recorder = dict(type='ModuleOutputs', source=inside)
+    if source == 'features':
+        recorder = dict(type='kd_plugins.Features', sources=[inside])
+    from_both = {
+        f'preds_{side[0].upper()}': dict(recorder='maps', from_student=side == 'student')
+        for side in ('student', 'teacher')
+    }
+    model = MODELS.build(
+        algorithm_cfg(
+            teacher=STUDENT,
+            distiller=dict(
+                student_recorders=dict(maps=recorder),
+                teacher_recorders=dict(maps=recorder),
+                distill_losses=dict(loss_maps=dict(type='kd_plugins.ReviewKDLoss')),
+                loss_forward_mappings=dict(loss_maps=from_both),
+            ),
+        )
+    )
+    body, inputs, labels = model.student.body, *batch()
+    if checkpointed:
+        whole = body.forward
+        body.forward = lambda x: checkpoint(whole, x, use_reentrant=True)
+        inputs.requires_grad_()
+    if checkpointed and source != 'body':
+        with pytest.raises(RuntimeError, match=r"loss_maps: preds_S reads 'body\.0' .* no graph"):
+            model.loss(inputs, labels)
+        return
+    model.loss(inputs, labels)['distill.loss_maps'].backward()
+    assert all(p.grad is not None for p in body[0].parameters())

@@ -6,12 +6,15 @@ Not part of `make test`: it needs an mmcv with compiled operators, and fails wit
 """
 
 import itertools
+import subprocess
+import sys
 
 import mmcv.ops
 import pytest
 import torch
 from helpers.boxes_to_suppress import SETS as TAME_SETS
 from helpers.boxes_to_suppress import overflowing, scattered, ties
+from helpers.layouts import LAYOUTS
 from helpers.operators import ROIS, cases, compiled, ours, randn, run
 
 DEVICES = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
@@ -135,3 +138,10 @@ def test_overlaps_are_the_same(mode, aligned, offset, device):
     others = boxes.flip(0)
     first, second = both(lambda: mmcv.ops.bbox_overlaps(boxes, others, mode, aligned, offset))
     torch.testing.assert_close(first, second, equal_nan=True)
+
+
+def test_compiled_operators_read_maps_of_every_layout_alike_whichever_is_imported_first():
+    code = LAYOUTS.format(first='', second='import kd_plugins')
+    reply = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert reply.returncode == 0, reply.stderr
+    assert reply.stdout.splitlines()[-1] == 'alike'

@@ -53,6 +53,9 @@ def on_digits(path, tmp_path):
     cfg = load(path, tmp_path, epochs=2)
     cfg.train_dataloader.dataset.indices = 32
     cfg.val_dataloader.dataset.indices = 32
+    losses = (cfg.model.get('distiller') or {}).get('distill_losses') or {}
+    if 'loss_ctc' in losses:
+        losses.loss_ctc.samples = 32
     return cfg
 
 
@@ -167,4 +170,6 @@ def test_no_loss_is_left_out(tmp_path):
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.ClassDef) and node.decorator_list
     }
-    assert len(registered) > 10 and registered - used == set()
+    # One is arithmetic alone, the other calls DKDLoss on rows that mmdet draws.
+    pure = {'kd_plugins.SigmoidKDLoss', 'kd_plugins.RoILoss'}
+    assert len(registered) > 10 and registered - used == pure

@@ -1,5 +1,7 @@
 """Small networks and configs that tests share."""
 
+import kd_plugins  # noqa: F401, I001  (first: it brings mmcv's operators)
+
 from copy import deepcopy
 from pathlib import Path
 

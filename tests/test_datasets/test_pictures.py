@@ -119,7 +119,7 @@ def test_mmpretrains_inference_takes_a_taught_students_config(tmp_path, ours):
     assert expected.std() > 1e-3
 
 
-OWN = ['cifar10-small', 'digit_scenes', 'tiny_imagenet_bs256']
+OWN = ['cifar10-small', 'digit_scenes', 'tiny_imagenet_bs256', 'tiny_imagenet_32px_bs128']
 
 
 @pytest.mark.parametrize('name', OWN)
@@ -136,6 +136,6 @@ def test_every_dataset_of_ours_that_reads_pictures_is_tested():
     reading = {
         path.stem
         for path in (ROOT / 'configs/_base_/datasets').glob('*.py')
-        if 'LoadImageFromFile' in path.read_text()
+        if 'kd_plugins.LoadImageFromFile' in path.read_text()
     }
     assert reading == set(OWN)

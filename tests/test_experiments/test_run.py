@@ -86,7 +86,7 @@ def test_a_finished_run_is_not_run_again_until_its_config_changes(tmp_path, monk
         patch.setattr(repeat, '_run_side_by_side', lambda *_: pytest.fail('ran again'))
         kept = repeat.run_all([run], 1, tmp_path / 'log', lambda r, x: seen.append(x))
     assert kept == {run: result} and seen == [result]
-    Path(run.config).write_text(Path(run.config).read_text() + 'param_scheduler = None\n')
+    Path(run.config).write_text(Path(run.config).read_text() + '\nparam_scheduler = None\n')
     assert finished(run) is None
 
     def interrupt(cfg):

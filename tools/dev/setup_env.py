@@ -99,6 +99,7 @@ class Environment:
         light = {**os.environ, 'MMCV_WITH_OPS': '0'}
         if subprocess.run(install, cwd=ROOT, env=light).returncode != 0:
             raise Failure('uv could not install the packages: see above')
+        self._show_to_mim()
         self.mark.write_text(str(self.venv))
         if self.compiled:
             compiled_operators.install(uv, self.python, REQUIREMENTS / f'{self.stack}.txt')
@@ -121,6 +122,14 @@ class Environment:
                 f'them and name it, for example `make setup STACK={self.stack} '
                 f'PYTHON=python{pythons[-1]}`'
             )
+
+    def _show_to_mim(self) -> None:
+        """Put a link where mim looks for a package's tools: beside its metadata."""
+        for packages in self.venv.glob('lib/python*/site-packages'):
+            link = packages / 'kd_plugins'
+            if not link.exists():
+                link.unlink(missing_ok=True)
+                link.symlink_to(ROOT / 'kd_plugins')
 
     def _require_fitting_python(self) -> None:
         version = version_of(self.venv)

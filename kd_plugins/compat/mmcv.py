@@ -62,7 +62,12 @@ def _contiguous(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(forward)
     def with_contiguous(ctx: Any, *args: Any) -> Any:
-        return forward(ctx, *(x.contiguous() if isinstance(x, Tensor) else x for x in args))
+        return forward(ctx, *(in_order(x) if isinstance(x, Tensor) else x for x in args))
+
+    def in_order(x: Tensor) -> Tensor:
+        # What a forward keeps depends on whether its inputs take gradients, and a copy that is
+        # made inside of one takes none.
+        return x if x.is_contiguous() else x.contiguous().requires_grad_(x.requires_grad)
 
     return with_contiguous
 

@@ -50,6 +50,7 @@ def examine_values(
 
 def examine_unused(report: Report, unused: Sequence[str]) -> None:
     """Tell which parameters no loss reaches."""
+    report.unreached = list(unused)
     if unused:
         report.add(
             'warning',

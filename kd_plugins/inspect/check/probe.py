@@ -18,6 +18,7 @@ from kd_plugins import launch
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.checks import is_number
 from kd_plugins.compat import operators
+from kd_plugins.experiments.memory import PeakMemory
 from kd_plugins.experiments.timing import median, now
 from kd_plugins.inspect.check import findings
 from kd_plugins.inspect.check.convolutions import watch_convolutions
@@ -29,7 +30,6 @@ from kd_plugins.inspect.check.describe import (
     tensors_in,
 )
 from kd_plugins.inspect.check.gradients import take_gradients
-from kd_plugins.inspect.check.memory import PeakMemory
 from kd_plugins.inspect.check.report import Cost, Read, Report, Term
 from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.quiet import quiet, silence

@@ -117,7 +117,8 @@ class Report:
     ``teacher_own_metrics`` on its own preprocessing, where that makes another input
     of the same samples. Where it is made of several checkpoints, ``teacher_members``
     has the name and the metrics of each. ``snapshot`` says that the student itself
-    will be the teacher, and is not yet.
+    will be the teacher, and is not yet. ``unreached`` names the trainable parameters
+    that no loss of the first batch reaches.
     """
 
     config: str
@@ -133,6 +134,7 @@ class Report:
     losses: dict[str, float] = field(default_factory=dict)
     task_gradient: float | None = None
     terms: list[Term] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
     optimizer: str = ''
     groups: list[Group] = field(default_factory=list)
     cost: Cost | None = None

@@ -107,8 +107,8 @@ def rule(configs: int, worth: float, alpha: float) -> str:
         f'is significantly above {bound}, NO-GO where it is significantly below, INCONCLUSIVE '
         f'otherwise. Where the true gain is {bound}, {100 * alpha:g} % of such experiments say GO '
         f'or NO-GO, one half each.{several} This holds for a number of seeds that was chosen '
-        'beforehand: who adds seeds until it says GO is wrong more often (of 5 %, 9 % with one more '
-        'look, 17 % with a look at every number of seeds from 3 to 10).'
+        'beforehand: who adds seeds until it says GO is wrong more often (of 5 %, 9 % with one '
+        'more look, 17 % with a look at every number of seeds from 3 to 10).'
     )
 
 

@@ -32,8 +32,10 @@ _SAME = (
 )
 #: What a method may have its own of, and what is worth saying where it has.
 _TOLD = ('optim_wrapper', 'param_scheduler', 'load_from', 'custom_hooks', 'auto_scale_lr')
-#: Parts of these that change no weights.
-_IRRELEVANT = ('val_interval', 'val_begin', 'dynamic_intervals')
+#: Parts of these that change no figure, or are looked at by themselves.
+_ELSEWHERE = (
+    'val_interval', 'val_begin', 'dynamic_intervals', 'accumulative_counts', '_scope_',
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def student_alone(cfg: Config) -> Alone:
             'beside a distiller, so there is no student alone to take out of it: give the config '
             'of the student alone by --alone.'
         )
-    alone, notes = copy.deepcopy(cfg), []
+    # Of a new-style config the names of its types, which a file can hold.
+    alone, notes = Config(copy.deepcopy(cfg.to_dict())), []
     for hook in _hooks_of(cfg):
         if name_of(hook.get('type')) in _TRAINS:
             raise ValueError(
@@ -97,7 +100,7 @@ def student_alone(cfg: Config) -> Alone:
                 'without it this is another training: give the config of the student alone by '
                 '--alone.'
             )
-    alone.model, weights = _student(cfg)
+    alone.model, weights = _student(alone)
     if weights:
         notes.append(
             f"the weight of the student's own loss, {', '.join(f'{w:g}' for w in weights)} in the "
@@ -192,13 +195,34 @@ def differences(first: Config, second: Config, of_students: bool = False) -> lis
         if any(key.startswith(each.key) for each in found):
             continue
         both = [_plain(_at(cfg, key)) for cfg in (first, second)]
-        if key == 'custom_hooks':
+        if key == 'model':
+            both = [{k: v for k, v in each.items() if k != 'data_preprocessor'} for each in both]
+        elif key == 'custom_hooks':
             both = [_kinds(value) for value in both]
+        elif key == 'data_preprocessor' and not all(each and each.get('type') for each in both):
+            # Networks of mmpretrain add the type themselves.
+            both = [each and {k: v for k, v in each.items() if k != 'type'} for each in both]
         found += [Difference(of, *each) for each in _unlike(key, *both)][:1]
     return found
 
 
+def _preprocessor(cfg: Config) -> Any:
+    """Return the student's preprocessor, wherever it is."""
+    model = cfg.get('model') or {}
+    own, top = model.get('data_preprocessor'), cfg.get('data_preprocessor')
+    if 'architecture' not in model:
+        return own or top
+    if top or own:
+        return top or own
+    architecture = model.architecture
+    if 'cfg_path' in architecture:
+        architecture, _ = resolve_network(architecture, 'model.architecture')
+    return architecture.get('data_preprocessor')
+
+
 def _at(cfg: Config, key: str) -> Any:
+    if key == 'data_preprocessor':
+        return _preprocessor(cfg)
     value: Any = cfg
     for part in key.split('.'):
         value = value.get(part) if isinstance(value, Mapping | Config) else None
@@ -211,7 +235,7 @@ def _plain(value: Any) -> Any:
         return {
             str(k): name_of(v) if k == 'type' else _plain(v)
             for k, v in value.items()
-            if k not in _IRRELEVANT
+            if k not in _ELSEWHERE
         }
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]

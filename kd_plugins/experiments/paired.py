@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 #: What a comparison may come to.
 GO, NO_GO, INCONCLUSIVE = 'GO', 'NO-GO', 'INCONCLUSIVE'
@@ -77,8 +77,9 @@ def compare(differences: Sequence[float], worth: float = 0.0, alpha: float = ALP
     if deviation < SAME:
         return Comparison(tuple(differences), mean, deviation, None, None, None)
     error = deviation / math.sqrt(n)
-    reach = float(stats.t.ppf(1 - alpha / 2, n - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean - worth) / error, n - 1))
+    # Student's t, by the functions behind scipy.stats.t, which take a tenth of its time.
+    reach = float(special.stdtrit(n - 1, 1 - alpha / 2)) * error
+    p = 2 * float(special.stdtr(n - 1, -abs(mean - worth) / error))
     return Comparison(tuple(differences), mean, deviation, mean - reach, mean + reach, p)
 
 

@@ -214,7 +214,7 @@ def _preprocessor(cfg: Config) -> Any:
         return own or top
     if top or own:
         return top or own
-    architecture = model.architecture
+    architecture = model['architecture']
     if 'cfg_path' in architecture:
         architecture, _ = resolve_network(architecture, 'model.architecture')
     return architecture.get('data_preprocessor')

@@ -86,7 +86,9 @@ def test_the_rise_is_that_of_a_straight_line_and_its_error_that_of_scipy():
 ])  # fmt: skip
 def test_a_task_loss_that_rises(curve, rises):
     curves = [np.asarray(curve) * (1 + 0.01 * noisy(np.zeros(len(curve)), s, 1)) for s in range(3)]
-    assert of(reasons.task_loss_that_rises(trainings('task_loss', *curves))) == ['task loss'] * rises
+    assert (
+        of(reasons.task_loss_that_rises(trainings('task_loss', *curves))) == ['task loss'] * rises
+    )
     assert reasons.task_loss_that_rises([Training('kd')]) == []
     broken = trainings('task_loss', [float('nan')] * 40)
     assert reasons.task_loss_that_rises(broken) == []

@@ -15,6 +15,9 @@ OF_DIGITS = [
     'kd/kd', 'dkd/dkd', 'ctkd/ctkd_kd', 'ctkd/ctkd_dkd', 'zipf/zipf', 'reviewkd/reviewkd',
     'recursive_mix/recursive-mix', 'eekd/eekd', 'eekd/checkpointkd',
 ]  # fmt: skip
+ON_PHOTOGRAPHS = [
+    'kd/kd', 'dkd/dkd', 'ctkd/ctkd_kd', 'ctkd/ctkd_dkd', 'dot/dot_kd', 'dot/dot_dkd',
+]  # fmt: skip
 #: A distillation, and the config of its student alone that the package or upstream has.
 PAIRS = [
     *((f'configs/{name}_digits.py', 'configs/vanilla/digits_student.py') for name in OF_DIGITS),
@@ -23,7 +26,7 @@ PAIRS = [
             f'configs/{name}_resnet20_resnet8_1xb64_cifar10-small.py',
             'configs/vanilla/resnet8_1xb64_cifar10-small.py',
         )
-        for name in ('kd/kd', 'dkd/dkd', 'ctkd/ctkd_kd', 'ctkd/ctkd_dkd', 'dot/dot_kd', 'dot/dot_dkd')
+        for name in ON_PHOTOGRAPHS
     ),
     ('configs/kd/kd_resnet56_resnet20_1xb64_cifar100.py',
      'configs/vanilla/resnet20_1xb64_cifar100.py'),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.results import read_json
 from kd_plugins.files.writing import write_aside
 from kd_plugins.inspect.check import check
+from kd_plugins.inspect.check.report import Calibration
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import measure_teacher
@@ -43,25 +45,23 @@ class Inspected:
     teacher: dict[str, float] = field(default_factory=dict)
 
 
-def inspect_config(cfg: Config, iterations: int = 1) -> Inspected:
-    """Build a config, train some iterations, and measure its teacher, leaving nothing behind.
+def inspect_config(cfg: Config, iterations: int = 5) -> Inspected:
+    """Build a config, train a few iterations, and measure its teacher, leaving nothing behind.
 
     Args:
         cfg: The config of a training, with or without a teacher; it is not changed.
-        iterations: How many to train.
+        iterations: Over how many to measure the terms' gradients.
     """
-    report = check(cfg, iterations, teacher_batches=0)
+    report = check(cfg, iterations=1, teacher_batches=0, calibration=Calibration(1.0, iterations))
     found = Inspected(config_hash(_without_seed(cfg)), unreached=report.unreached)
     found.errors = [
         f'{finding.what} {finding.change}'.strip()
         for finding in report.findings
         if finding.level == 'error'
     ]
-    if report.task_gradient:
+    if report.calibration:
         found.ratios = {
-            term.name: term.gradient / report.task_gradient
-            for term in report.terms
-            if term.gradient is not None
+            name: statistics.median(ratios) for name, ratios in report.calibration.ratios.items()
         }
     if report.teacher is not None and not found.errors and cfg.get('val_dataloader'):
         found.teacher = measure_on_validation(cfg)

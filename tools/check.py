@@ -2,6 +2,7 @@
 
     python tools/check.py configs/dkd/dkd_digits.py
     python tools/check.py configs/dkd/dkd_digits.py --calibrate 1
+    python tools/check.py configs/bckd/bckd_scenes.py --pictures page.png
     python tools/check.py configs/dkd/dkd_digits.py --alone work_dirs/alone/epoch_100.pth
 
 Builds everything, trains a few iterations in a temporary directory, evaluates
@@ -11,17 +12,20 @@ code is 1 where the training would be wrong.
 ``--calibrate`` measures, over some iterations, the gradient of every term beside
 that of the student's own loss, and proposes weights for a wanted ratio, as a line of
 a config. ``--alone`` compares the teacher with a student that was trained alone.
+``--pictures`` draws what the training is fed.
 """
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
 from kd_plugins.inspect.check import check
+from kd_plugins.inspect.check.pictures import Pictures
 from kd_plugins.inspect.check.report import Calibration
 from kd_plugins.inspect.check.show import show
 
@@ -53,6 +57,9 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='checkpoint of the student trained alone, to compare the teacher with',
     )
+    parser.add_argument(
+        '--pictures', metavar='PNG', help='draw the first training pictures, with boxes, to a file'
+    )
     parser.add_argument('--json', action='store_true', help='print JSON, for machines')
     parser.add_argument(
         '--debug', action='store_true', help='stop at the first error, with its traceback'
@@ -71,7 +78,7 @@ def main() -> None:
     """Check, print, exit."""
     args = parse_args()
     cfg = launch.load_config(args)
-    calibration = None
+    calibration, pictures = None, Pictures() if args.pictures else None
     if args.calibrate is not None:
         calibration = Calibration(args.calibrate, args.iterations or 20)
     report = check(
@@ -81,11 +88,17 @@ def main() -> None:
         args.debug,
         calibration,
         args.alone,
+        pictures,
     )
+    if pictures is not None and pictures.shown:
+        Path(args.pictures).parent.mkdir(parents=True, exist_ok=True)
+        pictures.draw().savefig(args.pictures, dpi=120)
     if args.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
         show(report, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
+    if pictures is not None and not args.json:
+        print(f'wrote {args.pictures}' if pictures.shown else 'there was no picture to draw')
     sys.exit(0 if report.ok else 1)
 
 

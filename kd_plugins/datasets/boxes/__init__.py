@@ -9,7 +9,8 @@ from kd_plugins.datasets.boxes.faults import Fault, faults_between, faults_of
 from kd_plugins.datasets.boxes.reading import AnnotationError, Boxes, Split
 
 __all__ = [
-    'AnnotationError', 'Boxes', 'Fault', 'Split', 'faults_between', 'faults_of', 'read_boxes',
+    'AnnotationError', 'Boxes', 'Fault', 'Split', 'faults', 'faults_between', 'faults_of',
+    'read_boxes',
 ]  # fmt: skip
 
 
@@ -33,3 +34,15 @@ def read_boxes(data: Path) -> Boxes:
         'and ImageSets/Main/train.txt), or a YOLO folder (images/train, labels/train/*.txt and a '
         'data.yaml with the names).'
     )
+
+
+def faults(boxes: Boxes) -> list[Fault]:
+    """Return what is wrong with both parts of a data set, worst first."""
+    found = [
+        *faults_between(
+            boxes.train.content, boxes.val.content, boxes.train.pictures == boxes.val.pictures
+        ),
+        *faults_of(boxes.train.content, boxes.train.pictures, 'train'),
+        *faults_of(boxes.val.content, boxes.val.pictures, 'val'),
+    ]
+    return sorted(found, key=lambda fault: ('error', 'warning', 'note').index(fault.level))

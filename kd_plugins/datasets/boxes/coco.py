@@ -39,7 +39,7 @@ def read(data: Path) -> Boxes | None:
             'numbers classes in the order of each file, so the same number would stand for two '
             'classes; bring both into one order.'
         )
-    return Boxes('COCO', names[0], *parts)
+    return Boxes('COCO', names[0], parts[0], parts[1])
 
 
 def parse(path: Path) -> dict[str, Any]:

@@ -149,10 +149,10 @@ def _boxes(content: dict[str, Any], name: str) -> Iterable[Fault]:
     )
     for kind, things in bad.items():
         if things:
-            first = things[0]
+            first, count = things[0], len(content['annotations'])
             yield Fault(
                 'warning',
-                f'{name}: {len(things)} of {len(content["annotations"])} boxes {says[kind]} (first: '
+                f'{name}: {len(things)} of {count} boxes {says[kind]} (first: '
                 f'annotation {first["id"]} of {files.get(first["image_id"], "no picture")}, '
                 f'{[round(v, 1) for v in first["bbox"]]}).',
                 'look whether coordinates are [x, y, width, height] in pixels of the picture as it '

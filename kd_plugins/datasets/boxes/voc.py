@@ -65,7 +65,8 @@ def read(data: Path) -> Boxes | None:
                 builder.box(classes.index(thing.name), x1, y1, x2 - x1, y2 - y1)
                 builder.content['annotations'][-1]['iscrowd'] = int(thing.difficult)
         splits.append(Split(builder.content, data))
-    return Boxes('VOC', classes, *splits, [f'coordinates were taken to count from {first}'])
+    train, val = splits
+    return Boxes('VOC', classes, train, val, [f'coordinates were taken to count from {first}'])
 
 
 def _files(data: Path) -> dict[str, list[tuple[Path, Path | None]]] | None:

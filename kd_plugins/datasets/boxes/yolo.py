@@ -43,8 +43,8 @@ def read(data: Path) -> Boxes | None:
             'validation part, as images/train and images/val.'
         )
     classes = _names(data)
-    parts = [_split(data, *folders[name], classes) for name in ('train', val)]
-    return Boxes('YOLO', classes, *parts)
+    train, held = (_split(data, *folders[name], classes) for name in ('train', val))
+    return Boxes('YOLO', classes, train, held)
 
 
 def _folders(data: Path, name: str) -> tuple[Path, Path] | None:

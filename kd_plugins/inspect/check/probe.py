@@ -22,6 +22,7 @@ from kd_plugins.experiments.memory import PeakMemory
 from kd_plugins.experiments.timing import median, now
 from kd_plugins.inspect.check import calibration as calibrating
 from kd_plugins.inspect.check import findings
+from kd_plugins.inspect.check.boxes import examine_annotations
 from kd_plugins.inspect.check.convolutions import watch_convolutions
 from kd_plugins.inspect.check.describe import (
     describe_data,
@@ -31,6 +32,7 @@ from kd_plugins.inspect.check.describe import (
     tensors_in,
 )
 from kd_plugins.inspect.check.gradients import take_gradients
+from kd_plugins.inspect.check.pictures import Pictures
 from kd_plugins.inspect.check.report import Calibration, Cost, Read, Report, Term
 from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.quiet import quiet, silence
@@ -50,6 +52,7 @@ def check(
     debug: bool = False,
     calibration: Calibration | None = None,
     alone: str | None = None,
+    pictures: Pictures | None = None,
 ) -> Report:
     """Train a few iterations in a temporary directory and report.
 
@@ -67,17 +70,20 @@ def check(
             weights for, and over how many iterations to measure it, before the others.
         alone: The checkpoint of a student that was trained alone, to compare the
             teacher with.
+        pictures: Gets the first training pictures, as the pipeline makes them.
 
     Returns:
         The report, worst findings first.
     """
     report = Report(config=str(cfg.filename or 'the config'), calibration=calibration)
     steps = 'the config cannot be built'
+    if not examine_annotations(report, cfg):
+        return report
     with tempfile.TemporaryDirectory() as folder, silence():
         try:
             runner = launch.build_runner(_for_check(cfg, folder))
             steps = 'the training stops in its first iterations'
-            probe = _Probe(report, cfg, iterations)
+            probe = _Probe(report, cfg, iterations, pictures)
             runner.register_hook(probe)
             with contextlib.suppress(_Enough):
                 runner.train()
@@ -124,8 +130,11 @@ class _Probe(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, report: Report, cfg: Config, iterations: int) -> None:
+    def __init__(
+        self, report: Report, cfg: Config, iterations: int, pictures: Pictures | None = None
+    ) -> None:
         self.report = report
+        self.pictures = pictures
         self.cfg = cfg
         self.iterations = iterations
         self.times: list[float] = []
@@ -142,6 +151,8 @@ class _Probe(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Look at everything once, then let the iterations run."""
+        if self.pictures is not None:
+            self.pictures.add(data_batch, runner)
         if self.report.student is None:
             self._look(runner, data_batch)
             if self.report.teacher is not None and self.report.distils:

@@ -30,6 +30,7 @@ from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.python import Code, statement
 from kd_plugins.new_config.reading import Named, distiller
 from kd_plugins.registry import name_of
+from kd_plugins.teachers.classes import keep_classes
 
 #: The method of a training without a teacher.
 ALONE = 'alone'
@@ -117,12 +118,11 @@ class Request:
             teaches: Whether it is the teacher, which may know other classes beside these.
             **more: More of it; ``cfg_path`` as it shall stand there.
         """
-        cfg = dict(cfg_path=path)
+        cfg: dict[str, Any] = dict(cfg_path=path)
         if self.boxes is not None:
             if not (teaches and self.class_map):
-                cfg.update(
-                    heads_of(path, len(self.classes), '--teacher' if teaches else '--student')
-                )
+                key = '--teacher' if teaches else '--student'
+                cfg.update(heads_of(path, len(self.classes), key))
         elif self.classes:
             cfg['head'] = dict(num_classes=len(self.classes))
         return {**cfg, **more}
@@ -263,8 +263,11 @@ def _try(text: str, out: Path) -> None:
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         if 'teacher' in model:
             # A network that is built already needs no weights.
-            teacher = dict(model['teacher'], pretrained=False)
-            model.update(teacher=_build(teacher), teacher_ckpt=None)
+            teacher = _build(dict(model['teacher'], pretrained=False))
+            if chosen := model.pop('teacher_class_map', None):
+                # Which classes they are is of no matter here, as many as the student's.
+                keep_classes(teacher, range(len(chosen)))
+            model.update(teacher=teacher, teacher_ckpt=None)
         MODELS.build(model)
 
 

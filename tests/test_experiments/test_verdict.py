@@ -265,14 +265,14 @@ def test_a_config_that_cannot_train_is_refused_before_anything_trains(tmp_path):
 
 def test_a_look_finds_gradients_and_measures_the_teacher(tmp_path):
     cfg = load_config(plan([tiny(tmp_path)], [0], tmp_path).runs[1])
-    seen = inspect_config(cfg)
+    seen = inspect_config(cfg, iterations=1)
     assert seen.errors == [] and seen.ratios['loss_kd'] > 0
     # A random teacher guesses, and is measured on all 60 scans.
     accuracy = seen.teacher['accuracy/top1']
     assert accuracy * 60 / 100 == pytest.approx(round(accuracy * 60 / 100), abs=1e-3)
     # Its weight scales the gradient.
     cfg.model.distiller.distill_losses.loss_kd.loss_weight = 9.0
-    assert inspect_config(cfg).ratios['loss_kd'] == pytest.approx(
+    assert inspect_config(cfg, iterations=1).ratios['loss_kd'] == pytest.approx(
         10 * seen.ratios['loss_kd'], rel=1e-3
     )
     verdict_plan.keep(seen, tmp_path / 'kept')

@@ -13,6 +13,7 @@ from helpers.own_boxes import CLASSES, coco_folder, voc_folder, yolo_folder
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from kd_plugins.datasets.boxes import read_boxes
 from kd_plugins.inspect.check import check
 from kd_plugins.inspect.check.pictures import Pictures
 from kd_plugins.networks import build_network, classes_of, resolve_network
@@ -289,3 +290,20 @@ def test_from_the_command_line(own, tmp_path, monkeypatch, capsys):
     assert not (tmp_path / 'other.py').exists()
     with pytest.raises(SystemExit):
         call('--student', STUDENT, '--method', 'alone', '--batch-size', 0, '--out', 'x.py')
+
+
+def test_the_tutorials_folders_are_of_three_forms(own, tmp_path, monkeypatch):
+    """What the page tells to run, on a few scenes."""
+    text = (ROOT / 'docs/tutorial_detection.md').read_text()
+    (code,) = (part for part in text.split('```')[1::2] if part.startswith('python\n# forms.py'))
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digit_scenes').symlink_to(own / 'coco', target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    exec(code.removeprefix('python\n'), {})
+    found = [read_boxes(Path(name)) for name in ('data/digit_scenes', 'my_voc', 'my_yolo')]
+    assert [each.form for each in found] == ['COCO', 'VOC', 'YOLO']
+    boxes = [
+        np.array([thing['bbox'] for thing in each.train.content['annotations']]) for each in found
+    ]
+    assert boxes[0].shape == (26, 4) and all(each.classes == CLASSES for each in found)
+    assert np.allclose(boxes[1], boxes[0]) and np.allclose(boxes[2], boxes[0], atol=1e-6)

@@ -9,6 +9,7 @@ from kd_plugins.losses.bckd import (
 from kd_plugins.losses.cskd import CSKDLoss, fused_target
 from kd_plugins.losses.ctc import CTCLoss, nce_loss
 from kd_plugins.losses.deit import DeiTLoss, hard_loss
+from kd_plugins.losses.dist_kd import DISTLoss, dist_loss
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
@@ -27,6 +28,7 @@ from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
 from kd_plugins.losses.weighted import Weighted
 from kd_plugins.losses.with_temperature import WithTemperature
+from kd_plugins.losses.wttm import WTTMLoss, wttm_loss
 from kd_plugins.losses.zipf import ZipfLoss, vote_ranks, zipf_loss, zipf_target
 
 #: Names that they had first, for configs that import classes.
@@ -39,6 +41,7 @@ __all__ = [
     'BCKDLocalizationLoss',
     'CSKDLoss',
     'CTCLoss',
+    'DISTLoss',
     'DKDLoss',
     'DeiTLoss',
     'EEKDLoss',
@@ -52,11 +55,13 @@ __all__ = [
     'SRRLLoss',
     'SigmoidKDLoss',
     'VIDLoss',
+    'WTTMLoss',
     'Weighted',
     'WithTemperature',
     'ZipfLoss',
     'binary_classification_kd',
     'consistency_loss',
+    'dist_loss',
     'dkd_loss',
     'eekd_loss',
     'fused_target',
@@ -72,6 +77,7 @@ __all__ = [
     'srrl_loss',
     'vid_loss',
     'vote_ranks',
+    'wttm_loss',
     'zipf_loss',
     'zipf_target',
 ]

@@ -35,6 +35,7 @@ from kd_plugins.structures import Progress
 
 KD = dict(type='kd_plugins.KDLoss', tau=2.0)
 GLOBAL = dict(type='kd_plugins.GlobalTemperature')
+LSKD = dict(type='kd_plugins.LSKDTemperature')
 INSTANCE = dict(type='kd_plugins.InstanceTemperature', num_classes=4)
 CURRICULUM = dict(type='kd_plugins.CurriculumTemperatureHook', length=2)
 
@@ -99,6 +100,13 @@ METHODS = {
     'CTKD by instance': Method(vectors(tau=INSTANCE), sgd(), CURRICULUM),
     'KD + DOT': Method(vectors(), dot()),
     'CTKD + DOT': Method(vectors(tau=GLOBAL), dot(), CURRICULUM),
+    'DIST': Method(vectors(type='kd_plugins.DISTLoss'), sgd(0.02)),
+    'WTTM': Method(
+        lambda: algorithm_cfg(distiller=distiller(dict(type='kd_plugins.WTTMLoss'))), sgd()
+    ),
+    'LSKD': Method(vectors(tau=LSKD), sgd()),
+    'LSKD + CTKD': Method(vectors(tau=dict(LSKD, tau=dict(GLOBAL, init=-2.0))), sgd(), CURRICULUM),
+    'LSKD + DOT': Method(vectors(tau=LSKD), dot()),
     'EEKD': Method(eekd(), sgd()),
     'CheckpointKD': Method(
         eekd(mode='equal', mix='logits', tau=3.0, channels_S=None, channels_T=None), sgd()
@@ -188,8 +196,9 @@ def test_bfloat16_autocast(tmp_path, method):
 
 
 # mmdet divides by the objects of a step, so a detector's steps are not those of the batch;
-# every pass of RecursiveMix pastes another batch, and CTC's memories go on with every step.
-IN_PARTS = ('RecursiveMix', 'CTC')
+# every pass of RecursiveMix pastes another batch, CTC's memories go on with every step, and
+# DIST compares classes over the pictures of a step.
+IN_PARTS = ('RecursiveMix', 'CTC', 'DIST')
 WHOLE = [
     name
     for name, method in METHODS.items()

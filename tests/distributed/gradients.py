@@ -23,14 +23,25 @@ from kd_plugins.structures import Progress
 #: KD and DKD at once.
 TERMS = dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=2.0),
              loss_dkd=dict(type='kd_plugins.DKDLoss', tau=3.0, beta=2.0))  # fmt: skip
+#: DIST's part over classes runs over the pictures of each process, so it is left out.
+NEWER = dict(
+    loss_dist=dict(type='kd_plugins.DISTLoss', tau=4.0, gamma=0.0),
+    loss_wttm=dict(type='kd_plugins.WTTMLoss'),
+    loss_lskd=dict(
+        type='kd_plugins.KDLoss',
+        tau=dict(type='kd_plugins.LSKDTemperature', tau=dict(type='kd_plugins.GlobalTemperature')),
+    ),
+)
 
 
-def of_vectors():
+def of_vectors(terms=TERMS):
     """An algorithm and its batch."""
     cfg = distiller()
     mapping = cfg['loss_forward_mappings']['loss_kd']
-    cfg.update(distill_losses=TERMS, loss_forward_mappings=dict(loss_kd=mapping, loss_dkd=mapping))
-    return build(distiller=cfg), *batch(size=8)
+    cfg.update(distill_losses=terms, loss_forward_mappings=dict.fromkeys(terms, mapping))
+    model = build(distiller=cfg)
+    model.set_progress(Progress(iter=4, max_iters=10, epoch=4, max_epochs=10))
+    return model, *batch(size=8)
 
 
 def of_patches():
@@ -67,6 +78,7 @@ def of_levels():
 
 CASES = {
     'KD, DKD': of_vectors,
+    'DIST, WTTM, LSKD + CTKD': lambda: of_vectors(NEWER),
     'ReviewKD': of_levels,
     'CSKD': of_patches,
     'Zipf': of_votes,

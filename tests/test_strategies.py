@@ -22,7 +22,7 @@ from helpers import (
 )
 from helpers.detection import images
 from helpers.numbered import ctc_model
-from helpers.tiny_pictures import beside_ctkd, boxes, patches, recursive_mix, rois, zipf
+from helpers.tiny_pictures import beside_ctkd, boxes, necks, patches, recursive_mix, rois, zipf
 from helpers.tiny_training import config, train
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
@@ -125,6 +125,11 @@ METHODS = {
     ),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
+    'CWD, PKD': Method(
+        lambda: necks(CWD=dict(loss_weight=1.0), PKD=dict(loss_weight=0.1)), sgd(0.01), **BOXES
+    ),
+    'MGD, SL2': Method(lambda: necks(MGD=dict(loss_weight=1e-3), SL2={}), sgd(0.01), **BOXES),
+    'CWD + DOT': Method(lambda: necks(CWD={}), dot(0.01), **BOXES),
     'RoI-DKD + CTKD + DOT + PKD': Method(
         lambda: rois(tau=GLOBAL, fpn=True), dot(0.01), CURRICULUM, **BOXES
     ),
@@ -255,7 +260,7 @@ COMPILED = [
     name
     for name, method in METHODS.items()
     if name not in ('EEKD + DOT', 'CTC + DOT')
-    and 'PKD' not in name
+    and 'RoI' not in name
     and (not NO_MOMENTUM or ('DOT' not in name and method.data == 'Vectors'))
 ]
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
-from helpers.tiny_pictures import Pictures, patches, zipf
+from helpers.tiny_pictures import Pictures, patches, stages, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
@@ -54,6 +54,19 @@ def of_patches():
     return model, pictures, [sample['data_samples'] for sample in samples]
 
 
+def of_maps():
+    """CWD, and MGD without a mask, of which every process draws its own.
+
+    PKD's deviations and SL2's weights are those of each process's pictures, as published.
+    """
+    cfg = stages(CWD=dict(tau=2.0), MGD=dict(loss_weight=1e-3, mask_ratio=0.0))
+    model = MODELS.build(cfg).train()
+    model.init_weights()
+    samples = [Pictures(8)[i] for i in range(8)]
+    pictures = torch.stack([sample['inputs'] for sample in samples])
+    return model, pictures, [sample['data_samples'] for sample in samples]
+
+
 def of_votes():
     """Zipf's label smoothing."""
     # In training its batch statistics are fixed.
@@ -80,6 +93,7 @@ CASES = {
     'KD, DKD': of_vectors,
     'DIST, WTTM, LSKD + CTKD': lambda: of_vectors(NEWER),
     'ReviewKD': of_levels,
+    'CWD, MGD': of_maps,
     'CSKD': of_patches,
     'Zipf': of_votes,
     'EEKD': of_checkpoints,

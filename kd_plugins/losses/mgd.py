@@ -127,6 +127,9 @@ class MGDLoss(ProjectedMapsLoss):
             seed = 0
             for part in (STREAM, self.progress.seed or 0, self.progress.iter, rank, level):
                 seed = (seed * 1_000_003 + part) % 2**63
-            generator = torch.Generator(device=like.device).manual_seed(seed)
-        drawn = torch.rand(shape, generator=generator, device=like.device)
-        return (drawn >= self.mask_ratio).to(like.dtype)
+            generator = torch.Generator().manual_seed(seed)
+        # Drawn on the CPU, masks are the same on every device.
+        kept = torch.rand(shape, generator=generator) >= self.mask_ratio
+        if like.is_cuda:
+            kept = kept.pin_memory()
+        return kept.to(like.device, non_blocking=True).to(like.dtype)

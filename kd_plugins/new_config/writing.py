@@ -12,13 +12,16 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
 from kd_plugins.files.writing import write_aside
-from kd_plugins.networks import build_network, resolve_network
+from kd_plugins.networks import build_network, resolve_network, size_made_for
+from kd_plugins.new_config.classes import classes_in_cfg, of_classes
+from kd_plugins.new_config.logits import Logits, picture_size
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.python import Code, statement
-from kd_plugins.new_config.reading import Named, distiller
+from kd_plugins.new_config.reading import CLASSIFIER, Named, distiller, logits_of
 from kd_plugins.registry import name_of
 
 #: The method of a training without a teacher.
@@ -47,6 +50,9 @@ class Request:
             package's model index lists for its config.
         data: A folder with ``train/CLASS/`` and ``val/CLASS/``, in the place of
             the data of the student's config.
+        student_logits: The module whose output are the student's logits; None to
+            look for the network's own answer.
+        teacher_logits: The teacher's.
     """
 
     student: str
@@ -55,6 +61,8 @@ class Request:
     teacher: str | None = None
     teacher_ckpt: str | None = None
     data: Path | None = None
+    student_logits: str | None = None
+    teacher_logits: str | None = None
     classes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -67,7 +75,7 @@ class Request:
                 f'--teacher {self.teacher!r} is a file of yours, for which no package lists '
                 'weights: give --teacher-ckpt.'
             )
-        if os.path.isfile(self.student) and Config._is_lazy_import(self.student):
+        if os.path.isfile(self.student) and _is_new_style(self.student):
             raise ValueError(
                 f'--student {self.student!r} is a new-style config (read_base, classes as types), '
                 'which the classic file that is written here cannot inherit: make a classic one of '
@@ -76,10 +84,18 @@ class Request:
         if self.data is not None:
             self.classes = _classes_in(self.data)
 
-    def network(self, path: str, **more: Any) -> dict[str, Any]:
-        """Return the config of one of the networks, for these classes."""
-        head = dict(head=dict(num_classes=len(self.classes))) if self.classes else {}
-        return dict(cfg_path=path, **head, **more)
+    def network(self, side: str, whole: Config, path: str, **more: Any) -> dict[str, Any]:
+        """Return the config of one of the networks, for these classes.
+
+        Args:
+            side: 'student' or 'teacher'.
+            whole: Its config.
+            path: How that is written in the new config.
+            **more: Further settings.
+        """
+        classes = len(self.classes)
+        changes = of_classes(whole.model, classes, f'--{side}') if classes else {}
+        return dict(cfg_path=path, **changes, **more)
 
     def path(self, path: str | Path, prefix: str = '{{ fileDirname }}/') -> str:
         """Return a path as it stands in the config, where relative ones count from its folder.
@@ -109,7 +125,7 @@ def write_config(request: Request) -> None:
     """
     text = new_config(request)
     request.out.parent.mkdir(parents=True, exist_ok=True)
-    _try(text, request.out)
+    _try(text, request)
     write_aside(text.encode(), request.out)
 
 
@@ -121,40 +137,49 @@ def new_config(request: Request) -> str:
     Raises:
         ValueError: As :func:`write_config`.
     """
-    if request.data is not None:
-        network, _ = resolve_network(dict(cfg_path=request.student), '--student')
-        if 'head' not in network:
-            raise ValueError(
-                f'--data is for classifiers, but --student {request.student!r} is a '
-                f'{name_of(network.type)}: give a student config that has your data.'
-            )
-    student = Named(f'--student {request.student!r}', _build(request.network(request.student)))
+    base = _whole(request.student, '--student')
+    if 'train_dataloader' not in base or 'train_cfg' not in base:
+        raise ValueError(
+            f'--student {request.student!r} says how to test and not how to train (it has no '
+            'train_dataloader): give a config that trains, with that architecture.'
+        )
+    student = _named(request, 'student', request.student, base)
+    if request.classes and student.kind != CLASSIFIER:
+        raise ValueError(
+            f'--data is for classifiers, but --student {request.student!r} is a '
+            f'{type(student.network).__name__}: give a student config that has your data.'
+        )
     if request.teacher is None:
-        sections = _data(request)
+        sections = _data(request, base)
         if request.classes:
-            sections['model'] = dict(head=dict(num_classes=len(request.classes)))
+            _check_classes(request, logits_of(student, trains=True))
+            sections['model'] = of_classes(base.model, len(request.classes), '--student')
     else:
-        sections = _distillation(request, student, request.teacher)
-    head = f'# python tools/check.py {request.out}\n# python tools/train.py {request.out}\n'
+        sections = _distillation(request, base, student, request.teacher)
     sections = dict(_base_=[request.path(request.student, prefix='')], **sections)
+    head = f'# python tools/check.py {request.out}\n# python tools/train.py {request.out}\n'
     return head + '\n'.join(statement(name, value) for name, value in sections.items())
 
 
-def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]:
+def _distillation(request: Request, base: Config, student: Named, path: str) -> dict[str, Any]:
     says = methods()[request.method]
-    teacher = Named(f'--teacher {path!r}', _build(request.network(path)))
+    whole = _whole(path, '--teacher')
+    teacher = _named(request, 'teacher', path, whole)
     recorded = distiller(request.method, says, student, teacher)
     model = dict(
         _delete_=True,
         type='kd_plugins.SingleTeacherDistill',
-        architecture=request.network(request.path(request.student)),
+        architecture=request.network('student', base, request.path(request.student)),
     )
     if request.teacher_ckpt is None:
         _check_listed_weights(request, path)
-        model['teacher'] = request.network(path, pretrained=True)
+        model['teacher'] = request.network('teacher', whole, path, pretrained=True)
     else:
-        model['teacher'] = request.network(request.path(path))
+        model['teacher'] = request.network('teacher', whole, request.path(path))
         model['teacher_ckpt'] = request.path(request.teacher_ckpt)
+    made_for = size_made_for(teacher.network)
+    if teacher.kind == CLASSIFIER and made_for not in (None, student.size):
+        model['teacher_input_size'] = list(made_for)
     settings = dict(says.settings)
     hooks = {name: dict(type=f'kd_plugins.{kind}') for name, kind in _HOOKS.items()}
     return dict(
@@ -162,14 +187,69 @@ def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]
         default_hooks=dict(**hooks, **settings.pop('default_hooks', {})),
         randomness=dict(seed=0),
         **settings,
-        **_data(request),
+        **_data(request, base),
         model=dict(model, distiller=recorded),
     )
+
+
+def _is_new_style(path: str) -> bool:
+    try:
+        return Config._is_lazy_import(path)
+    except SyntaxError:
+        return False  # which reading it will tell
+
+
+def _whole(path: str, option: str) -> Config:
+    """Read the config of a training.
+
+    Raises:
+        ValueError: Whatever upstream throws, as one sentence.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope(path.split('::')[0] if '::' in path else None):
+            return get_config(path) if '::' in path else Config.fromfile(path)
+    except Exception as error:
+        raise _cannot(f'{option} {path!r} cannot be read', error) from error
+
+
+def _named(request: Request, side: str, path: str, whole: Config) -> Named:
+    """Build one of the networks from a config."""
+    option = f'--{side}'
+    if 'model' not in whole:
+        raise ValueError(f'{option} {path!r} has no model: give a config with one.')
+    cfg = request.network(side, whole, path)
+    if request.classes and 'num_classes' in whole.get('data_preprocessor', {}):
+        # As the new config will say at its top level.
+        cfg['data_preprocessor'] = dict(num_classes=len(request.classes))
+    try:
+        network = _build(cfg)
+    except Exception as error:
+        raise _cannot(f'{option} {path!r} cannot be built', error) from error
+    chosen = getattr(request, f'{side}_logits')
+    size = size_made_for(network) or picture_size(whole)
+    return Named(f'{option} {path!r}', network, size, f'{option}-logits', chosen)
+
+
+def _cannot(what: str, error: Exception) -> ValueError:
+    """Return what upstream, or a network's own code, stopped at, as one sentence."""
+    if isinstance(error, (ValueError, FileNotFoundError)):
+        return ValueError(f'{what}: {" ".join(str(error).split())}')
+    return ValueError(f'{what}: {type(error).__name__}: {" ".join(str(error).split())}')
 
 
 def _build(cfg: Mapping[str, Any]) -> BaseModel:
     network, _ = resolve_network(cfg, cfg['cfg_path'])
     return build_network(network, cfg['cfg_path'])
+
+
+def _check_classes(request: Request, found: Logits) -> None:
+    """Refuse a network that would not have the classes of the data."""
+    if found.classes != len(request.classes):
+        raise ValueError(
+            f'--data has {len(request.classes)} classes, and {found.source!r} of --student '
+            f'{request.student!r} gives {found.classes} whatever its config says: give a config '
+            'whose num_classes is that of its logits.'
+        )
 
 
 def _check_listed_weights(request: Request, teacher: str) -> None:
@@ -181,7 +261,7 @@ def _check_listed_weights(request: Request, teacher: str) -> None:
             f'--teacher {teacher!r}: {teacher.split("::")[0]} lists no weights for it: give '
             '--teacher-ckpt.'
         ) from None
-    listed = network.get('head', {}).get('num_classes')
+    listed = classes_in_cfg(network)
     if request.classes and listed != len(request.classes):
         raise ValueError(
             f'--teacher {teacher!r}: the weights that its package lists know {listed} classes, and '
@@ -190,21 +270,28 @@ def _check_listed_weights(request: Request, teacher: str) -> None:
         )
 
 
-def _try(text: str, out: Path) -> None:
+def _try(text: str, request: Request) -> None:
     """Build the model of the config, read from its own folder, but load no weights."""
-    with NamedTemporaryFile('w', suffix='.py', dir=out.parent, encoding='utf-8') as file:
+    folder = request.out.parent
+    with NamedTemporaryFile('w', suffix='.py', dir=folder, encoding='utf-8') as file:
         file.write(text)
         file.flush()
         cfg = Config.fromfile(file.name)
     model = dict(cfg.model)
     if 'data_preprocessor' in cfg:
         model['data_preprocessor'] = cfg.data_preprocessor
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        if 'teacher' in model:
-            # A network that is built already needs no weights.
-            teacher = dict(model['teacher'], pretrained=False)
-            model.update(teacher=_build(teacher), teacher_ckpt=None)
-        MODELS.build(model)
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            if 'teacher' in model:
+                # A network that is built already needs no weights.
+                teacher = dict(model['teacher'], pretrained=False)
+                model.update(teacher=_build(teacher), teacher_ckpt=None)
+            built = MODELS.build(model)
+            if name_of(cfg.optim_wrapper.get('type')) == 'DOTOptimWrapper':
+                build_optim_wrapper(built, cfg.optim_wrapper)
+    except Exception as error:
+        what = f'--method {request.method} cannot be built for --student {request.student!r}'
+        raise _cannot(what, error) from error
 
 
 def _classes_in(data: Path) -> list[str]:
@@ -220,17 +307,9 @@ def _classes_in(data: Path) -> list[str]:
     return found['train']
 
 
-def _data(request: Request) -> dict[str, Any]:
+def _data(request: Request, base: Config) -> dict[str, Any]:
     if request.data is None:
         return {}
-    with DefaultScope.overwrite_default_scope(request.student.split('::')[0]):
-        get = get_config if '::' in request.student else Config.fromfile
-        base = get(request.student)
-    if 'train_dataloader' not in base:
-        raise ValueError(
-            f'--student {request.student!r} says how to test and not how to train (it has no '
-            'train_dataloader): give a config that trains, with that architecture.'
-        )
     return dict(
         data_root=request.path(request.data),
         data_preprocessor=dict(num_classes=len(request.classes)),

@@ -11,6 +11,8 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from kd_plugins import checks
+
 #: How many pictures flow.
 PICTURES = 2
 
@@ -185,11 +187,10 @@ def _tried(
     try:
         return run()
     except Exception as error:  # a network's own code may refuse in any way
-        said = ' '.join(str(error).split()) or 'no message'
         raise refusal(
             f'{who} does not {"train" if refusal is NotTrainable else "run"} on two pictures of '
             f'{size[0]} x {size[1]} pixels: '
-            f'{type(error).__name__}: {said}'
+            f'{type(error).__name__}: {checks.said(error)}'
         ) from error
 
 

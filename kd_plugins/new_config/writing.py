@@ -15,6 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
+from kd_plugins import checks
 from kd_plugins.files.writing import write_aside
 from kd_plugins.networks import build_network, resolve_network, size_made_for
 from kd_plugins.new_config.classes import classes_in_cfg, of_classes
@@ -233,8 +234,8 @@ def _named(request: Request, side: str, path: str, whole: Config) -> Named:
 def _cannot(what: str, error: Exception) -> ValueError:
     """Return what upstream, or a network's own code, stopped at, as one sentence."""
     if isinstance(error, (ValueError, FileNotFoundError)):
-        return ValueError(f'{what}: {" ".join(str(error).split())}')
-    return ValueError(f'{what}: {type(error).__name__}: {" ".join(str(error).split())}')
+        return ValueError(f'{what}: {checks.said(error)}')
+    return ValueError(f'{what}: {type(error).__name__}: {checks.said(error)}')
 
 
 def _build(cfg: Mapping[str, Any]) -> BaseModel:

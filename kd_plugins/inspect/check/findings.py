@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from kd_plugins.experiments.metrics import Headline, headline, is_guessing
 from kd_plugins.files.matching import TERMS, compare
 from kd_plugins.inspect.check.report import Report
+from kd_plugins.networks import size_made_for
 
 #: Beyond this ratio of gradients, one part drowns the other.
 DROWNS = 1000.0
@@ -56,6 +57,18 @@ def examine_unused(report: Report, unused: Sequence[str]) -> None:
             f'{len(unused)} trainable parameters get no gradient (first: {unused[0]}); on several '
             'GPUs DistributedDataParallel would stop.',
             'freeze them, or set find_unused_parameters=True for training on several GPUs.',
+        )
+
+
+def examine_size(report: Report, network: nn.Module, inputs: Tensor) -> None:
+    """Tell where the teacher's positions are laid out for pictures of another size."""
+    made_for, given = size_made_for(network), tuple(inputs.shape[-2:])
+    if made_for is not None and made_for != given:
+        report.add(
+            'warning',
+            f'the teacher is made for pictures of {made_for[0]} x {made_for[1]} and gets '
+            f'{given[0]} x {given[1]}.',
+            f'set model.teacher_input_size={made_for}.',
         )
 
 

@@ -14,9 +14,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
-from kd_plugins import launch
+from kd_plugins import checks, launch
 from kd_plugins.algorithms import SingleTeacherDistill
-from kd_plugins.checks import is_number
 from kd_plugins.compat import operators
 from kd_plugins.experiments.timing import median, now
 from kd_plugins.inspect.check import findings
@@ -83,7 +82,7 @@ def check(
         except (Exception, SystemExit) as error:
             if debug:
                 raise
-            said = ' '.join(str(error).split()) or 'no message'
+            said = checks.said(error)
             ours = isinstance(error, (ValueError, FileNotFoundError, SystemExit))
             report.add('error', f'{steps}: {said if ours else f"{type(error).__name__}: {said}"}')
     report.operators = operators.in_use()
@@ -199,6 +198,7 @@ class _Probe(Hook):
                 teacher.convert(inputs),
                 'the config',
             )
+            findings.examine_size(report, teacher.network, teacher.convert(inputs))
             if not teacher.has_own_input:
                 report.teacher.mean, report.teacher.std = report.student.mean, report.student.std
                 report.teacher.swaps_channels = report.student.swaps_channels
@@ -215,7 +215,7 @@ class _Probe(Hook):
         handles = []
         for name, module in distiller.distill_losses.items():
             weight = getattr(module, 'loss_weight', None)
-            term = Term(name, type(module).__name__, weight if is_number(weight) else None)
+            term = Term(name, type(module).__name__, weight if checks.is_number(weight) else None)
             self.report.terms.append(term)
 
             def note(module: nn.Module, args: Any, kwargs: Any, term: Term = term) -> None:

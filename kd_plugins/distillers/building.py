@@ -313,8 +313,9 @@ def _what(recorder: Any, network: nn.Module, known: Iterable[str]) -> str:
     if isinstance(recorder, ParameterRecorder):
         return f'parameters, such as {[*known][-1]!r}'
     linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
-    parts = [name for name in ('head.fc', 'neck', 'backbone') if name in known]
-    example = next(iter([*parts[:1], *linear[-1:], *parts, *(n for n in known if n)]), '')
+    of_classifier = [name for name in linear if name.startswith('head.')]
+    parts = [name for name in ('neck', 'backbone') if name in known]
+    example = next(iter([*of_classifier[-1:], *parts, *linear[-1:], *sorted(known)]), '')
     return f'modules, such as {example!r}'
 
 

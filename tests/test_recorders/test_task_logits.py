@@ -117,6 +117,6 @@ def test_a_record_of_the_labelled_pictures_only_is_refused_for_that_reason():
     model = build(record=plain)
     inputs, samples = batch()
     with pytest.raises(
-        ValueError, match=r'distill_losses.loss_kd: KDLoss compares .* preds_S has 2 rows .* TaskLogits'
+        ValueError, match=r'distill_losses.loss_kd: KDLoss compares .* preds_S has 2 rows .*kd_plugins.TaskLogits'
     ):
         model(inputs, samples, mode='loss')

@@ -304,6 +304,14 @@ def _check_sources(manager: Any, network: nn.Module, side: str, other: nn.Module
                 f'({type(network).__name__}){_suggestion(recorder.source, known)}: give the name '
                 f'of one of its {_what(recorder, network, known)}.'
             )
+        module = dict(network.named_modules()).get(recorder.source)
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            inside = [f'{recorder.source}.{name}' for name, _ in module.named_children()]
+            raise ValueError(
+                f'{KEY}.{side}_recorders.{name}.source={recorder.source!r} is a '
+                f'{type(module).__name__}, which holds modules and is never called itself: name '
+                f'one of them{f", such as {inside[0]!r}" if inside else ""}.'
+            )
 
 
 def _what(recorder: Any, network: nn.Module, known: Iterable[str]) -> str:

@@ -72,9 +72,12 @@ def find_logits(
         labels = _check_loss(source, logits, of_loss, heard, who, chosen)
         network.train()
         _run(network, data, 'loss', who)
-    except NotTrainable:
+    except NotTrainable as error:
         # What is only a teacher need not train.
         if trains:
+            head = getattr(network, 'head', None)
+            if getattr(head, 'distillation', False) or getattr(head, 'dist', False):
+                raise NotTrainable(f'{error} (give head=dict(distillation=False)).') from error
             raise
     return Logits(source, logits.shape[1], labels)
 
@@ -165,7 +168,9 @@ def _run(
         return keep
 
     handles = [
-        module.register_forward_hook(after(name)) for name, module in network.named_modules() if name
+        module.register_forward_hook(after(name))
+        for name, module in network.named_modules()
+        if name
     ]
     try:
         with torch.no_grad():

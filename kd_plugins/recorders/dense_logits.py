@@ -151,9 +151,7 @@ class DenseLogitsRecorder(BaseRecorder):
             # Poolings of one dimension get (N, C, L).
             self._record(features if features.dim() != 3 else features.transpose(1, 2))
 
-    def _read_before_norm(
-        self, norm: nn.Module, module: Any, args: tuple, output: Any
-    ) -> None:
+    def _read_before_norm(self, norm: nn.Module, module: Any, args: tuple, output: Any) -> None:
         if self._recording:
             if output.dim() == 3:  # TinyViT has tokens, and its stages say their grid
                 output = output.unflatten(1, tuple(module.resolution)).movedim(-1, 1)

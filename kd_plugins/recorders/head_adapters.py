@@ -122,9 +122,7 @@ class HeadAdapter:
             cls_logits=torch.cat(logits, dim=1),
             decode=boxes,
             bin_logits=None if bins is None else preds.unflatten(2, (4, bins)),
-            targets=None
-            if returned is None
-            else self.targets(returned, len(preds), level_sizes),
+            targets=None if returned is None else self.targets(returned, len(preds), level_sizes),
         )
 
     def positive_and_weights(

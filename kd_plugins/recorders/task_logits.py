@@ -55,7 +55,7 @@ class TaskLogitsRecorder(BaseRecorder):
         if not isinstance(tasks, nn.ModuleDict):
             raise ValueError(
                 f'{key}.source={self.source!r} of the {side} ({type(network).__name__}'
-                f"{beside(side, other)}) is no MultiTaskHead: record its logits with "
+                f'{beside(side, other)}) is no MultiTaskHead: record its logits with '
                 "type='ModuleOutputs'."
             )
         if self.task not in tasks:

@@ -21,7 +21,7 @@ from helpers import whole_detectors
 from kd_plugins.inspect.check import check, describe
 from kd_plugins.networks import build_network, resolve_network
 from kd_plugins.new_config.classes import classes_in_cfg
-from kd_plugins.new_config.logits import find_logits, picture_size
+from kd_plugins.new_config.logits import picture_size
 from kd_plugins.new_config.writing import Request, write_config
 from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
 
@@ -213,11 +213,15 @@ DETECTORS = {
     'misc': ('d2_retinanet_r50-caffe_fpn_ms-90k_coco', 96, {}),
     'selfsup_pretrain': ('mask-rcnn_r50-mocov2-pre_fpn_1x_coco', 96, MASKS),
     'simple_copy_paste': (
-        'mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_32xb2-ssj-90k_coco', 96, MASKS
+        'mask-rcnn_r50_fpn_rpn-2conv_4conv1fc_syncbn-all_32xb2-ssj-90k_coco',
+        96,
+        MASKS,
     ),
     'soft_teacher': ('soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco', 96, {}),
     'strong_baselines': (
-        'mask-rcnn_r50-caffe_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-100e_coco', 96, MASKS
+        'mask-rcnn_r50-caffe_fpn_rpn-2conv_4conv1fc_syncbn-all_lsj-100e_coco',
+        96,
+        MASKS,
     ),
     'timm_example': ('retinanet_timm-tv-resnet50_fpn_1x_coco', 96, {}),
     'v3det': ('faster_rcnn_r50_fpn_8x4_sample1e-3_mstrain_v3det_2x', 96, {}),

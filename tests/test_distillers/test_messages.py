@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from helpers import algorithm_cfg, batch, build, distiller
+from helpers.detection import detector
 from helpers.networks import resnet, vit
 from mmengine.config import ConfigDict
 from mmengine.hub import get_config
@@ -143,8 +144,24 @@ def test_the_check_compares_sizes():
 
 
 def test_an_errors_line_has_no_address():
-    with pytest.raises(Exception) as caught:  # noqa: PT011
+    with pytest.raises(Exception) as caught:
         Image.open(io.BytesIO(b'nothing'))
     assert ' at 0x' in str(caught.value)
     assert checks.said(caught.value) == 'cannot identify image file <_io.BytesIO object>'
     assert checks.said(ValueError('a\n  b')) == 'a b' and checks.said(ValueError()) == 'no message'
+
+
+def test_a_list_of_modules_is_not_called_itself():
+    """mmrazor's issue 339: CWD at YOLOX's multi_level_cls_convs, whose loss was never computed."""
+    init_default_scope('mmdet')
+    network = dict(detector('YOLOX'))
+    read = dict(out=dict(type='ModuleOutputs', source='bbox_head.multi_level_cls_convs'))
+    cfg = algorithm_cfg(
+        architecture=network, teacher=copy.deepcopy(network), teacher_ckpt=None,
+        allow_random_teacher=True,
+        distiller=dict(student_recorders=read, teacher_recorders=read, distill_losses={},
+                       loss_forward_mappings={}),
+    )  # fmt: skip
+    says = r"is a ModuleList, .* such as 'bbox_head.multi_level_cls_convs.0'"
+    with pytest.raises(ValueError, match=says):
+        MODELS.build(cfg)

@@ -72,8 +72,14 @@ def test_the_logits_are_the_networks_own_answer(source):
 
 
 def test_sizes_are_those_of_the_data():
-    sizes = {path: built(path)[1] for path, _ in (NETWORKS['backbone.classifier.2'],
-                                                  NETWORKS['backbone.fc'], NETWORKS['head.fc'])}
+    sizes = {
+        path: built(path)[1]
+        for path, _ in (
+            NETWORKS['backbone.classifier.2'],
+            NETWORKS['backbone.fc'],
+            NETWORKS['head.fc'],
+        )
+    }
     assert list(sizes.values()) == [(32, 32), (299, 299), (32, 32)]
     flipped = dict(type='Resize', scale=(64, 32))
     cfg = Config(dict(model={}, test_pipeline=[flipped]))
@@ -107,7 +113,9 @@ def test_what_upstream_does_not_train_teaches(path):
     found = find(network, size, trains=False)
     heard, answer = said(network, found.source, size)
     assert found.source == 'head' and torch.equal(heard, answer)
-    with pytest.raises(ValueError, match=r'does not train on two pictures .*: MMPretrain does'):
+    with pytest.raises(
+        ValueError, match=r'does not train on two pictures .*: MMPretrain does.*distillation=False'
+    ):
         find(network, size)
 
 
@@ -119,7 +127,9 @@ def arcface():
 
 @pytest.mark.parametrize('trains', [True, False])
 def test_a_loss_on_something_else_is_refused(trains):
-    with pytest.raises(ValueError, match=r'(computes its own loss on something else|other numbers)'):
+    with pytest.raises(
+        ValueError, match=r'(computes its own loss on something else|other numbers)'
+    ):
         find(*arcface(), trains=trains)
 
 
@@ -145,7 +155,10 @@ def folder_of(root, classes=3):
 @pytest.mark.parametrize(
     ('path', 'changes'),
     [
-        ('resnest/resnest50_32xb64_in1k.py', dict(head=dict(num_classes=3, loss=dict(num_classes=3)))),
+        (
+            'resnest/resnest50_32xb64_in1k.py',
+            dict(head=dict(num_classes=3, loss=dict(num_classes=3))),
+        ),
         ('lenet/lenet5_mnist.py', dict(backbone=dict(num_classes=3))),
         ('inception_v3/inception-v3_8xb32_in1k.py', dict(backbone=dict(num_classes=3))),
     ],
@@ -167,6 +180,14 @@ def test_folders_of_pictures_for_a_classifier_in_the_backbone(tmp_path):
     assert model.architecture.backbone.num_classes == model.teacher.backbone.num_classes == 3
     sources = [model.distiller[f'{s}_recorders'].logits.source for s in ('student', 'teacher')]
     assert sources == ['backbone.classifier.2'] * 2
+
+
+def test_pictures_are_loaded_once_whoever_loads_them(tmp_path):
+    student, out = str(ROOT / 'configs/vanilla/resnet20_cifar10-small.py'), tmp_path / 'my.py'
+    write_config(Request(student, 'alone', out, data=folder_of(tmp_path / 'data')))
+    for loader in (Config.fromfile(out).train_dataloader, Config.fromfile(out).val_dataloader):
+        loads = [step.type for step in loader.dataset.pipeline if 'LoadImage' in step.type]
+        assert loads == ['kd_plugins.LoadImageFromFile']
 
 
 def test_a_loss_with_classes_of_its_own_learns_from_folders_of_pictures(tmp_path):

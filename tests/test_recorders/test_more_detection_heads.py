@@ -123,7 +123,8 @@ def test_yolox_says_the_class_of_an_object_times_that_there_is_one():
     positive = student.targets.positive
     p = of_classes[0][0][0].double().sigmoid() * objects[positive].double().sigmoid()[:, None]
     expected = torch.log(p / (1 - p))
-    torch.testing.assert_close(student.cls_logits[positive].double(), expected, rtol=1e-5, atol=1e-5)
+    found = student.cls_logits[positive].double()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('kind', [kind for kind in KINDS if kind != 'DDOD'])

@@ -26,9 +26,7 @@ def network(width=8, tasks=None):
 
 def distiller(task='colour', record=None):
     record = record or dict(type='kd_plugins.TaskLogits', task=task)
-    sides = {
-        f'preds_{side}': dict(recorder='logits', from_student=side == 'S') for side in 'ST'
-    }
+    sides = {f'preds_{side}': dict(recorder='logits', from_student=side == 'S') for side in 'ST'}
     return dict(
         student_recorders=dict(logits=record),
         teacher_recorders=dict(logits=record),
@@ -102,7 +100,7 @@ def test_nothing_is_left_on_the_head_even_after_an_error():
 
 
 def test_what_is_no_task_is_refused():
-    with pytest.raises(ValueError, match="task='size' is no task of the student, which has 'shape'"):
+    with pytest.raises(ValueError, match="task='size' is no task of the student"):
         build(task='size')
     plain = dict(resnet(), _scope_='mmpretrain')
     with pytest.raises(ValueError, match="source='head' of the student .* is no MultiTaskHead"):
@@ -116,7 +114,6 @@ def test_a_record_of_the_labelled_pictures_only_is_refused_for_that_reason():
     plain = dict(type='ModuleOutputs', source='head.task_heads.colour.fc')
     model = build(record=plain)
     inputs, samples = batch()
-    with pytest.raises(
-        ValueError, match=r'distill_losses.loss_kd: KDLoss compares .* preds_S has 2 rows .*kd_plugins.TaskLogits'
-    ):
+    says = r'distill_losses.loss_kd: KDLoss compares .* preds_S has 2 rows .*kd_plugins.TaskLogits'
+    with pytest.raises(ValueError, match=says):
         model(inputs, samples, mode='loss')

@@ -122,8 +122,11 @@ class _Probe(Hook):
         self.memory = PeakMemory()
 
     def before_train(self, runner: Runner) -> None:
-        """Compare a checkpoint to start from with the model, which upstream does not do."""
+        """Compare checkpoints to start from with the model, which upstream does not do."""
         path = self.cfg.get('load_from')
+        if not self.cfg.get('resume') and not path:
+            student = getattr(runner.model, 'student', runner.model)
+            findings.examine_parts(self.report, student)
         if path and not self.cfg.get('resume'):
             read = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
             findings.compare_start(self.report, path, read.get('state_dict', read), runner.model)

@@ -183,7 +183,7 @@ def test_folders_of_pictures_for_a_classifier_in_the_backbone(tmp_path):
 
 
 def test_pictures_are_loaded_once_whoever_loads_them(tmp_path):
-    student, out = str(ROOT / 'configs/vanilla/resnet20_cifar10-small.py'), tmp_path / 'my.py'
+    student, out = str(ROOT / 'configs/vanilla/resnet20_1xb64_cifar10-small.py'), tmp_path / 'my.py'
     write_config(Request(student, 'alone', out, data=folder_of(tmp_path / 'data')))
     for loader in (Config.fromfile(out).train_dataloader, Config.fromfile(out).val_dataloader):
         loads = [step.type for step in loader.dataset.pipeline if 'LoadImage' in step.type]

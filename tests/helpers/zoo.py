@@ -153,6 +153,7 @@ DETECTORS = {
     'gfl': ('gfl_r50_fpn_1x_coco', 96, {}),
     'ghm': ('retinanet_r50_fpn_ghm-1x_coco', 96, {}),
     'gn': ('mask-rcnn_r50_fpn_gn-all_3x_coco', 96, MASKS),
+    'gn+ws': ('faster-rcnn_r50_fpn_gn-ws-all_1x_coco', 96, {}),
     'grid_rcnn': ('grid-rcnn_r50_fpn_gn-head_1x_coco', 96, {}),
     'groie': ('mask-rcnn_r50_fpn_groie_1x_coco', 96, MASKS),
     'guided_anchoring': ('ga-retinanet_r50_fpn_1x_coco', 96, {}),
@@ -229,8 +230,8 @@ DETECTORS = {
 }
 #: Those whose operators are not compared.
 ONLY_BUILT = (
-    'boxinst', 'carafe', 'dsdl', 'fast_rcnn', 'glip', 'grounding_dino', 'lad', 'ld', 'legacy_1.x',
-    'mask2former', 'misc', 'selfsup_pretrain', 'simple_copy_paste', 'soft_teacher',
+    'boxinst', 'carafe', 'dsdl', 'fast_rcnn', 'glip', 'gn+ws', 'grounding_dino', 'lad', 'ld',
+    'legacy_1.x', 'mask2former', 'misc', 'selfsup_pretrain', 'simple_copy_paste', 'soft_teacher',
     'strong_baselines', 'timm_example', 'v3det', 'wider_face',
 )  # fmt: skip
 #: Folders of mmdet that have no detector of pictures, or no config of their own kind.

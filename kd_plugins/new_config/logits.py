@@ -82,8 +82,8 @@ def find_logits(
     return Logits(source, logits.shape[1], labels)
 
 
-def picture_size(cfg: Config) -> tuple[int, int]:
-    """Return height and width of the pictures that a config's network is made for."""
+def picture_size(cfg: Config) -> tuple[int, int] | None:
+    """Return height and width of the pictures that a config trains on, None if it does not say."""
     pipelines = [
         (cfg.get(f'{split}_dataloader') or {}).get('dataset', {}).get('pipeline', ())
         for split in ('train', 'test')
@@ -97,8 +97,8 @@ def picture_size(cfg: Config) -> tuple[int, int]:
                 if _is_pair(size):
                     # Scales are width first.
                     return tuple(size[::-1] if key == 'scale' else size)  # type: ignore[return-value]
-    size = (cfg.model.get('backbone') or {}).get('img_size', 224)
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
+    size = (cfg.model.get('backbone') or {}).get('img_size')
+    return (size, size) if isinstance(size, int) else size and (size[0], size[1])
 
 
 def _is_pair(size: Any) -> bool:

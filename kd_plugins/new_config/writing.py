@@ -27,6 +27,8 @@ from kd_plugins.registry import name_of
 
 #: The method of a training without a teacher.
 ALONE = 'alone'
+#: What a network is tried on where no config says the size of its pictures.
+SIZE = (224, 224)
 _HOOKS = dict(
     checkpoint='SafeCheckpointHook',
     guard='DistillationGuardHook',
@@ -178,8 +180,8 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
     else:
         model['teacher'] = request.network('teacher', whole, request.path(path))
         model['teacher_ckpt'] = request.path(request.teacher_ckpt)
-    made_for = size_made_for(teacher.network)
-    if teacher.kind == CLASSIFIER and made_for not in (None, student.size):
+    made_for, given = size_made_for(teacher.network), picture_size(base)
+    if teacher.kind == CLASSIFIER and made_for and given and made_for != given:
         model['teacher_input_size'] = list(made_for)
     settings = dict(says.settings)
     hooks = {name: dict(type=f'kd_plugins.{kind}') for name, kind in _HOOKS.items()}
@@ -227,7 +229,7 @@ def _named(request: Request, side: str, path: str, whole: Config) -> Named:
     except Exception as error:
         raise _cannot(f'{option} {path!r} cannot be built', error) from error
     chosen = getattr(request, f'{side}_logits')
-    size = size_made_for(network) or picture_size(whole)
+    size = size_made_for(network) or picture_size(whole) or SIZE
     return Named(f'{option} {path!r}', network, size, f'{option}-logits', chosen)
 
 

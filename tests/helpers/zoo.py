@@ -309,7 +309,7 @@ def _distils(scratch, student, teacher, cfg, choice):
             # It says between which modules there is a choice.
             chosen = str(error).rsplit(': ', 1)[1].split(' or ')[0]
             said = f'yes, with `--{choice.replace("_", "-")} {chosen}`'
-    written = _runs_here(Config.fromfile(out), picture_size(cfg), scratch)
+    written = _runs_here(Config.fromfile(out), _size(cfg), scratch)
     with pytest.MonkeyPatch.context() as patch:
         # Counting is of no interest here, and slow.
         patch.setattr(describe, 'multiply_adds', lambda *_: None)
@@ -318,6 +318,10 @@ def _distils(scratch, student, teacher, cfg, choice):
     alike = 'for every sample of the batch'
     errors = [f.what for f in report.findings if f.level == 'error' and alike not in f.what]
     return _sentence(errors[0], scratch) if errors else said
+
+
+def _size(cfg):
+    return picture_size(cfg) or (224, 224)
 
 
 def _runs_here(cfg, size, scratch):
@@ -382,7 +386,7 @@ def _dense(path, cfg):
         recorder.initialize(network)
         network.eval()
         channels = next(m for m in network.modules() if isinstance(m, torch.nn.Conv2d)).in_channels
-        inputs = torch.randn(2, channels, *picture_size(cfg))
+        inputs = torch.randn(2, channels, *_size(cfg))
         with torch.no_grad(), recorder:
             answer = network(inputs, mode='tensor')
         record = recorder.get_record_data()

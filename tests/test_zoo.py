@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT, zoo, zoo_page
+from helpers.stock_detectors import NO_DETECTORS
 
 PAGE = (ROOT / 'docs/zoo.md').read_text(encoding='utf-8')
 ROWS = zoo_page.read(PAGE)
@@ -14,7 +15,7 @@ ROWS = zoo_page.read(PAGE)
     ('package', 'folders'),
     [
         ('mmpretrain', {*zoo.CLASSIFIERS, *zoo.NO_CLASSIFIERS}),
-        ('mmdet', {*zoo.DETECTORS, *zoo.NO_DETECTORS}),
+        ('mmdet', {*zoo.DETECTORS, *NO_DETECTORS}),
     ],
 )
 def test_every_folder_is_looked_at_or_said_to_have_no_such_network(package, folders):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from kd_plugins import checks
@@ -119,6 +120,9 @@ def _batch(network: Any, size: tuple[int, int], who: str) -> dict[str, Any]:
         lambda: network.data_preprocessor(dict(inputs=pictures, data_samples=samples), True),
         who, size,
     )  # fmt: skip
+    if type(network.data_preprocessor) is BaseDataPreprocessor:
+        # It leaves a list, which a data loader would have put together.
+        data['inputs'] = torch.stack(data['inputs']).float()
     if not isinstance(data['inputs'], Tensor):
         raise ValueError(
             f'{who} is a {type(network).__name__}, which takes several views of a picture and is '

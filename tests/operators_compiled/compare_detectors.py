@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import whole_detectors
 from helpers.operators import compiled, ours
-from helpers.zoo import DETECTORS, ONLY_BUILT
+from helpers.stock_detectors import DETECTORS, ONLY_BUILT
 
 pytestmark = pytest.mark.long
 

@@ -44,7 +44,7 @@ def built(path, **changes):
         whole = get_config(path)
     init_default_scope('mmpretrain')
     cfg, _ = resolve_network(dict(cfg_path=path, **changes), 'student')
-    return build_network(cfg, 'student'), picture_size(whole)
+    return build_network(cfg, 'student'), picture_size(whole) or (224, 224)
 
 
 def find(network, size, chosen=None, trains=True):
@@ -69,6 +69,12 @@ def test_the_logits_are_the_networks_own_answer(source):
     assert found.source == source and found.labels == 'head.loss_module'
     heard, answer = said(network, source, size)
     assert torch.equal(heard, answer) and found.classes == answer.shape[1]
+
+
+def test_a_preprocessor_that_leaves_a_list_is_no_matter():
+    plain = dict(_delete_=True, type='mmengine.BaseDataPreprocessor')
+    network, size = built(NETWORKS['head.fc'][0], data_preprocessor=plain)
+    assert find(network, size).source == 'head.fc'
 
 
 def test_sizes_are_those_of_the_data():

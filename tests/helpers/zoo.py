@@ -17,6 +17,7 @@ from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from torch.utils.data import Dataset
 
+import helpers.tiny_training  # noqa: F401  (registers Level)
 from helpers import whole_detectors
 from helpers.stock_detectors import DETECTORS
 from kd_plugins.inspect.check import check, describe

@@ -126,6 +126,6 @@ ONLY_BUILT = (
 )  # fmt: skip
 #: Folders of mmdet that have no detector of pictures, or no config of their own kind.
 NO_DETECTORS = (
-    '_base_', 'bytetrack', 'common', 'deepsort', 'mask2former_vis', 'masktrack_rcnn',
+    'bytetrack', 'clrnet', 'common', 'deepsort', 'mask2former_vis', 'masktrack_rcnn',
     'mm_grounding_dino', 'ocsort', 'qdtrack', 'reid', 'sort', 'strongsort',
 )  # fmt: skip

@@ -39,6 +39,13 @@ def parse_args() -> argparse.Namespace:
         required=True,
         help=f'what the student learns by; {ALONE}: without a teacher',
     )
+    for side in ('student', 'teacher'):
+        parser.add_argument(
+            f'--{side}-logits',
+            metavar='MODULE',
+            help=f'the module whose output are the logits of the {side}, where it has several '
+            'classifiers',
+        )
     parser.add_argument(
         '--data',
         type=Path,

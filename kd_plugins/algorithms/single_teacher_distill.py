@@ -17,6 +17,7 @@ from kd_plugins.distillers import (
     check_graphs,
     check_records,
     check_student_loss,
+    compute_losses,
     features_suffice,
     reset_records,
 )
@@ -224,7 +225,7 @@ class SingleTeacherDistill(StudentModel):
         if not self._is_whole and torch.is_grad_enabled():
             check_graphs(distiller, self.architecture)
             self._is_whole = True
-        losses.update(_prefixed('distill', distiller.compute_distill_losses()))
+        losses.update(_prefixed('distill', compute_losses(distiller)))
         for part in self.batch_parts:
             part.remember(lambda name: distiller.get_record(name, from_student=True))
         reset_records(distiller)

@@ -8,6 +8,7 @@ import mmcv
 from mmcv.transforms import LoadImageFromFile as UpstreamLoadImageFromFile
 from mmengine import fileio
 
+from kd_plugins import checks
 from kd_plugins.registry import TRANSFORMS
 
 
@@ -39,7 +40,7 @@ class LoadImageFromFile(UpstreamLoadImageFromFile):
                     content, flag=self.color_type, backend=self.imdecode_backend
                 )
         except Exception as error:
-            why, picture = str(error).strip().splitlines()[-1], None
+            why, picture = checks.said(error), None
         if picture is None:
             if self.ignore_empty:
                 return None

@@ -6,6 +6,7 @@ from kd_plugins.distillers.building import (
     check_graphs,
     check_records,
     check_student_loss,
+    compute_losses,
     features_suffice,
     reset_records,
 )
@@ -16,6 +17,7 @@ __all__ = [
     'check_graphs',
     'check_records',
     'check_student_loss',
+    'compute_losses',
     'features_suffice',
     'reset_records',
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import traceback
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -72,6 +73,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     _check_questions(distiller)
     _check_fields(distiller)
     _check_proposals(distiller)
+    _check_queries(distiller, student, teacher)
     _check_classes(distiller, student, teacher)
     check_protocols(distiller, student, teacher, KEY)
     _check_specs(distiller)
@@ -204,6 +206,26 @@ def check_graphs(distiller: Any, student: nn.Module) -> None:
                     )
 
 
+def compute_losses(distiller: Any) -> dict[str, Tensor]:
+    """Return the values of the terms by name.
+
+    Raises:
+        ValueError, RuntimeError: What a term or its connector raises, naming the term.
+    """
+    try:
+        return distiller.compute_distill_losses()
+    except (ValueError, RuntimeError) as error:
+        loops = (
+            frame.f_locals.get('loss_name')
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+            if frame.f_code.co_name == 'compute_distill_losses'
+        )
+        name = next((name for name in loops if name is not None), None)
+        if name is None or type(error) not in (ValueError, RuntimeError):
+            raise  # torch's own kinds, such as that of memory, mean something
+        raise type(error)(f'{KEY}.distill_losses.{name}: {error}') from error
+
+
 def reset_records(distiller: Any) -> None:
     """Let go of what was recorded: it holds the graph of the whole step."""
     for manager in (distiller.student_recorders, distiller.teacher_recorders):
@@ -280,8 +302,29 @@ def _check_sources(manager: Any, network: nn.Module, side: str, other: nn.Module
             raise ValueError(
                 f'{KEY}.{side}_recorders.{name}.source={recorder.source!r} is not in the {side} '
                 f'({type(network).__name__}){_suggestion(recorder.source, known)}: give the name '
-                "of one of its modules, such as 'head.fc'."
+                f'of one of its {_what(recorder, network, known)}.'
             )
+        module = dict(network.named_modules()).get(recorder.source)
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            inside = [f'{recorder.source}.{name}' for name, _ in module.named_children()]
+            raise ValueError(
+                f'{KEY}.{side}_recorders.{name}.source={recorder.source!r} is a '
+                f'{type(module).__name__}, which holds modules and is never called itself: name '
+                f'one of them{f", such as {inside[0]!r}" if inside else ""}.'
+            )
+
+
+def _what(recorder: Any, network: nn.Module, known: Iterable[str]) -> str:
+    """Return what a recorder reads of a network, with an example that it has."""
+    from mmrazor.models.task_modules.recorder import ParameterRecorder
+
+    if isinstance(recorder, ParameterRecorder):
+        return f'parameters, such as {[*known][-1]!r}'
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    of_classifier = [name for name in linear if name.startswith('head.')]
+    parts = [name for name in ('neck', 'backbone') if name in known]
+    example = next(iter([*of_classifier[-1:], *parts, *linear[-1:], *sorted(known)]), '')
+    return f'modules, such as {example!r}'
 
 
 def _check_questions(distiller: Any) -> None:
@@ -331,6 +374,38 @@ def _check_proposals(distiller: Any) -> None:
                 "its own: record both with dict(type='kd_plugins.RoIHead'), whose teacher is asked "
                 'about the RoIs of the student (see configs/_base_/distill/dkd_rois.py).'
             )
+
+
+def _check_queries(distiller: Any, student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse a comparison of what queries say, which every network has of its own.
+
+    DETR and its kin, Mask2Former, Sparse R-CNN: both sides have as many, in no common order.
+    """
+    sides = dict(student=_places_of_queries(student), teacher=_places_of_queries(teacher))
+    for name, mapping in distiller.loss_forward_mappings.items():
+        sources = {}
+        for record in mapping.values():
+            side = 'student' if record['from_student'] else 'teacher'
+            source = str(getattr(_recorder(distiller, record), 'source', ''))
+            if 'connector' not in record and source.split('.')[0] in sides[side]:
+                sources[side] = source
+        if len(sources) == 2:
+            raise ValueError(
+                f'{KEY}.distill_losses.{name} would compare {sources["student"]!r} of the student '
+                f'with {sources["teacher"]!r} of the teacher query by query, but each network has '
+                'learned queries of its own, in no common order: compare what has a place in the '
+                "picture, 'backbone' or 'neck', or match the queries in a connector."
+            )
+
+
+def _places_of_queries(network: nn.Module | None) -> tuple[str, ...]:
+    """Return the parts of a network whose rows are queries."""
+    names = {kind.__name__ for kind in type(network).__mro__}
+    if 'DetectionTransformer' in names:
+        return ('decoder', 'bbox_head', 'query_embedding', 'dn_query_generator')
+    if 'MaskFormer' in names:
+        return ('panoptic_head',)
+    return ('rpn_head', 'roi_head') if 'SparseRCNN' in names else ()
 
 
 def _recorder(distiller: Any, record: Mapping[str, Any]) -> Any:

@@ -55,6 +55,13 @@ def check_tensors(owner: str, **preds: Any) -> None:
 def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor, least: int = 2) -> None:
     """Refuse anything but two sets of logits of the same shape (N, C), with enough classes."""
     check_tensors(owner, preds_S=preds_S, preds_T=preds_T)
+    if preds_S.dim() == preds_T.dim() == 2 and len(preds_S) < len(preds_T):
+        raise ValueError(
+            f'{owner} compares picture by picture, but preds_S has {len(preds_S)} rows and preds_T '
+            f'has {len(preds_T)}: the module of the student sees some of the pictures only, as the '
+            'heads of a MultiTaskHead see those with labels; record such a head with '
+            "dict(type='kd_plugins.TaskLogits', task=...) on both sides."
+        )
     if preds_S.dim() != 2 or preds_S.shape != preds_T.shape:
         raise ValueError(
             f'{owner} needs logits of the same shape (N, C) from both networks, but preds_S has '

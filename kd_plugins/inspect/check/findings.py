@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from kd_plugins.experiments.metrics import Headline, headline, is_guessing
 from kd_plugins.files.matching import TERMS, compare
 from kd_plugins.inspect.check.report import Report
+from kd_plugins.networks import initialisations, size_made_for
 
 #: Beyond this ratio of gradients, one part drowns the other.
 DROWNS = 1000.0
@@ -60,6 +63,18 @@ def examine_unused(report: Report, unused: Sequence[str]) -> None:
         )
 
 
+def examine_size(report: Report, network: nn.Module, inputs: Tensor) -> None:
+    """Tell where the teacher's positions are laid out for pictures of another size."""
+    made_for, given = size_made_for(network), tuple(inputs.shape[-2:])
+    if made_for is not None and made_for != given:
+        report.add(
+            'warning',
+            f'the teacher is made for pictures of {made_for[0]} x {made_for[1]} and gets '
+            f'{given[0]} x {given[1]}.',
+            f'set model.teacher_input_size={made_for}.',
+        )
+
+
 def compare_start(report: Report, path: str, read: Mapping[str, Tensor], model: nn.Module) -> None:
     """Compare the checkpoint of ``load_from`` with the model, after loading it."""
     mismatch = compare(read, model)
@@ -78,6 +93,38 @@ def compare_start(report: Report, path: str, read: Mapping[str, Tensor], model: 
         f'student (first that does not fit: {missing[0]}); upstream says so only in its log.',
         change,
     )
+
+
+def examine_parts(report: Report, student: nn.Module) -> None:
+    """Tell which parts of the student begin with weights that do not fit them.
+
+    Upstream loads what fits and says the rest in its log. Parts that bring weights into
+    their own form (``init_weights`` or hooks of their own) are not looked at.
+    """
+    for name, module in student.named_modules():
+        if not name or getattr(type(module), 'init_weights', None) is not BaseModule.init_weights:
+            continue
+        for init_cfg in initialisations(module.init_cfg):
+            if init_cfg['type'] != 'Pretrained' or module._load_state_dict_pre_hooks:
+                continue
+            path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
+            read = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+            read = read.get('state_dict', read)
+            if prefix:
+                start = prefix.removesuffix('.') + '.'
+                read = {k.removeprefix(start): v for k, v in read.items() if k.startswith(start)}
+            own = {k: v.shape for k, v in module.state_dict().items() if v.dim()}
+            fits = [k for k in own if k in read and read[k].shape == own[k]]
+            shapes = [k for k in own if k in read and read[k].shape != own[k]]
+            if own and (not fits or shapes):
+                first = (shapes or [*own])[0]
+                report.add(
+                    'warning' if fits else 'error',
+                    f'{name}.init_cfg.checkpoint={path!r} holds {len(fits)} of the {len(own)} '
+                    f'tensors of that part (first that does not fit: {first}); upstream says so '
+                    'only in its log.',
+                    'give the checkpoint of a network with the same part, or leave init_cfg out.',
+                )
 
 
 def _classes(report: Report) -> None:

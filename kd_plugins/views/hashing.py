@@ -41,8 +41,10 @@ def picture_hash(inputs: Any) -> int:
     """
     digest = blake2b(digest_size=8)
     for tensor in _tensors(inputs):
-        array = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
         digest.update(f'{tuple(tensor.shape)}{tensor.dtype}'.encode())
+        # numpy has no bfloat16.
+        flat = tensor.detach().cpu().contiguous().view(-1)
+        array = (flat if flat.dtype == torch.uint8 else flat.view(torch.uint8)).numpy()
         rows = array.size // _FOLDED
         if rows > 1:
             words = array[: rows * _FOLDED].view(np.uint64).reshape(rows, -1)

@@ -89,6 +89,11 @@ class CTCHook(Hook):
                 'data_preprocessor.batch_augments mixes pictures, and CTC remembers every picture '
                 'by its number: leave the augments of train_cfg out.'
             )
+        if getattr(dataset, 'mix', None) is not None:
+            raise ValueError(
+                'train_dataloader.dataset.mix mixes pictures, and CTC remembers every picture by '
+                'its number: leave mix out.'
+            )
         if not self._terms(model) or not isinstance(vars(model).get('teacher'), SnapshotTeacher):
             raise ValueError(
                 f'{key} needs a kd_plugins.CTCLoss among model.distiller.distill_losses, and '

@@ -75,6 +75,25 @@ class PastedRegion:
 
 
 @dataclass(frozen=True)
+class TopLogits:
+    """The k largest logits of a classifier, and what all others amount to.
+
+    Args:
+        values: The largest logits, the largest first, (N, k).
+        indices: Their classes, integers of shape (N, k).
+        rest: Of the other classes the log-sum-exp of ``logits / tau``, (N, T).
+        taus: The T temperatures.
+        num_classes: How many classes there are in all.
+    """
+
+    values: Tensor
+    indices: Tensor
+    rest: Tensor
+    taus: tuple[float, ...]
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class FeaturesSpec:
     """What can be said about feature maps before the network has run.
 

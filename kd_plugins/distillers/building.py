@@ -59,7 +59,9 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     if teacher is not None:
         _check_sources(distiller.teacher_recorders, teacher, 'teacher', student)
         sides.append(('teacher', distiller.prepare_from_teacher, teacher))
-    elif distiller.teacher_recorders.recorders:
+    elif not all(
+        getattr(each, 'stored', False) for each in distiller.teacher_recorders.recorders.values()
+    ):
         raise ValueError(
             f'{KEY}.teacher_recorders={sorted(distiller.teacher_recorders.recorders)} would record '
             'of model.teacher=None: give a teacher, or leave them out.'

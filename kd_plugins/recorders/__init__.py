@@ -11,6 +11,7 @@ from kd_plugins.recorders.every_checkpoint import EveryCheckpointRecorder
 from kd_plugins.recorders.features import FeaturesRecorder
 from kd_plugins.recorders.roi_head import RoIHeadRecorder
 from kd_plugins.recorders.snapshot import SnapshotRecorder
+from kd_plugins.recorders.stored import StoredRecorder
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
@@ -23,4 +24,5 @@ __all__ = [
     'FeaturesRecorder',
     'RoIHeadRecorder',
     'SnapshotRecorder',
+    'StoredRecorder',
 ]

@@ -1,0 +1,618 @@
+"""A teacher whose answers are stored: each picture is shown to it once."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.logging import MMLogger
+from torch import Tensor, nn
+
+from kd_plugins import checks
+from kd_plugins.distillers.protocols import protocol_of
+from kd_plugins.files import records as files
+from kd_plugins.files.writing import CheckpointNotWrittenError
+from kd_plugins.recorders.stored import facts_of
+from kd_plugins.registry import name_of
+from kd_plugins.teachers import encoding
+from kd_plugins.teachers.base import Answer, Teacher
+from kd_plugins.teachers.identity import data_identity, difference, plain, teacher_identity
+
+KEY = 'model.teacher_cache'
+#: The version of what is in a header and in records.
+FORMAT = 1
+#: Recorders whose records are tensors of the batch, or the outputs of a head.
+STORABLE = ('ModuleOutputs', 'ModuleInputs', 'DenseLogits', 'EveryCheckpoint', 'Features',
+            'DetectionHead', 'DenseHead')  # fmt: skip
+#: How far a live answer may be from the stored one, as a share of the largest number of it:
+#: another batch, another device, half precision.
+AGREES = 0.05
+
+
+class StoredTeacher(Teacher):
+    """A teacher that answers from a store, and is asked for what the store lacks.
+
+    Where the store is complete there is no network: none is built, loaded or on the
+    device. Where it is not, the network looks at every batch of which something is
+    missing, whole, so that what is stored is what it said of that batch; what it says
+    is stored, and what is stored is used, so that a training that fills a store is
+    given the same numbers as one that reads it.
+
+    A record belongs to one sample in one view, and has a hash of the picture of it.
+    ``kd_plugins.RepeatableViews`` writes all three into the samples.
+
+    Args:
+        cache: ``model.teacher_cache``: ``dir``, a folder; ``views``, how many views a
+            sample has; ``dtype``, ``'float16'`` or ``'float32'``; ``max_mb``, what one
+            record may take, in MB (1e6 bytes); ``top_k``, to keep so many logits only,
+            and what the others amount to at the temperatures ``taus``; ``write``,
+            False to read only.
+        build: Builds the teacher that is asked.
+        identity: What :func:`~kd_plugins.teachers.identity.teacher_identity` says of it.
+        distiller: The config of the distiller.
+        data_preprocessor: The student's.
+
+    Raises:
+        ValueError: If a setting is wrong, the store is another teacher's, or a
+            record of it cannot be stored.
+    """
+
+    def __init__(
+        self,
+        cache: Mapping[str, Any],
+        build: Callable[[], Teacher],
+        identity: Mapping[str, Any],
+        distiller: Mapping[str, Any],
+        data_preprocessor: nn.Module,
+    ) -> None:
+        settings = _settings(cache)
+        self.folder, self.views, self._writes = (settings[k] for k in ('dir', 'views', 'write'))
+        self._dtype = torch.float16 if settings['dtype'] == 'float16' else torch.float32
+        self._max_bytes = 1e6 * settings['max_mb']
+        self._top = None
+        if settings['top_k'] is not None:
+            self._top = encoding.Top(settings['top_k'], settings['taus'])
+        self.build = build
+        self.data_preprocessor = data_preprocessor
+        #: By the name of a recorder, the name of its records in the store.
+        self._names = _record_names(distiller)
+        self._records: files.Records | None = None
+        self._writer: files.Writer | None = None
+        self._lock: files.Lock | None = None
+        self._watchers: list[tuple[Callable[..., None] | None, Callable[..., None] | None]] = []
+        self._header: dict[str, Any] = dict(
+            plain(identity),
+            format=FORMAT,
+            views=self.views,
+            dtype=settings['dtype'],
+            top=None if self._top is None else dict(k=self._top.k, taus=list(self._top.taus)),
+        )
+        header = files.read_header(self.folder)
+        if header is not None:
+            self._check_header(header)
+        self._complete = header is not None and not self._open(header).missing
+        if not self._complete:
+            if header is not None and {*self._names.values()} != {*header['records']}:
+                raise ValueError(
+                    f'{KEY}.dir={self.folder!r} is not complete, and holds more than '
+                    f'model.distiller.teacher_recorders ask for ({", ".join(header["records"])}): '
+                    'fill it with the config that it was begun with.'
+                )
+            self.live: Teacher | None = build()
+            return
+        assert header is not None
+        self.live = None
+        self._header = header
+        self.classes = header['classes']
+        self.class_map = header['class_map']
+        self.weights = f'the records in {self.folder!r}'
+
+    @property
+    def network(self) -> nn.Module | None:  # type: ignore[override]
+        """The network that is asked; None where everything is stored."""
+        return None if self.live is None else self.live.network
+
+    @property
+    def has_own_input(self) -> bool:  # type: ignore[override]
+        """Whether the network declares a preprocessor of its own."""
+        return self.live is not None and self.live.has_own_input
+
+    @property
+    def members(self) -> Sequence[Teacher]:  # type: ignore[override]
+        """The teachers that the one that is asked is made of."""
+        return () if self.live is None else self.live.members
+
+    @property
+    def complete(self) -> bool:
+        """Whether every record of every view is in the store."""
+        return self._complete
+
+    def recording(self, distiller: Mapping[str, Any]) -> Mapping[str, Any]:
+        """See :meth:`Teacher.recording`."""
+        if self.live is not None:
+            return distiller
+        stored = {
+            name: dict(
+                type='kd_plugins.Stored',
+                source=distiller['teacher_recorders'][name].get('source', kind),
+                facts=self._header['records'][kind],
+            )
+            for name, kind in self._names.items()
+        }
+        return dict(distiller, teacher_recorders=stored)
+
+    def connect(self, distiller: Any) -> None:
+        """See :meth:`Teacher.connect`."""
+        if self._top is not None:
+            _check_terms(distiller, self._names, self._top.taus)
+        if self.live is None:
+            return
+        network, live = self.live.network, self.live
+        assert network is not None
+        recorders = distiller.teacher_recorders.recorders
+        self.classes, self.class_map = live.classes, live.class_map
+        self.weights = live.weights
+        self._header.update(
+            classes=plain(live.classes),
+            records={
+                kind: facts_of(recorders[name], network, protocol_of(network))
+                for name, kind in self._names.items()
+            },
+        )
+
+    def begin(self, dataset: Any) -> None:
+        """See :meth:`Teacher.begin`; make the store, or compare it with this training.
+
+        Raises:
+            ValueError: If the store is of other data or another teacher, or another job
+                is writing it.
+        """
+        data = data_identity(dataset)
+        if data['views'] != self.views:
+            raise ValueError(
+                f'{KEY}.views={self.views}, and the training set has {data["views"]}: give both '
+                'the same.'
+            )
+        self._header['data'] = plain(data)
+        # One process makes the folder; what it finds wrong stops all.
+        found: list[Exception | None] = [self._prepare() if get_rank() == 0 else None]
+        broadcast_object_list(found)
+        if found[0] is not None:
+            raise found[0]
+        header = files.read_header(self.folder)
+        assert header is not None
+        self._check_header(header)
+        self._open(header)
+
+    def _prepare(self) -> Exception | None:
+        try:
+            header = files.read_header(self.folder)
+            if header is not None:
+                self._check_header(header)
+                if not self._open(header).missing:
+                    return None
+            if not self._writes:
+                raise ValueError(
+                    f'{KEY}.write=False, and the store in {self.folder!r} is not complete: fill it '
+                    'first (tools/cache_teacher.py).'
+                )
+            if header is None:
+                files.write_header(self.folder, self._header)
+            if self._lock is None:
+                self._lock = files.Lock(self.folder)
+        except (ValueError, CheckpointNotWrittenError) as error:
+            return error
+        return None
+
+    def _open(self, header: Mapping[str, Any]) -> files.Records:
+        self._records = files.Records(self.folder, header['data']['samples'], header['views'])
+        return self._records
+
+    def _check_header(self, header: Mapping[str, Any]) -> None:
+        """Refuse a store of something else, naming what differs."""
+        wanted, there = {*self._names.values()}, {*header.get('records', ())}
+        if not wanted <= there:
+            raise ValueError(
+                f'{KEY}.dir={self.folder!r} lacks {", ".join(sorted(wanted - there))}, which '
+                f'model.distiller.teacher_recorders ask for; it has {", ".join(sorted(there))}: '
+                'give another dir, which is filled with both.'
+            )
+        names = {*self._header} - {'records', 'classes'}
+        ours = {name: self._header[name] for name in names}
+        found = difference({name: header.get(name) for name in names}, ours)
+        if found is not None:
+            raise ValueError(
+                f'{KEY}.dir={self.folder!r} was filled for another distillation ({found}): give '
+                'what it was filled with, or another dir.'
+            )
+
+    def record(
+        self, recorders: Any, inputs: Tensor, data_samples: Sequence[Any] | None = None
+    ) -> None:
+        """See :meth:`Teacher.record`.
+
+        Raises:
+            RuntimeError: If no training has begun.
+            ValueError: If samples do not say their view, if a picture is another one
+                than that of its record, or if a record is broken or cannot be stored.
+        """
+        for before, _ in self._watchers:
+            if before is not None:
+                before()
+        keys = self._keys(inputs, data_samples)
+        records = self._records
+        assert records is not None
+        missing = [key for key in keys if not self._has(key)]
+        if missing:
+            # Another process may have written them.
+            records.refresh()
+            missing = [key for key in keys if not self._has(key)]
+        outputs = None
+        if missing:
+            outputs = self._ask(recorders, inputs, data_samples, keys)
+        layouts, contents = zip(*(self._read(key) for key in keys), strict=True)
+        if any(each is not layouts[0] and each != layouts[0] for each in layouts):
+            raise files.RecordsError(
+                f'{KEY}.dir={self.folder!r} holds records of several forms: delete it, and it is '
+                'filled anew.'
+            )
+        try:
+            buffers = encoding.decode(layouts[0], contents, self._names.values(), inputs.device)
+        except encoding.NotStorableError as error:
+            raise self._refused(error) from None
+        for name, kind in self._names.items():
+            recorder = recorders.get_recorder(name)
+            recorder.reset_data_buffer()
+            recorder.data_buffer.extend(buffers[kind])
+        for _, after in list(self._watchers):
+            if after is not None:
+                after(outputs, data_samples)
+
+    def _keys(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> list[Key]:
+        """Return sample, view and the hash of its picture for every picture of a batch."""
+        if self._records is None or 'data' not in self._header:
+            raise RuntimeError(
+                f'{KEY}: the store is opened when a training begins on the Runner, or by '
+                'model.teacher.begin(data).'
+            )
+        samples = data_samples if isinstance(data_samples, (list, tuple)) else ()
+        known = [getattr(sample, 'metainfo', {}) for sample in samples]
+        if len(known) != len(inputs) or not all('view_hash' in info for info in known):
+            raise ValueError(
+                f'{KEY} needs samples that say their view, and these do not: put the training set '
+                "into train_dataloader.dataset=dict(type='kd_plugins.RepeatableViews', dataset=..."
+                f', views={self.views}).'
+            )
+        return [
+            Key(int(info['sample_index']), int(info['view']), int(info['view_hash']) & _HASH)
+            for info in known
+        ]
+
+    def _has(self, key: Key) -> bool:
+        if self._writer is not None and key[:2] in self._writer.waiting:
+            return True
+        assert self._records is not None
+        return key[:2] in self._records
+
+    def _read(self, key: Key) -> tuple[Any, Any]:
+        """Return the layout and the bytes of a record, if it is of this picture."""
+        assert self._records is not None
+        layout: Any
+        content: Any
+        if self._writer is not None and key[:2] in self._writer.waiting:
+            content, picture = self._writer.waiting[key[:2]]
+            layout = self._writer.layout
+        else:
+            layout, content, picture = self._records.read(key.sample, key.view)
+        if picture != key.picture:
+            raise files.RecordsError(
+                f'{KEY}.dir={self.folder!r}: the picture of sample {key.sample}, view {key.view} '
+                'is not the one that the teacher has seen: the files, the pipeline or a version '
+                'has changed; give what the store was filled with, or another dir.'
+            )
+        return layout, content
+
+    def _ask(
+        self,
+        recorders: Any,
+        inputs: Tensor,
+        data_samples: Sequence[Any] | None,
+        keys: Sequence[Key],
+    ) -> Any:
+        """Ask the network about a whole batch, and store what is not there yet."""
+        if self.live is None or not self._writes:
+            raise files.RecordsError(
+                f'{KEY}.dir={self.folder!r} has lost records that it had when it was opened: start '
+                'again, and they are asked anew.'
+            )
+        with recorders:
+            outputs = self.live.look(inputs, data_samples)
+        buffers = {
+            kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
+        }
+        try:
+            layout, parts = encoding.encode(buffers, self._dtype, self._top)
+        except encoding.NotStorableError as error:
+            raise self._refused(error) from None
+        if self._writer is None:
+            self._begin_writing(layout, len(encoding.to_bytes(parts, 0)))
+        assert self._writer is not None
+        for i, key in enumerate(keys):
+            if self._has(key):
+                self._compare(key, parts, i)
+            else:
+                content = encoding.to_bytes(parts, i)
+                self._writer.add(*key, content)
+        assert self._records is not None
+        if not self._records.missing - len(self._writer.waiting):
+            self._finish()
+        return outputs
+
+    def _begin_writing(self, layout: Any, size: int) -> None:
+        """Make sure that there is room for all records, and say how much they take."""
+        assert self._records is not None
+        whole = size * self._header['data']['samples'] * self.views
+        rest = size * self._records.missing
+        if size > self._max_bytes:
+            raise ValueError(
+                f'{KEY}.max_mb={self._max_bytes / 1e6:g} is less than a record takes, '
+                f'{size / 1e6:.2f} MB a picture and {whole / 1e9:.1f} GB in all: set it to more, or '
+                'read less of the teacher.'
+            )
+        free = files.free_bytes(self.folder)
+        if rest > free:
+            raise ValueError(
+                f'{KEY}.dir={self.folder!r} has {free / 1e9:.1f} GB free, and {rest / 1e9:.1f} GB '
+                f'are still to be stored ({size / 1e3:.1f} kB a picture and view): give a dir with '
+                'more room.'
+            )
+        MMLogger.get_current_instance().info(
+            f'{self.folder!r} will hold {whole / 1e9:.3g} GB of the teacher ({size / 1e3:.1f} kB a '
+            f'picture and view); {rest / 1e9:.3g} GB are still to come, {free / 1e9:.3g} GB are '
+            'free.'
+        )
+        self._writer = files.Writer(self.folder, layout, get_rank())
+        # At the end of the process as well.
+        weakref.finalize(self, self._writer.close)
+
+    def _compare(self, key: Key, parts: Sequence[Tensor], i: int) -> None:
+        """Refuse a live answer that is not the stored one; it costs nothing more here."""
+        layout, content = self._read(key)
+        for part, stored in zip(parts, encoding.from_bytes(layout, content), strict=True):
+            if not part.is_floating_point():
+                continue
+            live = part[i].float().numpy()
+            apart = np.abs(live - stored).max(initial=0) if live.shape == stored.shape else np.inf
+            if apart > AGREES * np.abs(live).max(initial=0):
+                raise files.RecordsError(
+                    f'{KEY}.dir={self.folder!r}: what is stored of sample {key.sample}, view '
+                    f'{key.view} differs by {apart:.3g} from what the teacher says now: the store '
+                    'is not of this teacher; give another dir.'
+                )
+
+    def _finish(self) -> None:
+        """Write what waits; if everything is there, the network leaves the device."""
+        self.flush()
+        assert self._records is not None
+        if self._records.missing:
+            return
+        MMLogger.get_current_instance().info(
+            f'{self.folder!r} is complete: the teacher is not asked any more.'
+        )
+        self.release()
+        if self.live is not None:
+            self.live.follow(lambda network: network.to('cpu'))
+
+    def flush(self) -> None:
+        """Write the records that wait for a block to be full."""
+        if self._writer is not None and self._records is not None:
+            self._writer.flush()
+            self._records.refresh()
+
+    def release(self) -> None:
+        """Write what waits, and let other jobs write."""
+        self.flush()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _refused(self, error: encoding.NotStorableError) -> ValueError:
+        cause = str(error)
+        remedy = (
+            "set its dtype='float32'"
+            if 'not finite in float16' in cause
+            else 'leave out the term that reads it, or the store'
+        )
+        return ValueError(f'{KEY}: {cause}: {remedy}.')
+
+    def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
+        """See :meth:`Teacher.look`; None where there is no network."""
+        return None if self.live is None else self.live.look(inputs, data_samples)
+
+    def look_for_features_only(self) -> None:
+        """See :meth:`Teacher.look_for_features_only`."""
+        if self.live is not None:
+            self.live.look_for_features_only()
+
+    def answer(self, question: Callable[[nn.Module], Answer]) -> Answer:
+        """See :meth:`Teacher.answer`; recorders with questions are refused beforehand."""
+        raise RuntimeError(f'{KEY} cannot answer what it was not asked when it was filled.')
+
+    def convert(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Tensor:
+        """See :meth:`Teacher.convert`."""
+        return inputs if self.live is None else self.live.convert(inputs, data_samples)
+
+    def predict(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
+        """See :meth:`Teacher.predict`.
+
+        Raises:
+            RuntimeError: If there is no network.
+        """
+        if self.live is None:
+            raise RuntimeError(f'{KEY}: everything is stored, and there is no network to predict.')
+        return self.live.predict(inputs, data_samples)
+
+    def watch(
+        self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
+    ) -> Callable[[], None]:
+        """See :meth:`Teacher.watch`; what the network returned is None where none was asked."""
+        watcher = before, after
+        self._watchers.append(watcher)
+
+        def remove() -> None:
+            if watcher in self._watchers:
+                self._watchers.remove(watcher)
+
+        return remove
+
+    def follow(self, change: Callable[[nn.Module], Any]) -> None:
+        """See :meth:`Teacher.follow`."""
+        if self.live is not None:
+            self.live.follow(change)
+
+
+def store_teacher(
+    build: partial[Teacher],
+    cache: Mapping[str, Any],
+    distiller: Mapping[str, Any],
+    batch_parts: Sequence[Any] = (),
+) -> StoredTeacher:
+    """Build the teacher of an algorithm with a store of its answers.
+
+    Args:
+        build: A call of :func:`~kd_plugins.teachers.building.build_teacher`.
+        cache: ``model.teacher_cache``.
+        distiller: The config of the distiller.
+        batch_parts: ``model.batch_parts``.
+
+    Raises:
+        ValueError: If it cannot be stored; see :class:`StoredTeacher`.
+    """
+    cfg, ckpt = build.args
+    given = build.keywords
+    preprocessor = given['preprocessor']
+    if cfg is None or isinstance(cfg, str):
+        raise ValueError(
+            f'{KEY} is of a teacher that stays as it is, and model.teacher={cfg!r}: leave it out.'
+        )
+    augments = getattr(preprocessor, 'batch_augments', None)
+    changing = [name_of(each.get('type')) for each in batch_parts] + [
+        type(each).__name__ for each in getattr(augments, 'augments', augments) or ()
+    ]
+    changing = [name for name in changing if name != 'BatchFixedSizePad']
+    if changing:
+        raise ValueError(
+            f'{KEY} cannot stand beside {", ".join(changing)}, which mix or change pictures after '
+            'they are loaded, anew in every batch: leave them out, or mix inside of the training '
+            "set (mix=... of kd_plugins.RepeatableViews)."
+        )
+    identity = teacher_identity(
+        cfg, ckpt, preprocessor, given['input_size'], given['dtype'], given['class_map']
+    )
+    return StoredTeacher(cache, build, identity, distiller, preprocessor)
+
+
+class Key(NamedTuple):
+    """Whose record it is."""
+
+    sample: int
+    view: int
+    picture: int
+
+
+_HASH = 2**64 - 1
+#: Bytes of the levels at strides 4 to 64 of a pyramid with 256 channels.
+_PYRAMID = sum(-(-800 // s) * -(-1333 // s) for s in (4, 8, 16, 32, 64)) * 256 * 2
+
+
+def _settings(cache: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``model.teacher_cache`` with its defaults, or refuse it."""
+    known = dict(
+        dir=None, views=None, dtype='float16', max_mb=2.0, top_k=None, taus=(), write=True
+    )
+    for name in cache:
+        if name not in known:
+            raise checks.refuse(f'{KEY}.{name}', cache[name], f'one of {", ".join(known)} only')
+    settings = {**known, **cache}
+    if not isinstance(settings['dir'], str) or not settings['dir']:
+        raise checks.refuse(f'{KEY}.dir', settings['dir'], 'a folder')
+    checks.whole_number(f'{KEY}.views', settings['views'])
+    checks.one_of(f'{KEY}.dtype', settings['dtype'], ('float16', 'float32'))
+    checks.number(f'{KEY}.max_mb', settings['max_mb'], 'a number of MB above 0', above=0)
+    checks.flag(f'{KEY}.write', settings['write'])
+    taus = settings['taus']
+    if settings['top_k'] is not None:
+        checks.whole_number(f'{KEY}.top_k', settings['top_k'])
+        if not isinstance(taus, (list, tuple)) or not taus:
+            raise checks.refuse(f'{KEY}.taus', taus, 'the temperatures of the terms beside top_k')
+        for tau in taus:
+            checks.number(f'{KEY}.taus', tau, 'temperatures above 0', above=0)
+    elif taus:
+        raise ValueError(f'{KEY}.taus={taus!r} belongs to top_k: give both, or leave it out.')
+    return settings
+
+
+def _record_names(distiller: Mapping[str, Any]) -> dict[str, str]:
+    """Return by the name of a recorder of the teacher what it records, whatever its name.
+
+    Raises:
+        ValueError: If there is nothing to store, or something that no store can keep.
+    """
+    recorders = distiller.get('teacher_recorders') or {}
+    if not recorders:
+        raise ValueError(
+            f'{KEY} would store nothing: model.distiller has no teacher_recorders; leave it out.'
+        )
+    if distiller.get('distill_deliveries'):
+        raise ValueError(
+            f'{KEY} cannot stand beside model.distiller.distill_deliveries, which carry values of '
+            'one network into the forward of the other: leave one of them out.'
+        )
+    names = {}
+    for name, cfg in recorders.items():
+        kind = name_of(cfg.get('type')).removesuffix('Recorder')
+        if kind == 'RoIHead':
+            raise ValueError(
+                f'{KEY} cannot store model.distiller.teacher_recorders.{name}: a box head is asked '
+                "about the student's boxes, and what it pools of a picture of 800 x 1333 pixels "
+                f'takes {_PYRAMID / 1e6:.0f} MB in float16 ({_PYRAMID * 118287 / 1e12:.1f} TB for '
+                "COCO): take a live teacher, with model.teacher_dtype='bfloat16' for a fast one."
+            )
+        if kind not in STORABLE:
+            right = ', '.join(each for each in STORABLE if each != 'DenseHead')
+            raise ValueError(
+                f'{KEY} cannot store model.distiller.teacher_recorders.{name} of type '
+                f'{kind!r}: it stores what {right} record; take a live teacher, '
+                "model.teacher_dtype='bfloat16' for a fast one."
+            )
+        kind = 'DetectionHead' if kind == 'DenseHead' else kind
+        rest = {key: value for key, value in cfg.items() if key != 'type'}
+        said = ', '.join(f'{key}={plain(value)!r}' for key, value in sorted(rest.items()))
+        names[name] = f'{kind}({said})'
+    return names
+
+
+def _check_terms(distiller: Any, names: Mapping[str, str], taus: Sequence[float]) -> None:
+    """Refuse terms that cannot do with the largest logits at these temperatures."""
+    for name, loss in distiller.distill_losses.items():
+        for argument, record in distiller.loss_forward_mappings[name].items():
+            if record['from_student'] or record['recorder'] not in names:
+                continue
+            key = f'model.distiller.distill_losses.{name}'
+            if argument not in getattr(loss, 'top_logits', ()) or record.get('connector'):
+                raise ValueError(
+                    f'{KEY}.top_k keeps a part of the logits, and {key} ({type(loss).__name__}) '
+                    f'needs all of {argument}: leave out top_k.'
+                )
+            tau = getattr(loss.tau, 'value', None)
+            if tau not in taus:
+                raise ValueError(
+                    f'{KEY}.taus={list(taus)} lacks the temperature of {key}, which is '
+                    f'{"learned" if tau is None else tau}: give the one that the term has, or '
+                    'leave out top_k.'
+                )

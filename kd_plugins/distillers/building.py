@@ -8,6 +8,7 @@ nothing.
 
 from __future__ import annotations
 
+import copy
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
@@ -92,6 +93,20 @@ def _name_recorders(cfg: ConfigDict) -> None:
             if name.endswith('Recorder'):
                 path = kind if isinstance(kind, str) else kind.__module__
                 recorder.type = f'{path.split(".")[0]}.{name.removesuffix("Recorder")}'
+
+
+def recorders_of(cfg: Mapping[str, Any]) -> Any:
+    """Build recorders that are no part of a distiller.
+
+    Args:
+        cfg: Their configs by name, as in ``model.distiller.teacher_recorders``.
+    """
+    from mmrazor.models.task_modules.recorder import RecorderManager
+
+    config = ConfigDict(teacher_recorders=copy.deepcopy(dict(cfg)))
+    _name_recorders(config)
+    with DefaultScope.overwrite_default_scope('mmrazor'):
+        return RecorderManager(config.teacher_recorders)
 
 
 def ask_teacher(distiller: Any, teacher: Teacher) -> None:

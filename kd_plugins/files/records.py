@@ -258,14 +258,15 @@ class Writer:
     """Appends records to a file of its own, block by block.
 
     Args:
-        folder: The folder.
+        folder: The folder; None to keep them in memory only.
         layout: What the records are made of, as JSON knows it.
         rank: The process's, for the name.
     """
 
-    def __init__(self, folder: str | Path, layout: Any, rank: int = 0) -> None:
+    def __init__(self, folder: str | Path | None, layout: Any, rank: int = 0) -> None:
         self.layout = layout
-        self.path = Path(folder) / f'{time.time_ns():020d}-{rank}.records'
+        self._keeps = folder is None
+        self.path = Path(folder or '.') / f'{time.time_ns():020d}-{rank}.records'
         self._file: IO[bytes] | None = None
         #: What is not written yet: rows by sample and view.
         self.waiting: dict[tuple[int, int], tuple[bytes, int]] = {}
@@ -292,7 +293,7 @@ class Writer:
             RecordsNotWrittenError: If the disk is full, or else refuses. What waits
                 goes on waiting.
         """
-        if not self.waiting:
+        if not self.waiting or self._keeps:
             return
         table, at = np.empty(len(self.waiting), ROW), 0
         for row, ((sample, view), (content, picture)) in zip(

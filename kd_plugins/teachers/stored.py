@@ -14,6 +14,7 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from kd_plugins import checks
+from kd_plugins.distillers import recorders_of
 from kd_plugins.distillers.protocols import protocol_of
 from kd_plugins.files import records as files
 from kd_plugins.files.writing import CheckpointNotWrittenError
@@ -51,7 +52,7 @@ class StoredTeacher(Teacher):
             sample has; ``dtype``, ``'float16'`` or ``'float32'``; ``max_mb``, what one
             record may take, in MB (1e6 bytes); ``top_k``, to keep so many logits only,
             and what the others amount to at the temperatures ``taus``; ``write``,
-            False to read only.
+            False to keep what is missing in memory only.
         build: Builds the teacher that is asked.
         identity: What :func:`~kd_plugins.teachers.identity.teacher_identity` says of it.
         distiller: The config of the distiller.
@@ -78,6 +79,9 @@ class StoredTeacher(Teacher):
         if settings['top_k'] is not None:
             self._top = encoding.Top(settings['top_k'], settings['taus'])
         self.build = build
+        self._recorders = distiller.get('teacher_recorders') or {}
+        #: How large the store becomes, in words, as soon as that is known.
+        self.told = ''
         self.data_preprocessor = data_preprocessor
         #: By the name of a recorder, the name of its records in the store.
         self._names = _record_names(distiller)
@@ -185,9 +189,9 @@ class StoredTeacher(Teacher):
         if found[0] is not None:
             raise found[0]
         header = files.read_header(self.folder)
-        assert header is not None
-        self._check_header(header)
-        self._open(header)
+        if header is not None:
+            self._check_header(header)
+        self._open(header or self._header)
 
     def _prepare(self) -> Exception | None:
         try:
@@ -197,10 +201,7 @@ class StoredTeacher(Teacher):
                 if not self._open(header).missing:
                     return None
             if not self._writes:
-                raise ValueError(
-                    f'{KEY}.write=False, and the store in {self.folder!r} is not complete: fill it '
-                    'first (tools/cache_teacher.py).'
-                )
+                return None
             if header is None:
                 files.write_header(self.folder, self._header)
             if self._lock is None:
@@ -325,7 +326,7 @@ class StoredTeacher(Teacher):
         keys: Sequence[Key],
     ) -> Any:
         """Ask the network about a whole batch, and store what is not there yet."""
-        if self.live is None or not self._writes:
+        if self.live is None:
             raise files.RecordsError(
                 f'{KEY}.dir={self.folder!r} has lost records that it had when it was opened: start '
                 'again, and they are asked anew.'
@@ -349,7 +350,7 @@ class StoredTeacher(Teacher):
                 content = encoding.to_bytes(parts, i)
                 self._writer.add(*key, content)
         assert self._records is not None
-        if not self._records.missing - len(self._writer.waiting):
+        if self._writes and self._records.missing == len(self._writer.waiting):
             self._finish()
         return outputs
 
@@ -358,12 +359,15 @@ class StoredTeacher(Teacher):
         assert self._records is not None
         whole = size * self._header['data']['samples'] * self.views
         rest = size * self._records.missing
+        self._writer = files.Writer(self.folder if self._writes else None, layout, get_rank())
         if size > self._max_bytes:
             raise ValueError(
                 f'{KEY}.max_mb={self._max_bytes / 1e6:g} is less than a record takes, '
                 f'{size / 1e6:.2f} MB a picture and {whole / 1e9:.1f} GB in all: set it to more, or '
                 'read less of the teacher.'
             )
+        if not self._writes:
+            return
         free = files.free_bytes(self.folder)
         if rest > free:
             raise ValueError(
@@ -371,12 +375,12 @@ class StoredTeacher(Teacher):
                 f'are still to be stored ({size / 1e3:.1f} kB a picture and view): give a dir with '
                 'more room.'
             )
-        MMLogger.get_current_instance().info(
+        self.told = (
             f'{self.folder!r} will hold {whole / 1e9:.3g} GB of the teacher ({size / 1e3:.1f} kB a '
             f'picture and view); {rest / 1e9:.3g} GB are still to come, {free / 1e9:.3g} GB are '
-            'free.'
+            'free'
         )
-        self._writer = files.Writer(self.folder, layout, get_rank())
+        MMLogger.get_current_instance().info(self.told)
         # At the end of the process as well.
         weakref.finalize(self, self._writer.close)
 
@@ -407,6 +411,58 @@ class StoredTeacher(Teacher):
         self.release()
         if self.live is not None:
             self.live.follow(lambda network: network.to('cpu'))
+
+    def missing(self) -> list[tuple[int, int]]:
+        """Return sample and view of every record that is not there, view by view."""
+        assert self._records is not None
+        return [
+            (int(sample), view)
+            for view in range(self.views)
+            for sample in self._records.missing_of(view)
+        ]
+
+    def against_live(
+        self, inputs: Tensor, data_samples: Sequence[Any] | None = None
+    ) -> list[Agreement]:
+        """Return how far what is stored of a batch is from what the network says now.
+
+        Builds and loads the network if there is none.
+
+        Raises:
+            FileNotFoundError: If its checkpoint is not here.
+        """
+        live = self.live or self.build()
+        recorders = recorders_of(self._recorders)
+        assert live.network is not None
+        recorders.initialize(live.network)
+        with recorders:
+            live.look(inputs, data_samples)
+        buffers = {
+            kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
+        }
+        layout, parts = encoding.encode(buffers, torch.float32, self._top)
+        keys = [key for key in self._keys(inputs, data_samples)]
+        known = [i for i, key in enumerate(keys) if self._has(key)]
+        read = [encoding.from_bytes(*self._read(keys[i])) for i in known]
+        found = []
+        for kind, (_, first, last) in layout['forms'].items():
+            pairs = [
+                (parts[k][i].float(), torch.from_numpy(arrays[k].astype(np.float32)))
+                for i, arrays in zip(known, read, strict=True)
+                for k in range(first, last)
+                if parts[k].is_floating_point()
+            ]
+            logits = last == first + 1 and parts[first].dim() == 2
+            found.append(
+                Agreement(
+                    kind,
+                    len(known),
+                    max((float((a - b).abs().max()) for a, b in pairs), default=0.0),
+                    max((float(a.abs().max()) for a, _ in pairs), default=0.0),
+                    _mean_kl(pairs) if logits and pairs else None,
+                )
+            )
+        return found
 
     def flush(self) -> None:
         """Write the records that wait for a block to be full."""
@@ -523,6 +579,30 @@ class Key(NamedTuple):
     sample: int
     view: int
     picture: int
+
+
+class Agreement(NamedTuple):
+    """How far stored answers to a batch are from live ones.
+
+    Args:
+        record: What is recorded.
+        samples: How many pictures of the batch are stored.
+        difference: The largest one of any number.
+        largest: The largest live number.
+        kl: For logits, the mean divergence of the stored softmax from the live one, in
+            nats.
+    """
+
+    record: str
+    samples: int
+    difference: float
+    largest: float
+    kl: float | None
+
+
+def _mean_kl(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    live, stored = (torch.stack(each).double().log_softmax(dim=1) for each in zip(*pairs))
+    return float((live.exp() * (live - stored)).sum(dim=1).mean())
 
 
 _HASH = 2**64 - 1

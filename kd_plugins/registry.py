@@ -57,7 +57,7 @@ DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='kd_plugins',
-    locations=['kd_plugins.datasets'],
+    locations=['kd_plugins.datasets', 'kd_plugins.views'],
 )
 TRANSFORMS = Registry(
     'transform',

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list
 from mmengine.fileio import get_text
+from mmengine.hooks import DistSamplerSeedHook
 from torch import nn
 
 from kd_plugins.files.matching import TERMS
@@ -17,6 +18,7 @@ from kd_plugins.hooks.of_runner import teacher_in, trained_model
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
 from kd_plugins.teachers.upstreams import check_upstreams_teacher
+from kd_plugins.views.sampling import sampler_of
 
 
 def before_train(runner: Any) -> None:
@@ -30,12 +32,14 @@ def before_train(runner: Any) -> None:
             the teacher's classes stand in another order than the data's, or if
             annotations lack a class, or if the last batch of an epoch has one
             sample and a term normalises over the batch; or if the teacher that a
-            model of upstream keeps does not fit.
+            model of upstream keeps does not fit; or if nobody tells the sampler of
+            repeatable views its epoch.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
         each.message_hub = runner.message_hub
     model = trained_model(runner)
+    check_views(runner)
     if hasattr(model, 'set_progress'):
         share_seed(runner)
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
@@ -49,6 +53,24 @@ def before_train(runner: Any) -> None:
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
         check_classes(runner.train_dataloader, classes)
+
+
+def check_views(runner: Any) -> None:
+    """Refuse a loader of repeatable views that would ask for the first ones in every epoch.
+
+    Raises:
+        ValueError: If no hook tells the sampler its epoch.
+    """
+    sampler = sampler_of(runner.train_dataloader)
+    views = getattr(getattr(sampler, 'view_numbering', None), 'views', 1)
+    if views == 1 or not hasattr(sampler, 'epoch') or runner.train_loop.max_epochs == 1:
+        return
+    if not any(isinstance(hook, DistSamplerSeedHook) for hook in runner.hooks):
+        raise ValueError(
+            'default_hooks.sampler_seed is no DistSamplerSeedHook, so that nobody tells the '
+            f'sampler its epoch, and RepeatableViews.views={views} would show one view: '
+            "set default_hooks.sampler_seed=dict(type='DistSamplerSeedHook')."
+        )
 
 
 def share_seed(runner: Any) -> None:

@@ -9,14 +9,16 @@ again, so that an interrupted run goes on. Several processes share the work:
 """
 
 import argparse
+from pathlib import Path
 
 from mmengine.dist import is_main_process
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
-from kd_plugins.files.records import RecordsNotWrittenError
+from kd_plugins.files.records import said
 from kd_plugins.inspect.quiet import quiet
+from kd_plugins.teachers import StoredTeacher
 from kd_plugins.teachers.filling import fill
 
 
@@ -34,17 +36,25 @@ def main() -> None:
     launcher = cfg.launcher
     cfg = quiet(cfg, cfg.work_dir)
     cfg.launcher = launcher
+    columns = (TextColumn('records'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    progress = Progress(*columns, disable=not is_main_process())
+    task = progress.add_task('records', total=None)
+
+    def tell(teacher: StoredTeacher, done: int, of: int) -> None:
+        if progress.tasks[task].total is None and teacher.told:
+            progress.console.print(teacher.told, soft_wrap=True, highlight=False)
+        progress.update(task, completed=done, total=of)
+
     try:
-        runner = launch.build_runner(cfg)
-        columns = (TextColumn('records'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, disable=not is_main_process()) as progress:
-            task = progress.add_task('records', total=None)
-
-            def tell(done: int, of: int) -> None:
-                if progress.tasks[task].total is None:
-                    progress.console.print(runner_told(runner), soft_wrap=True)
-                progress.update(task, completed=done, total=of)
-
-            fill(runner, tell)
-    except (ValueError, FileNotFoundError, RecordsNotWrittenError) as error:
+        with progress:
+            written = fill(launch.build_runner(cfg), tell)
+    except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
+    if is_main_process():
+        folder = cfg.model.teacher_cache.dir
+        size = sum(path.stat().st_size for path in Path(folder).iterdir())
+        print(f'{folder!r} is complete: {said(size)}, {written} records of them by this process.')
+
+
+if __name__ == '__main__':
+    main()

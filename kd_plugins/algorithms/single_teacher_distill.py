@@ -156,8 +156,10 @@ class SingleTeacherDistill(StudentModel):
             class_map=teacher_class_map,
         )
         with forked_random_states():
-            built = live() if teacher_cache is None else store_teacher(
-                live, teacher_cache, distiller, batch_parts
+            built = (
+                live()
+                if teacher_cache is None
+                else store_teacher(live, teacher_cache, distiller, batch_parts)
             )
         _check_apart(self.architecture, built.network)
         self.teacher = built

@@ -41,6 +41,8 @@ ROW = np.dtype(
 )  # fmt: skip
 #: A block is written when it is so large (bytes) or so old (seconds).
 BLOCK_BYTES, BLOCK_SECONDS = 2**22, 10.0
+#: Seconds to wait for a job that writes, which may just be dying.
+PATIENCE = 6.0
 
 
 class RecordsError(ValueError):
@@ -79,17 +81,17 @@ class Lock:
 
     Args:
         folder: The folder.
-        patience: Seconds to wait for another one to end, which may just be dying.
+        patience: Seconds to wait for another one to end; by default PATIENCE.
 
     Raises:
         RecordsError: If another job is writing.
     """
 
-    def __init__(self, folder: str | Path, patience: float = 6.0) -> None:
+    def __init__(self, folder: str | Path, patience: float | None = None) -> None:
         import fcntl
 
-        self._file = open(Path(folder) / 'writing.lock', 'a+')
-        until = time.monotonic() + patience
+        self._file = (Path(folder) / 'writing.lock').open('a+')
+        until = time.monotonic() + (PATIENCE if patience is None else patience)
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -182,9 +184,12 @@ class Records:
         """Return the layout of a record, its bytes, and the hash of its picture.
 
         Raises:
+            KeyError: If it is not there.
             RecordsError: If it is broken.
         """
         number = self._rows[view, sample]
+        if number < 0:
+            raise KeyError((sample, view))
         row, file = self._table[number], self._files[self._file_of[number]]
         content = file.bytes(int(row['at']), int(row['size']))
         if not self._sound[number]:
@@ -215,7 +220,8 @@ class _File:
         size = self.path.stat().st_size
         if size <= max(self._end, _FILE.size):
             return np.empty(0, ROW)
-        self._bytes = memoryview(np.memmap(self.path, np.uint8, 'r'))
+        mapped: Any = np.memmap(self.path, np.uint8, 'r')
+        self._bytes = memoryview(mapped)
         if self.layout is None and not self._read_layout():
             return np.empty(0, ROW)
         tables = [np.empty(0, ROW)]
@@ -313,7 +319,7 @@ class Writer:
             if self._file is None:
                 layout = json.dumps(self.layout).encode()
                 # Without a buffer, which would be written once more when it is closed.
-                self._file = open(self.path, 'xb', buffering=0)
+                self._file = self.path.open('xb', buffering=0)
                 parts = [_FILE.pack(_FILE_MAGIC, len(layout)), layout, *parts]
             begin = self._file.tell()
             rest = memoryview(b''.join(parts))
@@ -345,6 +351,14 @@ class Writer:
         self.flush()
         if self._file is not None:
             self._file.close()
+
+
+def said(size: float) -> str:
+    """Return a number of bytes in words."""
+    for unit, name in ((1e12, 'TB'), (1e9, 'GB'), (1e6, 'MB')):
+        if size >= unit:
+            return f'{size / unit:.3g} {name}'
+    return f'{size / 1e3:.3g} kB'
 
 
 def free_bytes(folder: str | Path) -> int:

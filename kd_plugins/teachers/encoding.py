@@ -81,8 +81,8 @@ def put_together(form: Any, parts: Iterator[Tensor], device: torch.device) -> An
         bins = following() if form['bins'] else None
         return HeadOutputs(form['head'], _row(sizes), logits, lambda: boxes, bins)
     ((kind, forms),) = form.items()
-    values = [put_together(each, parts, device) for each in forms]
-    return tuple(values) if kind == 'tuple' else values
+    several = [put_together(each, parts, device) for each in forms]
+    return tuple(several) if kind == 'tuple' else several
 
 
 def encode(
@@ -210,11 +210,9 @@ def _stored(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _brought(x: Tensor, device: torch.device) -> Tensor:
-    if device.type == 'cuda':
-        # From other memory the copy would wait for what the device is doing.
-        x = x.pin_memory().to(device, non_blocking=True)
-    else:
-        x = x.to(device)
+    # From other memory the copy would wait for what the device is doing.
+    x = x.pin_memory() if device.type == 'cuda' else x
+    x = x.to(device, non_blocking=True)
     return x.float() if x.is_floating_point() else x
 
 
@@ -223,4 +221,3 @@ def _row(sizes: Tensor) -> tuple[int, ...]:
     if any(other != first for other in others):
         raise NotStorableError('of pictures of several sizes in one batch')
     return tuple(first)
-

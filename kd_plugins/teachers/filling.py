@@ -14,7 +14,9 @@ from kd_plugins.teachers.stored import KEY, StoredTeacher
 from kd_plugins.views import SampleView
 
 
-def fill(runner: Any, tell: Callable[[int, int], None] = lambda done, of: None) -> int:
+def fill(
+    runner: Any, tell: Callable[[StoredTeacher, int, int], None] = lambda teacher, done, of: None
+) -> int:
     """Ask the teacher for all records that its store lacks, and write them.
 
     Every process takes its share. What was written before an interruption is not asked
@@ -22,8 +24,8 @@ def fill(runner: Any, tell: Callable[[int, int], None] = lambda done, of: None) 
 
     Args:
         runner: The Runner of a training with ``model.teacher_cache``.
-        tell: Is called after every batch with how many records this process has
-            written and how many it has to.
+        tell: Is called after every batch with the teacher, how many records this
+            process has written and how many it has to.
 
     Returns:
         How many records this process has written.
@@ -43,7 +45,7 @@ def fill(runner: Any, tell: Callable[[int, int], None] = lambda done, of: None) 
     teacher.begin(given.dataset)
     rank, ranks = get_dist_info()
     keys = [SampleView(sample, view) for sample, view in teacher.missing()[rank::ranks]]
-    size = getattr(given, 'batch_size', None) or getattr(given.batch_sampler, 'batch_size', 1)
+    size: int = given.batch_size or getattr(given.batch_sampler, 'batch_size', 1)
     loader = DataLoader(
         given.dataset,
         batch_sampler=[keys[i : i + size] for i in range(0, len(keys), size)],
@@ -57,7 +59,7 @@ def fill(runner: Any, tell: Callable[[int, int], None] = lambda done, of: None) 
             data = model.data_preprocessor(batch, True)
         teacher.record(model.distiller.teacher_recorders, data['inputs'], data['data_samples'])
         done += len(data['data_samples'])
-        tell(done, len(keys))
+        tell(teacher, done, len(keys))
     teacher.flush()
     barrier()
     teacher.release()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from kd_plugins.networks import (
 )
 from kd_plugins.registry import name_of
 from kd_plugins.teachers.input import declares_input
+from kd_plugins.views import RepeatableViews, pipeline_text, samples_hash
 
 #: Packages that change pictures, or what is computed of them.
 _PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'numpy', 'cv2',
@@ -55,7 +57,8 @@ def teacher_identity(
     else:
         resolved, pretrained = resolve_network(cfg, 'model.teacher')
         pretrained = _initial(resolved) or pretrained
-        named = [ckpt] if isinstance(ckpt, str) else ckpt or [pretrained] * bool(pretrained)
+        given = ckpt or pretrained or ()
+        named = [given] if isinstance(given, str) else given
         if not named:
             raise ValueError(
                 'model.teacher_cache would keep the answers of a teacher without weights, which '
@@ -66,16 +69,16 @@ def teacher_identity(
         resolved.pop('init_cfg', None)
         config = plain(resolved)
         declared = bool(resolved.get('data_preprocessor'))
-    given: dict[str, Any] = dict(
+    asked: dict[str, Any] = dict(
         size=plain(input_size), pad_size_divisor=getattr(preprocessor, 'pad_size_divisor', None)
     )
     if not declared:
         mean, std = (each.flatten().tolist() for each in normalisation(preprocessor))
-        given.update(mean=mean, std=std, swaps_channels=swaps_channels(preprocessor))
+        asked.update(mean=mean, std=std, swaps_channels=swaps_channels(preprocessor))
     return dict(
         checkpoint=weights,
         teacher=config,
-        input=given,
+        input=asked,
         teacher_dtype=dtype,
         class_map=plain(class_map),
         versions=versions(),
@@ -88,16 +91,22 @@ def data_identity(dataset: Any) -> dict[str, Any]:
     Raises:
         ValueError: If its views do not repeat.
     """
-    found = dataset
-    while found is not None and not hasattr(found, 'identity'):
-        found = getattr(found, 'dataset', None)
-    if found is None:
+    # mmengine's own wrapper, for num_batch_per_epoch.
+    found = vars(dataset).get('_dataset', dataset)
+    if not isinstance(found, RepeatableViews):
         raise ValueError(
-            f'model.teacher_cache: the training set, a {type(dataset).__name__}, draws its pictures '
-            'anew in every epoch, and what is stored of them would be asked for never again: put '
-            "it into dict(type='kd_plugins.RepeatableViews', dataset=..., views=...)."
+            f'model.teacher_cache: the training set, a {type(found).__name__}, draws its pictures '
+            'anew in every epoch, and what is stored of one would never be asked for again: set '
+            "train_dataloader.dataset=dict(type='kd_plugins.RepeatableViews', dataset=..., "
+            'views=...).'
         )
-    return found.identity()
+    return dict(
+        samples=len(found),
+        views=found.views,
+        pipeline=json.loads(pipeline_text(found)),
+        sample_list=samples_hash(found.dataset),
+        seed=found.seed,
+    )
 
 
 def versions() -> dict[str, str]:
@@ -129,8 +138,7 @@ def plain(value: Any) -> Any:
     """Return a config as JSON knows it; classes are their names, whatever their scope."""
     if isinstance(value, Mapping):
         return {
-            str(key): name_of(each) if key == 'type' else plain(each)
-            for key, each in value.items()
+            str(key): name_of(each) if key == 'type' else plain(each) for key, each in value.items()
         }
     if isinstance(value, (list, tuple)):
         return [plain(each) for each in value]

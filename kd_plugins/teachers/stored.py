@@ -350,6 +350,8 @@ class StoredTeacher(Teacher):
                 content = encoding.to_bytes(parts, i)
                 self._writer.add(*key, content)
         assert self._records is not None
+        # A block may have been full.
+        self._records.refresh()
         if self._writes and self._records.missing == len(self._writer.waiting):
             self._finish()
         return outputs
@@ -363,22 +365,21 @@ class StoredTeacher(Teacher):
         if size > self._max_bytes:
             raise ValueError(
                 f'{KEY}.max_mb={self._max_bytes / 1e6:g} is less than a record takes, '
-                f'{size / 1e6:.2f} MB a picture and {whole / 1e9:.1f} GB in all: set it to more, or '
-                'read less of the teacher.'
+                f'{files.said(size)} a picture and view, and {files.said(whole)} in all: set it to '
+                'more, or read less of the teacher.'
             )
         if not self._writes:
             return
         free = files.free_bytes(self.folder)
         if rest > free:
             raise ValueError(
-                f'{KEY}.dir={self.folder!r} has {free / 1e9:.1f} GB free, and {rest / 1e9:.1f} GB '
-                f'are still to be stored ({size / 1e3:.1f} kB a picture and view): give a dir with '
+                f'{KEY}.dir={self.folder!r} has {files.said(free)} free, and {files.said(rest)} '
+                f'are still to be stored ({files.said(size)} a picture and view): give a dir with '
                 'more room.'
             )
         self.told = (
-            f'{self.folder!r} will hold {whole / 1e9:.3g} GB of the teacher ({size / 1e3:.1f} kB a '
-            f'picture and view); {rest / 1e9:.3g} GB are still to come, {free / 1e9:.3g} GB are '
-            'free'
+            f'{self.folder!r} will hold {files.said(whole)} of the teacher ({files.said(size)} a '
+            f'picture and view); {files.said(rest)} are still to come, {files.said(free)} are free'
         )
         MMLogger.get_current_instance().info(self.told)
         # At the end of the process as well.
@@ -441,7 +442,7 @@ class StoredTeacher(Teacher):
             kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
         }
         layout, parts = encoding.encode(buffers, torch.float32, self._top)
-        keys = [key for key in self._keys(inputs, data_samples)]
+        keys = self._keys(inputs, data_samples)
         known = [i for i, key in enumerate(keys) if self._has(key)]
         read = [encoding.from_bytes(*self._read(keys[i])) for i in known]
         found = []
@@ -565,7 +566,7 @@ def store_teacher(
         raise ValueError(
             f'{KEY} cannot stand beside {", ".join(changing)}, which mix or change pictures after '
             'they are loaded, anew in every batch: leave them out, or mix inside of the training '
-            "set (mix=... of kd_plugins.RepeatableViews)."
+            'set (mix=... of kd_plugins.RepeatableViews).'
         )
     identity = teacher_identity(
         cfg, ckpt, preprocessor, given['input_size'], given['dtype'], given['class_map']
@@ -601,7 +602,9 @@ class Agreement(NamedTuple):
 
 
 def _mean_kl(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    live, stored = (torch.stack(each).double().log_softmax(dim=1) for each in zip(*pairs))
+    live, stored = (
+        torch.stack(each).double().log_softmax(dim=1) for each in zip(*pairs, strict=True)
+    )
     return float((live.exp() * (live - stored)).sum(dim=1).mean())
 
 
@@ -612,9 +615,7 @@ _PYRAMID = sum(-(-800 // s) * -(-1333 // s) for s in (4, 8, 16, 32, 64)) * 256 *
 
 def _settings(cache: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``model.teacher_cache`` with its defaults, or refuse it."""
-    known = dict(
-        dir=None, views=None, dtype='float16', max_mb=2.0, top_k=None, taus=(), write=True
-    )
+    known = dict(dir=None, views=None, dtype='float16', max_mb=2.0, top_k=None, taus=(), write=True)
     for name in cache:
         if name not in known:
             raise checks.refuse(f'{KEY}.{name}', cache[name], f'one of {", ".join(known)} only')

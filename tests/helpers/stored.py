@@ -3,50 +3,71 @@
 from copy import deepcopy
 
 import torch
+from mmengine.optim import OptimWrapper
 from mmengine.registry import DATASETS, MODELS, DefaultScope
 from mmengine.runner import save_checkpoint
 from torch.utils.data import Dataset
 
 from helpers import algorithm_cfg
 from helpers.networks import resnet
+from kd_plugins.views import RepeatableViews, SampleView
 
 
 @DATASETS.register_module(force=True)
-class Viewed(Dataset):
-    """Pictures of 32 x 32 pixels, in views that say so: what RepeatableViews promises."""
+class Noisy(Dataset):
+    """Pictures of 32 x 32 pixels whose class is where they are bright, with noise."""
 
-    def __init__(self, size=12, views=2, seed=0, pipeline='p'):
-        self.size, self.views, self.seed, self.pipeline = size, views, seed, pipeline
-        self.epoch = 0
-
-    def identity(self):
-        return dict(
-            views=self.views, seed=self.seed, samples=self.size, pipeline=self.pipeline,
-            sample_list='list',
-        )  # fmt: skip
+    def __init__(self, size=12, noise=0.5, first=0):
+        self.size, self.noise, self.first = size, noise, first
 
     def __len__(self):
         return self.size
 
+    def get_data_info(self, index):
+        return dict(number=self.first + index)
+
     def __getitem__(self, index):
         from mmpretrain.structures import DataSample
 
-        view = self.epoch % self.views
-        number = 1000 * self.seed + 10 * index + view
+        number = self.first + int(index)
         picture = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(number))
         picture[:, 6 * (index % 5) : 6 * (index % 5) + 8] += 2
-        sample = DataSample().set_gt_label(index % 5)
-        sample.set_metainfo(
-            dict(sample_index=index, view=view, view_hash=number * 2**50 + len(self.pipeline))
-        )
-        return dict(inputs=picture, data_samples=sample)
+        picture += self.noise * torch.randn(3, 32, 32)
+        return dict(inputs=picture, data_samples=DataSample().set_gt_label(int(index) % 5))
 
-    def batch(self, indices):
-        samples = [self[i] for i in indices]
-        return dict(
-            inputs=torch.stack([each['inputs'] for each in samples]),
-            data_samples=[each['data_samples'] for each in samples],
-        )
+
+def noisy(views=2, seed=0, **changes):
+    """The training set, in views."""
+    return RepeatableViews(dict(changes, type='Noisy'), views=views, seed=seed)
+
+
+def batch(dataset, indices, view=0):
+    """A batch as a loader gives it."""
+    samples = [dataset[SampleView(i, view)] for i in indices]
+    return dict(
+        inputs=torch.stack([each['inputs'] for each in samples]),
+        data_samples=[each['data_samples'] for each in samples],
+    )
+
+
+def start(cfg, dataset=None):
+    """Build the same student from a config and begin a training of it."""
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
+    model.init_weights()
+    model.train()
+    model.teacher.begin(dataset or noisy(cfg.get('teacher_cache', {}).get('views', 2)))
+    return model
+
+
+def train(model, dataset, epochs=2, size=4):
+    """Train on its pictures in their order; return the weights."""
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+    for epoch in range(epochs):
+        for i in range(0, len(dataset), size):
+            indices = range(i, min(i + size, len(dataset)))
+            model.train_step(batch(dataset, indices, epoch % dataset.views), wrapper)
+    return {name: value.clone() for name, value in model.state_dict().items()}
 
 
 def logits_cfg(loss=None, **changes):

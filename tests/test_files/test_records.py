@@ -51,6 +51,8 @@ def test_records_of_several_processes_are_read_by_sample_and_view(tmp_path):
     check(found, ALL[:10] + ALL[14:])
     assert found.missing == 4
     assert all(key not in found for key in ALL[10:14])
+    with pytest.raises(KeyError):
+        found.read(*ALL[10])
     assert [*found.missing_of(1)] == [2, 3, 4, 5]
     # What another process writes meanwhile is found, block by block.
     writer = fill(tmp_path, ALL[10:12], rank=2, close=False)

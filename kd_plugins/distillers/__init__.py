@@ -7,7 +7,6 @@ from kd_plugins.distillers.building import (
     check_records,
     check_student_loss,
     features_suffice,
-    recorders_of,
     reset_records,
 )
 
@@ -18,6 +17,5 @@ __all__ = [
     'check_records',
     'check_student_loss',
     'features_suffice',
-    'recorders_of',
     'reset_records',
 ]

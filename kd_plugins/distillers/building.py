@@ -8,7 +8,6 @@ nothing.
 
 from __future__ import annotations
 
-import copy
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from kd_plugins.distillers.protocols import check_protocols
 from kd_plugins.losses.base import LogitsLoss
 from kd_plugins.networks import classes_of
-from kd_plugins.registry import name_of
+from kd_plugins.recorders.building import name_recorders
 from kd_plugins.teachers.base import Teacher
 
 KEY = 'model.distiller'
@@ -47,7 +46,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     config = ConfigDict(**cfg)
     config.setdefault('type', 'mmrazor.ConfigurableDistiller')
     _check_names(config)
-    _name_recorders(config)
+    name_recorders(config)
     with DefaultScope.overwrite_default_scope('mmrazor'):
         try:
             distiller = MODELS.build(config)
@@ -79,34 +78,6 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     check_protocols(distiller, student, teacher, KEY)
     _check_specs(distiller)
     return distiller
-
-
-def _name_recorders(cfg: ConfigDict) -> None:
-    """Give recorders the names that mmrazor builds them by, which it adds "Recorder" to.
-
-    New-style configs have classes there, and what mmengine writes of such a config
-    the paths of these classes.
-    """
-    for side in ('student_recorders', 'teacher_recorders'):
-        for recorder in (cfg.get(side) or {}).values():
-            kind, name = recorder.get('type'), name_of(recorder.get('type'))
-            if name.endswith('Recorder'):
-                path = kind if isinstance(kind, str) else kind.__module__
-                recorder.type = f'{path.split(".")[0]}.{name.removesuffix("Recorder")}'
-
-
-def recorders_of(cfg: Mapping[str, Any]) -> Any:
-    """Build recorders that are no part of a distiller.
-
-    Args:
-        cfg: Their configs by name, as in ``model.distiller.teacher_recorders``.
-    """
-    from mmrazor.models.task_modules.recorder import RecorderManager
-
-    config = ConfigDict(teacher_recorders=copy.deepcopy(dict(cfg)))
-    _name_recorders(config)
-    with DefaultScope.overwrite_default_scope('mmrazor'):
-        return RecorderManager(config.teacher_recorders)
 
 
 def ask_teacher(distiller: Any, teacher: Teacher) -> None:

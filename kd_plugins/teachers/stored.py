@@ -14,10 +14,9 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from kd_plugins import checks
-from kd_plugins.distillers import recorders_of
-from kd_plugins.distillers.protocols import protocol_of
 from kd_plugins.files import records as files
 from kd_plugins.files.writing import CheckpointNotWrittenError
+from kd_plugins.recorders.building import recorders_of
 from kd_plugins.recorders.stored import facts_of
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import encoding
@@ -152,6 +151,8 @@ class StoredTeacher(Teacher):
 
     def connect(self, distiller: Any) -> None:
         """See :meth:`Teacher.connect`."""
+        from kd_plugins.distillers.protocols import protocol_of  # which imports teachers
+
         if self._top is not None:
             _check_terms(distiller, self._names, self._top.taus)
         if self.live is None:

@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import torch
 from mmengine.optim import OptimWrapper
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, MODELS
 from mmengine.runner import save_checkpoint
 from torch.utils.data import Dataset
 
@@ -106,13 +106,28 @@ def pair(folder, checkpoint, views=2, cache=None, **changes):
     return cfg
 
 
+def in_views(cfg, views, cache=None):
+    """Put the training set of a config into views, and what the teacher says into a store."""
+    dataset = dict(type='kd_plugins.RepeatableViews', dataset=cfg.train_dataloader.dataset)
+    cfg.train_dataloader.dataset = dict(dataset, views=views)
+    if cache is not None:
+        cfg.model.teacher_cache = dict(cache, views=views)
+    return cfg
+
+
 def save_teacher(path, seed=5):
     """Write the checkpoint of the teacher, with weights that are not all alike."""
+    return save_network(path, dict(resnet(depth=14), _scope_='mmpretrain'), seed)
+
+
+def save_network(path, cfg, seed=5):
+    """Write the checkpoint of a network whose last layers say something."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        with DefaultScope.overwrite_default_scope('mmpretrain'):
-            network = MODELS.build(resnet(depth=14))
+        network = MODELS.build(cfg)
         network.init_weights()
-        torch.nn.init.normal_(network.head.fc.weight, std=0.5)
+        for head in (getattr(network, name, None) for name in ('head', 'bbox_head')):
+            for parameter in head.parameters() if head is not None else ():
+                parameter.data.add_(0.3 * torch.randn_like(parameter))
     save_checkpoint(dict(state_dict=network.state_dict(), meta=dict()), str(path))
     return str(path)

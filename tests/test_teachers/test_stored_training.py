@@ -1,0 +1,251 @@
+"""Whole trainings on the Runner: what is stored teaches what the live teacher teaches."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT
+from helpers.detection import term
+from helpers.few_scenes import few_scenes
+from helpers.stored import in_views, save_network
+from helpers.tiny_training import train
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmengine.runner import Runner
+from test_training import Stopped, load
+
+DIGITS = {
+    'KD': 'kd/kd_digits.py',
+    'DKD': 'dkd/dkd_digits.py',
+    'CTKD': 'ctkd/ctkd_kd_digits.py',
+    'DOT': 'dot/dot_kd_digits.py',
+    'DeiT, CSKD': 'cskd/cskd_digits.py',
+}
+
+
+@pytest.fixture(scope='module')
+def teachers(tmp_path_factory):
+    """Checkpoints of the teachers of the digits and of the scenes."""
+    folder = tmp_path_factory.mktemp('teachers')
+    paths = {}
+    for name, scope in (('kd/kd_digits.py', 'mmpretrain'), ('bckd/bckd_scenes.py', 'mmdet')):
+        init_default_scope(scope)
+        cfg = Config.fromfile(ROOT / 'configs' / name).model.teacher
+        paths[scope] = save_network(folder / f'{scope}.pth', dict(cfg, _scope_=scope))
+    return paths
+
+
+def digits(path, folder, teachers, epochs=2, views=2, cache=None, **options):
+    cfg = load(f'configs/{path}', folder, epochs, **options)
+    cfg.train_dataloader.dataset.indices = 24
+    cfg.train_dataloader.batch_size = 8
+    cfg.val_dataloader.dataset.indices = 10
+    cfg.model.update(teacher_ckpt=teachers['mmpretrain'], allow_random_teacher=False)
+    return in_views(cfg, views, cache)
+
+
+def scenes(folder, drawn, teachers, epochs=2, views=2, cache=None):
+    cfg = Config.fromfile(ROOT / 'configs/bckd/bckd_scenes.py')
+    cfg.merge_from_dict(few_scenes(drawn))
+    cfg.train_dataloader.dataset.pipeline.insert(3, dict(type='RandomFlip', prob=0.5))
+    ld = term('loss_ld', type='kd_plugins.LDLoss', loss_weight=0.1)
+    for key, value in ld.items():
+        cfg.model.distiller[key].update(value)
+    cfg.model.teacher_ckpt = teachers['mmdet']
+    cfg.train_cfg.update(max_epochs=epochs, val_interval=100)
+    cfg.param_scheduler = None
+    cfg.default_hooks.checkpoint = None
+    cfg.log_level = 'WARNING'
+    cfg.work_dir = str(folder)
+    return in_views(cfg, views, cache)
+
+
+def same(first, second):
+    assert list(first) == list(second)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+
+
+def close(first, second, limit):
+    """Compare what training has changed, relative to how large it is."""
+    for name, value in first.items():
+        if value.is_floating_point():
+            assert (value - second[name]).norm() <= limit * (1e-3 + value.norm()), name
+
+
+@pytest.mark.parametrize('name', DIGITS)
+def test_a_stored_teacher_trains_the_weights_of_the_live_one(tmp_path, teachers, name):
+    path = DIGITS[name]
+    live = train(digits(path, tmp_path / 'live', teachers))
+    whole = dict(dir=str(tmp_path / 'whole'), dtype='float32')
+    same(live, train(digits(path, tmp_path / 'fill', teachers, cache=whole)))
+    # No network, no checkpoint.
+    gone = dict(mmpretrain=str(tmp_path / 'gone.pth'))
+    cfg = digits(path, tmp_path / 'read', gone, cache=whole)
+    same(live, train(cfg))
+    # In half precision, filled meanwhile and read afterwards alike.
+    half = dict(dir=str(tmp_path / 'half'))
+    first = train(digits(path, tmp_path / 'fill16', teachers, cache=half))
+    same(first, train(digits(path, tmp_path / 'read16', gone, cache=half)))
+    close(live, first, 2e-3)
+    if name != 'DeiT, CSKD':  # which takes the teacher's first class only
+        assert any(not torch.equal(live[key], first[key]) for key in live)
+    # Two views for four epochs: the same numbers in other batches.
+    live = train(digits(path, tmp_path / 'live4', teachers, epochs=4))
+    close(live, train(digits(path, tmp_path / 'read4', gone, epochs=4, cache=whole)), 1e-4)
+
+
+def test_a_stored_detector_trains_the_weights_of_the_live_one(tmp_path, teachers):
+    """BCKD and LD on the scenes, flipped or not."""
+    live = train(scenes(tmp_path / 'live', tmp_path, teachers))
+    whole = dict(dir=str(tmp_path / 'whole'), dtype='float32')
+    same(live, train(scenes(tmp_path / 'fill', tmp_path, teachers, cache=whole)))
+    gone = dict(mmdet=str(tmp_path / 'gone.pth'))
+    cfg = scenes(tmp_path / 'read', tmp_path, gone, cache=whole)
+    same(live, train(cfg))
+    half = dict(dir=str(tmp_path / 'half'))
+    close(live, train(scenes(tmp_path / 'fill16', tmp_path, teachers, cache=half)), 2e-2)
+    # Of another teacher it would be other weights.
+    other = scenes(tmp_path / 'other', tmp_path, gone)
+    other.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    weights = train(other)
+    assert any(not torch.equal(weights[name], live[name]) for name in live)
+
+
+@pytest.mark.parametrize('complete', [True, False])
+def test_a_resumed_training_ends_in_the_same_weights(tmp_path, teachers, complete):
+    cache = dict(dir=str(tmp_path / 'store'), dtype='float32')
+    path = DIGITS['CTKD']
+    whole = train(digits(path, tmp_path / 'whole', teachers, epochs=3, views=3, cache=cache))
+    if not complete:
+        cache = dict(cache, dir=str(tmp_path / 'another'))
+    broken = digits(path, tmp_path / 'broken', teachers, epochs=3, views=3, cache=cache)
+    broken.custom_hooks.append(dict(type='StopAfterEpoch', epoch=2))
+    with pytest.raises(Stopped):
+        train(broken)
+    resumed = digits(path, tmp_path / 'broken', teachers, epochs=3, views=3, cache=cache)
+    resumed.resume = True
+    same(whole, train(resumed))
+
+
+def test_the_teacher_leaves_the_device_when_the_store_is_complete(tmp_path, teachers):
+    cfg = digits(
+        DIGITS['KD'], tmp_path, teachers, epochs=3, views=1, cache=dict(dir=str(tmp_path / 's'))
+    )
+    runner = Runner.from_cfg(cfg)
+    looked, teacher = [], runner.model.teacher
+    look = teacher.live.look
+    teacher.live.look = lambda *args: looked.append(1) or look(*args)
+    runner.train()
+    assert len(looked) == 3
+    assert teacher._lock is None and not teacher._writer.waiting
+
+
+def cache_teacher(config, *more, processes=1):
+    tool = str(ROOT / 'tools/cache_teacher.py')
+    start = [sys.executable]
+    if processes > 1:
+        start += ['-m', 'torch.distributed.run', '--standalone', f'--nproc_per_node={processes}']
+        more = (*more, '--launcher', 'pytorch')
+    return subprocess.run(
+        [*start, tool, str(config), *more], capture_output=True, text=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+def test_the_tool_fills_a_store_that_trainings_read(tmp_path, teachers, processes):
+    cache = dict(dir=str(tmp_path / 'store'), dtype='float32')
+    cfg = digits(DIGITS['KD'], tmp_path / 'run', teachers, cache=cache)
+    cfg.dump(tmp_path / 'config.py')
+    done = cache_teacher(tmp_path / 'config.py', processes=processes)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert 'will hold 2.11 kB of the teacher (0.044 kB a picture and view)' in done.stdout
+    assert 'is complete: ' in done.stdout
+    assert len([*(tmp_path / 'store').glob('*.records')]) == processes
+    gone = dict(mmpretrain=str(tmp_path / 'gone.pth'))
+    weights = train(digits(DIGITS['KD'], tmp_path / 'read', gone, cache=cache))
+    live = train(digits(DIGITS['KD'], tmp_path / 'live', teachers))
+    close(live, weights, 1e-5)
+    again = cache_teacher(tmp_path / 'config.py')
+    assert again.returncode == 0 and '0 records of them by this process' in again.stdout
+
+
+def test_the_tool_says_what_is_wrong_in_one_line(tmp_path, teachers):
+    cfg = digits(DIGITS['KD'], tmp_path / 'run', teachers)
+    cfg.dump(tmp_path / 'config.py')
+    done = cache_teacher(tmp_path / 'config.py')
+    assert done.returncode == 1
+    assert 'model.teacher_cache is not set, so there is no store to fill' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+KILLED = """
+import sys, os, signal
+from pathlib import Path
+from mmengine.config import Config
+from mmengine.runner import Runner
+import kd_plugins
+from kd_plugins.files import records
+records.BLOCK_BYTES = 100
+runner = Runner.from_cfg(Config.fromfile(sys.argv[1]))
+teacher = runner.model.teacher
+look, looked = teacher.live.look, []
+def count(*args):
+    looked.append(1)
+    if len(looked) == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return look(*args)
+teacher.live.look = count
+runner.train()
+"""
+
+
+def test_a_training_that_is_killed_while_it_writes_goes_on(tmp_path, teachers):
+    cache = dict(dir=str(tmp_path / 'store'), dtype='float32')
+    cfg = digits(DIGITS['KD'], tmp_path / 'run', teachers, cache=cache)
+    cfg.dump(tmp_path / 'config.py')
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED, str(tmp_path / 'config.py'), '5'], capture_output=True,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    cfg = digits(DIGITS['KD'], tmp_path / 'run2', teachers, cache=cache)
+    runner = Runner.from_cfg(cfg)
+    teacher = runner.model.teacher
+    looked, look = [], teacher.live.look
+    teacher.live.look = lambda *args: looked.append(1) or look(*args)
+    weights = runner.train().state_dict()
+    # Of four batches at most the last block was lost.
+    assert 2 <= len(looked) <= 3
+    live = train(digits(DIGITS['KD'], tmp_path / 'live', teachers))
+    same(live, weights)
+
+
+def test_two_ranks_fill_and_read_a_store(tmp_path, teachers):
+    def ranks(folder, cache):
+        cfg = digits(DIGITS['KD'], tmp_path / folder, teachers, epochs=3, cache=cache)
+        # Of an odd number both ranks see one sample.
+        cfg.train_dataloader.dataset.dataset.indices = 23
+        cfg.train_dataloader.batch_size = 4
+        cfg.default_hooks.checkpoint = dict(type='kd_plugins.SafeCheckpointHook', interval=1)
+        cfg.dump(tmp_path / f'{folder}.py')
+        done = subprocess.run(
+            [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
+             str(ROOT / 'tools/train.py'), str(tmp_path / f'{folder}.py'), '--launcher', 'pytorch'],
+            capture_output=True, text=True,
+            env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1'),
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-3000:]
+        (last,) = Path(tmp_path / folder).glob('epoch_3.pth')
+        return torch.load(last)['state_dict']
+
+    cache = dict(dir=str(tmp_path / 'store'), dtype='float32')
+    live, filling = ranks('live', None), ranks('filling', cache)
+    same(live, filling)
+    assert len([*(tmp_path / 'store').glob('*.records')]) == 2
+    reading = ranks('reading', cache)
+    close(live, reading, 1e-4)

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins import checks
 from kd_plugins.registry import DATASETS
+from kd_plugins.views.flips import paired_flips
 from kd_plugins.views.hashing import picture_hash
+from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.randomness import kept_random_states, seed_view
 from kd_plugins.views.sampling import SampleView, number_views
 from kd_plugins.views.state import check_stateless
@@ -30,7 +32,9 @@ class RepeatableViews(Dataset):
     The augmentation of a sample is a function of the seed, its index and the number of
     the view: python's, numpy's and torch's generators are seeded with the three before the
     sample is made, and put back after. Workers, ranks, the size of the batch, the order and a
-    resume do not matter. Epoch e uses view e modulo V (see
+    resume do not matter. A ``RandomFlip`` with probability 0.5 in the pipeline flips one of
+    the views 2 m and 2 m + 1, and which is drawn: with two views, both are
+    seen. Epoch e uses view e modulo V (see
     :class:`kd_plugins.views.ViewNumbering`). A sample that comes back None is replaced by another
     one that the same seed draws; it keeps the index that was asked for.
 
@@ -49,6 +53,10 @@ class RepeatableViews(Dataset):
         views: V, at least 1.
         seed: Of the augmentation. It is not the training's: every training with this
             number sees the same pictures.
+        mix: Arguments of :class:`kd_plugins.views.SampleMix`, in place of the batch augments of
+            mmpretrain's preprocessor: ``dict(augments=[dict(type='Mixup', alpha=0.8),
+            dict(type='CutMix', alpha=1.0)])``. Every mixed picture is loaded together with
+            its partner.
 
     Raises:
         ValueError: If a setting is wrong, if a transform keeps state between samples, or
@@ -58,16 +66,28 @@ class RepeatableViews(Dataset):
     Impact", ICCV 2023.
     """
 
-    def __init__(self, dataset: Any, views: int, seed: int = 0) -> None:
+    def __init__(
+        self, dataset: Any, views: int, seed: int = 0, mix: Mapping[str, Any] | None = None
+    ) -> None:
         name = type(self).__name__
         self.views = checks.whole_number(f'{name}.views', views)
         self.seed = checks.whole_number(f'{name}.seed', seed, least=0)
-        #: The config of ``dataset``; None if a built one was given.
-        self.cfg = copy.deepcopy(dataset) if isinstance(dataset, Mapping) else None
-        self.dataset = UPSTREAM_DATASETS.build(dataset) if self.cfg is not None else dataset
+        is_config = isinstance(dataset, Mapping)
+        #: What a view depends on, as the config has it; None if a built dataset was given.
+        self.cfg = (
+            dict(dataset=copy.deepcopy(dataset), seed=seed, mix=copy.deepcopy(mix))
+            if is_config
+            else None
+        )
+        self.dataset = UPSTREAM_DATASETS.build(dataset) if is_config else dataset
         if any(isinstance(inner, RepeatableViews) for _, inner in _wrapped(self)):
             raise ValueError(f'{name}.dataset has a {name} in it: give the training set itself.')
         check_stateless(self.dataset, f'{name}.dataset')
+        if not isinstance(mix, (Mapping, type(None))) or (
+            mix is not None and 'augments' not in mix
+        ):
+            raise checks.refuse(f'{name}.mix', mix, "dict(augments=[dict(type='Mixup', ...), ...])")
+        self.mix = None if mix is None else SampleMix(**mix)
         self._trials: tuple[int, int] = (0, 0)
 
     @property
@@ -82,6 +102,7 @@ class RepeatableViews(Dataset):
 
     @pipeline.setter
     def pipeline(self, pipeline: Any) -> None:
+        check_stateless(pipeline, 'RepeatableViews.dataset.pipeline')
         self.dataset.pipeline = pipeline
 
     def full_init(self) -> None:
@@ -128,12 +149,15 @@ class RepeatableViews(Dataset):
 
     def _make(self, index: int, view: int) -> Any:
         seed_view(self.seed, index, view)
-        sample = self.dataset[index]
+        with paired_flips(self.dataset, self.seed, index, view):
+            sample = self.dataset[index]
         if not isinstance(sample, dict) or 'inputs' not in sample:
             raise ValueError(
                 f'RepeatableViews.dataset gives a {type(sample).__name__} without inputs and '
                 'data_samples: end its pipeline with PackInputs or PackDetInputs.'
             )
+        if self.mix is not None:
+            sample = self.mix(sample, self.dataset)
         told = dict(
             sample_index=index % len(self), view=view, view_hash=picture_hash(sample['inputs'])
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from mmengine.dataset import Compose
 
 #: What generates random numbers of its own, and so none of those that are seeded.
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
+#: Hooks of mmdet and mmpretrain that exchange pipelines.
+_SWITCHES = ('PipelineSwitchHook', 'YOLOXModeSwitchHook', 'SwitchRecipeHook')
 #: Where datasets keep what they wrap, and their transforms.
 _INNER = ('dataset', 'datasets', 'pipeline')
 #: Deeper than any transform that holds transforms.
@@ -35,6 +37,28 @@ def check_stateless(dataset: Any, key: str = 'train_dataloader.dataset') -> None
     found = find_state(dataset, key)
     if found is not None:
         raise ValueError(found)
+
+
+def check_one_pipeline(hooks: Iterable[Any], beside: str) -> None:
+    """Refuse hooks that exchange the augmentation in the course of a training.
+
+    A view is then another picture than before. Alone, RepeatableViews does as the hook says.
+
+    Args:
+        hooks: Those of a runner.
+        beside: What they do not go with, for the message: a config key.
+
+    Raises:
+        ValueError: Naming the hook.
+    """
+    for hook in hooks:
+        name = type(hook).__name__
+        if name in _SWITCHES:
+            raise ValueError(
+                f'{name} exchanges the augmentation in the course of the training, and {beside} '
+                'needs pictures that come again: leave it out, or train both parts as two '
+                'trainings, the second with load_from.'
+            )
 
 
 def find_state(dataset: Any, key: str = 'train_dataloader.dataset') -> str | None:

@@ -80,6 +80,16 @@ def share_seed(runner: Any) -> None:
     runner.message_hub.update_info('shared_seed', seed[0])
 
 
+def before_train_epoch(runner: Any) -> None:
+    """Have the teacher write what it has said in the epoch before."""
+    teacher_in(trained_model(runner)).flush()
+
+
+def after_train(runner: Any) -> None:
+    """Tell the teacher that the training is over."""
+    teacher_in(trained_model(runner)).end()
+
+
 def before_train_iter(runner: Any) -> None:
     """Tell a distillation how far the training is that trains it."""
     model = trained_model(runner)

@@ -52,6 +52,12 @@ class Teacher:
     def begin(self, dataset: Any) -> None:
         """Take notice of the training set before a training."""
 
+    def flush(self) -> None:
+        """Write what it keeps in memory, if it keeps anything."""
+
+    def end(self) -> None:
+        """Take notice of the end of a training."""
+
     def record(
         self, recorders: Any, inputs: Tensor, data_samples: Sequence[Any] | None = None
     ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mmengine.dist import barrier, get_dist_info
+from mmengine.dist import get_dist_info
 from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
@@ -60,7 +60,5 @@ def fill(
         teacher.record(model.distiller.teacher_recorders, data['inputs'], data['data_samples'])
         done += len(data['data_samples'])
         tell(teacher, done, len(keys))
-    teacher.flush()
-    barrier()
-    teacher.release()
+    teacher.end()
     return done

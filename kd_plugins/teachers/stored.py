@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from mmengine.dist import broadcast_object_list, get_rank
+from mmengine.dist import barrier, broadcast_object_list, get_rank
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
@@ -471,6 +471,12 @@ class StoredTeacher(Teacher):
         if self._writer is not None and self._records is not None:
             self._writer.flush()
             self._records.refresh()
+
+    def end(self) -> None:
+        """See :meth:`Teacher.end`; what all processes have said is written by then."""
+        self.flush()
+        barrier()
+        self.release()
 
     def release(self) -> None:
         """Write what waits, and let other jobs write."""

@@ -105,7 +105,6 @@ def data_identity(dataset: Any) -> dict[str, Any]:
         views=found.views,
         pipeline=json.loads(pipeline_text(found)),
         sample_list=samples_hash(found.dataset),
-        seed=found.seed,
     )
 
 

@@ -22,6 +22,7 @@ from kd_plugins.registry import name_of
 from kd_plugins.teachers import encoding
 from kd_plugins.teachers.base import Answer, Teacher
 from kd_plugins.teachers.identity import data_identity, difference, plain, teacher_identity
+from kd_plugins.views import check_no_batch_augments
 
 KEY = 'model.teacher_cache'
 #: The version of what is in a header and in records.
@@ -564,16 +565,12 @@ def store_teacher(
         raise ValueError(
             f'{KEY} is of a teacher that stays as it is, and model.teacher={cfg!r}: leave it out.'
         )
-    augments = getattr(preprocessor, 'batch_augments', None)
-    changing = [name_of(each.get('type')) for each in batch_parts] + [
-        type(each).__name__ for each in getattr(augments, 'augments', augments) or ()
-    ]
-    changing = [name for name in changing if name != 'BatchFixedSizePad']
-    if changing:
+    check_no_batch_augments(preprocessor, KEY)
+    if batch_parts:
         raise ValueError(
-            f'{KEY} cannot stand beside {", ".join(changing)}, which mix or change pictures after '
-            'they are loaded, anew in every batch: leave them out, or mix inside of the training '
-            'set (mix=... of kd_plugins.RepeatableViews).'
+            f'{KEY} cannot stand beside model.batch_parts='
+            f'{[name_of(each.get("type")) for each in batch_parts]}, which change pictures after '
+            'they are loaded, in another way in every batch: leave one of them out.'
         )
     identity = teacher_identity(
         cfg, ckpt, preprocessor, given['input_size'], given['dtype'], given['class_map']

@@ -212,10 +212,10 @@ def changed(what, cfg, path):
         'size': 'input.size was missing and is 48',
         'class_map': r'class_map was missing and is \[1, 0',
         'views': 'views was 2 and is 3',
-        'pipeline': 'data.pipeline.noise was missing and is 0.25',
-        'samples': r'data.pipeline.first was missing and is 1|data.sample_list was',
-        'number': 'data.pipeline.size was missing and is 13',
-        'seed': 'data.seed was 0 and is 4',
+        'pipeline': 'data.pipeline.dataset.noise was missing and is 0.25',
+        'samples': r'data.pipeline.dataset.first was missing and is 1|data.sample_list was',
+        'number': 'data.pipeline.dataset.size was missing and is 13',
+        'seed': 'data.pipeline.seed was 0 and is 4',
     }.items(),
 )
 def test_a_store_of_something_else_stops_with_what_changed(
@@ -352,8 +352,14 @@ def test_what_no_store_can_keep_is_refused(tmp_path, checkpoint):
         num_classes=5,
         batch_augments=dict(augments=dict(type='Mixup', alpha=0.8)),
     )
-    refused(r'cannot stand beside Mixup, which mix or change pictures', data_preprocessor=mixup)
-    refused(r'cannot stand beside RecursiveMix', batch_parts=[dict(type='kd_plugins.RecursiveMix')])
+    refused(
+        r"batch_augments=\['Mixup'\] draw for a whole batch, and model.teacher_cache needs",
+        data_preprocessor=mixup,
+    )
+    refused(
+        r"cannot stand beside model.batch_parts=\['RecursiveMix'\]",
+        batch_parts=[dict(type='kd_plugins.RecursiveMix')],
+    )
     refused(r'teacher without weights', teacher_ckpt=None, allow_random_teacher=True)
     refused(r"model.teacher='snapshot'", teacher='snapshot', teacher_ckpt=None)
     refused(r'has no teacher_recorders', distiller=logits_cfg(teacher_recorders={}))

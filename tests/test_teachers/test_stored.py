@@ -457,3 +457,63 @@ def test_a_network_that_is_given_built_is_known_by_its_weights(tmp_path, checkpo
 
 def test_the_constant_of_the_pyramid_is_that_of_faster_rcnn():
     assert stored._PYRAMID == 2 * 256 * (200 * 334 + 100 * 167 + 50 * 84 + 25 * 42 + 13 * 21)
+
+
+def test_the_largest_logits_serve_kd_at_their_temperatures(tmp_path, checkpoint):
+    """Of five classes four and the rest are all that KD asks for."""
+    data = noisy()
+    live = train(start(pair(tmp_path, checkpoint, cache=False), data), data)
+    cache = dict(dtype='float32', top_k=4, taus=[1.0, 2.0])
+    filling = train(start(pair(tmp_path, checkpoint, cache=cache), data), data)
+    reading = train(start(pair(tmp_path, checkpoint, cache=cache), data), data)
+    same(filling, reading)
+    for name, value in live.items():
+        assert (value - reading[name]).float().norm() <= 0.02 * value.float().norm() + 1e-4
+
+    def refused(said, loss):
+        distiller = logits_cfg(loss)
+        with pytest.raises(ValueError, match=said):
+            MODELS.build(pair(tmp_path, checkpoint, cache=cache, distiller=distiller))
+
+    refused(
+        'loss_kd .DKDLoss. needs all of preds_T: leave out top_k', dict(type='kd_plugins.DKDLoss')
+    )
+    refused(
+        r'taus=\[1.0, 2.0\] lacks the temperature of .*loss_kd, which is 4.0',
+        dict(type='kd_plugins.KDLoss', tau=4.0),
+    )
+    refused(
+        'lacks the temperature of .*loss_kd, which is learned',
+        dict(type='kd_plugins.KDLoss', tau=dict(type='kd_plugins.GlobalTemperature')),
+    )
+    with pytest.raises(ValueError, match=r'top.k was 4 and is 3 now'):
+        MODELS.build(pair(tmp_path, checkpoint, cache=dict(cache, top_k=3)))
+    few = pair(tmp_path / 'all', checkpoint, cache=dict(cache, top_k=5))
+    with pytest.raises(ValueError, match=r'shape \(4, 5\), of which top_k=5 keeps nothing'):
+        train(start(few, data), data)
+
+
+def test_maps_of_several_layers_are_stored_and_read(tmp_path, checkpoint):
+    levels = ['backbone.layer1', dict(input_of='backbone.layer3'), 'backbone.layer3']
+    distiller = dict(
+        student_recorders=dict(levels=dict(type='kd_plugins.Features', sources=levels)),
+        teacher_recorders=dict(levels=dict(type='kd_plugins.Features', sources=levels)),
+        distill_losses=dict(loss_at=dict(type='mmrazor.ATLoss', loss_weight=10.0)),
+        loss_forward_mappings=dict(
+            loss_at=dict(
+                s_feature=dict(recorder='levels', from_student=True, data_idx=1),
+                t_feature=dict(recorder='levels', from_student=False, data_idx=1),
+            )
+        ),
+    )
+    data = noisy()
+    live = train(start(pair(tmp_path, checkpoint, cache=False, distiller=distiller), data), data)
+    cfg = pair(tmp_path, checkpoint, cache=FLOAT32, distiller=distiller)
+    same(live, train(start(cfg, data), data))
+    reading = start(cfg, data)
+    assert reading.teacher.complete
+    same(live, train(reading, data))
+    # 16 x 32 x 32, 32 x 16 x 16 and 64 x 8 x 8 numbers, and 9 of their shapes.
+    assert 'holds' not in reading.teacher.told
+    size = sum(path.stat().st_size for path in tmp_path.glob('*.records')) / 24
+    assert 4 * (16384 + 8192 + 4096 + 9) < size < 4 * (16384 + 8192 + 4096 + 9) + 150

@@ -192,6 +192,7 @@ class HeadOutputs:
         bin_logits: Logits of the distances from the anchor's centre to left, top,
             right and bottom, (N, A, 4, bins), or None if the head has no bins.
         targets: The student's targets; None on the teacher's side.
+        grids: Rows and columns of pixels of each level; empty where nobody said.
     """
 
     head: str
@@ -200,6 +201,7 @@ class HeadOutputs:
     decode: Callable[[], Tensor]
     bin_logits: Tensor | None = None
     targets: HeadTargets | None = None
+    grids: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def boxes(self) -> Tensor:

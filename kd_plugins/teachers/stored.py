@@ -265,7 +265,9 @@ class StoredTeacher(Teacher):
                 'filled anew.'
             )
         try:
-            buffers = encoding.decode(layouts[0], contents, self._names.values(), inputs.device)
+            buffers = encoding.decode(
+                layouts[0], contents, self._names.values(), _size(inputs), inputs.device
+            )
         except encoding.NotStorableError as error:
             raise self._refused(error) from None
         for name, kind in self._names.items():
@@ -335,21 +337,14 @@ class StoredTeacher(Teacher):
             )
         with recorders:
             outputs = self.live.look(inputs, data_samples)
-        buffers = {
-            kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
-        }
-        try:
-            layout, parts = encoding.encode(buffers, self._dtype, self._top)
-        except encoding.NotStorableError as error:
-            raise self._refused(error) from None
+        layout, contents = self._encode(recorders, inputs, data_samples, self._dtype)
         if self._writer is None:
-            self._begin_writing(layout, len(encoding.to_bytes(parts, 0)))
+            self._begin_writing(layout, max(map(len, contents)))
         assert self._writer is not None
-        for i, key in enumerate(keys):
+        for key, content in zip(keys, contents, strict=True):
             if self._has(key):
-                self._compare(key, parts, i)
+                self._compare(key, encoding.arrays_of(layout, content))
             else:
-                content = encoding.to_bytes(parts, i)
                 self._writer.add(*key, content)
         assert self._records is not None
         # A block may have been full.
@@ -387,15 +382,39 @@ class StoredTeacher(Teacher):
         # At the end of the process as well.
         weakref.finalize(self, self._writer.close)
 
-    def _compare(self, key: Key, parts: Sequence[Tensor], i: int) -> None:
+    def _encode(
+        self,
+        recorders: Any,
+        inputs: Tensor,
+        data_samples: Sequence[Any] | None,
+        dtype: torch.dtype,
+    ) -> tuple[dict[str, Any], list[bytes]]:
+        """Return the layout of what recorders have recorded, and the bytes of each sample."""
+        infos = [sample.metainfo for sample in data_samples or ()]
+        own = [info.get('pad_shape', inputs.shape[-2:])[:2] for info in infos]
+        sizes = encoding.Sizes(_size(inputs), own)
+        buffers = {
+            kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
+        }
+        strides = {
+            kind: facts['spec'][1]['strides']
+            for kind, facts in self._header['records'].items()
+            if facts['spec'] is not None and facts['spec'][0] == 'HeadSpec'
+        }
+        try:
+            return encoding.encode(buffers, dtype, sizes, self._top, strides)
+        except encoding.NotStorableError as error:
+            raise self._refused(error) from None
+
+    def _compare(self, key: Key, said: Sequence[np.ndarray]) -> None:
         """Refuse a live answer that is not the stored one; it costs nothing more here."""
         layout, content = self._read(key)
-        for part, stored in zip(parts, encoding.from_bytes(layout, content), strict=True):
-            if not part.is_floating_point():
+        for live, stored in zip(said, encoding.arrays_of(layout, content), strict=True):
+            if live.dtype.kind != 'f':
                 continue
-            live = part[i].float().numpy()
-            apart = np.abs(live - stored).max(initial=0) if live.shape == stored.shape else np.inf
-            if apart > AGREES * np.abs(live).max(initial=0):
+            largest = np.abs(live.astype(np.float32)).max(initial=0)
+            apart = _apart(live, stored)
+            if apart > AGREES * largest:
                 raise files.RecordsError(
                     f'{KEY}.dir={self.folder!r}: what is stored of sample {key.sample}, view '
                     f'{key.view} differs by {apart:.3g} from what the teacher says now: the store '
@@ -440,32 +459,17 @@ class StoredTeacher(Teacher):
         recorders.initialize(live.network)
         with recorders:
             live.look(inputs, data_samples)
-        buffers = {
-            kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
-        }
-        layout, parts = encoding.encode(buffers, torch.float32, self._top)
+        layout, contents = self._encode(recorders, inputs, data_samples, torch.float32)
         keys = self._keys(inputs, data_samples)
-        known = [i for i, key in enumerate(keys) if self._has(key)]
-        read = [encoding.from_bytes(*self._read(keys[i])) for i in known]
-        found = []
-        for kind, (_, first, last) in layout['forms'].items():
-            pairs = [
-                (parts[k][i].float(), torch.from_numpy(arrays[k].astype(np.float32)))
-                for i, arrays in zip(known, read, strict=True)
-                for k in range(first, last)
-                if parts[k].is_floating_point()
-            ]
-            logits = last == first + 1 and parts[first].dim() == 2
-            found.append(
-                Agreement(
-                    kind,
-                    len(known),
-                    max((float((a - b).abs().max()) for a, b in pairs), default=0.0),
-                    max((float(a.abs().max()) for a, _ in pairs), default=0.0),
-                    _mean_kl(pairs) if logits and pairs else None,
-                )
-            )
-        return found
+        pairs = [
+            (encoding.arrays_of(layout, content), encoding.arrays_of(*self._read(key)))
+            for key, content in zip(keys, contents, strict=True)
+            if self._has(key)
+        ]
+        return [
+            _agreement(kind, [(a[first:last], b[first:last]) for a, b in pairs])
+            for kind, (_, first, last) in layout['forms'].items()
+        ]
 
     def flush(self) -> None:
         """Write the records that wait for a block to be full."""
@@ -605,11 +609,41 @@ class Agreement(NamedTuple):
     kl: float | None
 
 
-def _mean_kl(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
-    live, stored = (
-        torch.stack(each).double().log_softmax(dim=1) for each in zip(*pairs, strict=True)
+def _agreement(
+    record: str, pairs: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]
+) -> Agreement:
+    """Compare the live and the stored parts of a record of every sample."""
+    each = [
+        (live, stored)
+        for parts in pairs
+        for live, stored in zip(*parts, strict=True)
+        if live.dtype.kind == 'f'
+    ]
+    kl = None
+    if pairs and all(len(live) == 1 and live[0].ndim == 1 for live, _ in pairs):
+        live, stored = (
+            torch.from_numpy(np.stack(x).astype(np.float64)).log_softmax(dim=1)
+            for x in zip(*each, strict=True)
+        )
+        kl = float((live.exp() * (live - stored)).sum(dim=1).mean())
+    return Agreement(
+        record,
+        len(pairs),
+        max((_apart(live, stored) for live, stored in each), default=0.0),
+        max((float(np.abs(live).max(initial=0)) for live, _ in each), default=0.0),
+        kl,
     )
-    return float((live.exp() * (live - stored)).sum(dim=1).mean())
+
+
+def _apart(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the largest difference of two arrays; infinite between shapes."""
+    if first.shape != second.shape:
+        return np.inf
+    return float(np.abs(first.astype(np.float32) - second).max(initial=0))
+
+
+def _size(inputs: Tensor) -> tuple[int, int]:
+    return inputs.shape[-2], inputs.shape[-1]
 
 
 _HASH = 2**64 - 1

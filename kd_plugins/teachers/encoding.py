@@ -207,8 +207,9 @@ def _take_apart(
         kind = 'tuple' if isinstance(value, tuple) else 'list'
         return {kind: [_take_apart(x, parts, dtype, top, sizes, strides) for x in value]}
     if isinstance(value, TopLogits):
-        for x, of in ((value.values, dtype), (value.indices, dtype), (value.rest, torch.float32)):
-            parts.append(Part(_stored(x, of)))
+        parts.append(Part(_stored(value.values, dtype)))
+        parts.append(Part(value.indices.to('cpu', torch.int32)))
+        parts.append(Part(_stored(value.rest, torch.float32)))
         return dict(top=value.num_classes, taus=list(value.taus))
     if isinstance(value, HeadOutputs):
         return _take_head_apart(value, parts, dtype, sizes, strides)

@@ -39,6 +39,11 @@ ROW = np.dtype(
     [('sample', '<u4'), ('view', '<u4'), ('picture', '<u8'), ('at', '<u8'), ('size', '<u4'),
      ('checksum', '<u4')]
 )  # fmt: skip
+#: What is known of a record in memory: the row, the number of its file from 1, whether it was read.
+_PLACE = np.dtype(
+    [('picture', '<u8'), ('at', '<u8'), ('size', '<u4'), ('checksum', '<u4'), ('file', '<u4'),
+     ('sound', '?')]
+)  # fmt: skip
 #: A block is written when it is so large (bytes) or so old (seconds).
 BLOCK_BYTES, BLOCK_SECONDS = 2**22, 10.0
 #: Seconds to wait for a job that writes, which may just be dying.
@@ -124,61 +129,56 @@ class Records:
         samples: How many samples there are.
         views: How many views of each.
 
+    Attributes:
+        missing: How many records are not there.
+
     Raises:
         RecordsError: If a file is broken.
     """
 
     def __init__(self, folder: str | Path, samples: int, views: int) -> None:
         self.folder = Path(folder)
-        self._rows = np.full((views, samples), -1, np.int64)
-        self._table = np.empty(0, ROW)
-        self._file_of = np.empty(0, np.int32)
-        self._sound = np.empty(0, bool)
+        self._places = np.zeros((views, samples), _PLACE)
         self._files: list[_File] = []
+        self.missing = views * samples
         self.refresh()
-
-    @property
-    def missing(self) -> int:
-        """How many records are not there."""
-        return int((self._rows < 0).sum())
 
     def __contains__(self, key: tuple[int, int]) -> bool:
         sample, view = key
-        return bool(self._rows[view, sample] >= 0)
+        return bool(self._places['file'][view, sample])
 
     def missing_of(self, view: int) -> np.ndarray:
         """Return the samples, in their order, whose record of this view is not there."""
-        return np.flatnonzero(self._rows[view] < 0)
+        return np.flatnonzero(self._places['file'][view] == 0)
 
     def refresh(self) -> None:
         """Take in what has been written since."""
-        tables, files = [self._table], [self._file_of]
         known = {file.path for file in self._files}
         paths = sorted(self.folder.glob('*.records'))
         self._files.extend(_File(path) for path in paths if path not in known)
-        for number, file in enumerate(self._files):
+        for number, file in enumerate(self._files, start=1):
             table = file.new_rows()
             if len(table):
-                files.append(np.full(len(table), number, np.int32))
-                tables.append(table)
-        if len(tables) == 1:
-            return
-        first = len(self._table)
-        self._table, self._file_of = np.concatenate(tables), np.concatenate(files)
-        self._sound = np.concatenate([self._sound, np.zeros(len(self._table) - first, bool)])
-        new = self._table[first:]
-        views, samples = self._rows.shape
-        if len(new) and (new['view'].max() >= views or new['sample'].max() >= samples):
+                self._take_in(number, table)
+
+    def _take_in(self, number: int, table: np.ndarray) -> None:
+        views, samples = self._places.shape
+        if table['view'].max() >= views or table['sample'].max() >= samples:
             raise RecordsError(
                 f'{str(self.folder)!r} holds records of more samples or views than its header '
                 f'says ({samples} and {views}): its files were mixed with those of another store; '
                 'delete the folder, and it is filled anew.'
             )
-        # Of two records of one view the first one counts: written last, it stays.
-        rows = np.arange(len(self._table) - 1, first - 1, -1)
-        where = self._table['view'][rows], self._table['sample'][rows]
-        fresh = self._rows[where] < 0
-        self._rows[where[0][fresh], where[1][fresh]] = rows[fresh]
+        # Of two records of one view the first one counts.
+        table = table[self._places['file'][table['view'], table['sample']] == 0]
+        _, first = np.unique(table['view'].astype(np.int64) * samples + table['sample'], True)
+        table = table[first]
+        places = np.zeros(len(table), _PLACE)
+        for name in ('picture', 'at', 'size', 'checksum'):
+            places[name] = table[name]
+        places['file'] = number
+        self._places[table['view'], table['sample']] = places
+        self.missing -= len(table)
 
     def read(self, sample: int, view: int) -> tuple[Any, memoryview, int]:
         """Return the layout of a record, its bytes, and the hash of its picture.
@@ -187,20 +187,20 @@ class Records:
             KeyError: If it is not there.
             RecordsError: If it is broken.
         """
-        number = self._rows[view, sample]
-        if number < 0:
+        picture, at, size, checksum, number, sound = self._places[view, sample].item()
+        if not number:
             raise KeyError((sample, view))
-        row, file = self._table[number], self._files[self._file_of[number]]
-        content = file.bytes(int(row['at']), int(row['size']))
-        if not self._sound[number]:
-            if zlib.crc32(content) != row['checksum']:
+        file = self._files[number - 1]
+        content = file.bytes(at, size)
+        if not sound:
+            if zlib.crc32(content) != checksum:
                 raise RecordsError(
                     f'{str(file.path)!r} is broken: the record of sample {sample}, view {view} has '
                     'another checksum than when it was written; delete this file, and what it held '
                     'is asked anew.'
                 )
-            self._sound[number] = True
-        return file.layout, content, int(row['picture'])
+            self._places['sound'][view, sample] = True
+        return file.layout, content, picture
 
 
 class _File:

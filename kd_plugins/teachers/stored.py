@@ -234,6 +234,8 @@ class StoredTeacher(Teacher):
                 'what it was filled with, or another dir.'
             )
 
+    # What it does with numpy and files is nothing to compile.
+    @torch.compiler.disable
     def record(
         self, recorders: Any, inputs: Tensor, data_samples: Sequence[Any] | None = None
     ) -> None:

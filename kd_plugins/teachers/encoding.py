@@ -135,18 +135,29 @@ def decode(
     Raises:
         NotStorableError: If the samples have no common shape.
     """
-    each = [arrays_of(layout, content) for content in contents]
+    arrays = _batches(layout, contents)
     buffers = {}
     for name in names:
         forms, first, last = layout['forms'][name]
-        parts = (
-            _brought(
-                _joined([arrays[k] for arrays in each], layout['parts'][k], size, name), device
-            )
-            for k in range(first, last)
-        )
+        kinds = zip(arrays[first:last], layout['parts'][first:last], strict=True)
+        parts = (_brought(_joined(each, kind, size, name), device) for each, kind in kinds)
         buffers[name] = [_put_together(form, parts) for form in forms]
     return buffers
+
+
+def _batches(layout: Mapping[str, Any], contents: Sequence[Any]) -> list[Any]:
+    """Return every part of all samples: one array, (N, ...), or one a sample."""
+    begin = 4 * sum(dims for _, dims, *_ in layout['parts'])
+    if any(len(x) != len(contents[0]) or x[:begin] != contents[0][:begin] for x in contents):
+        return [*zip(*(arrays_of(layout, content) for content in contents), strict=True)]
+    # All have the same shapes: a part is a range of columns.
+    rows = np.frombuffer(b''.join(contents), np.uint8).reshape(len(contents), -1)
+    batches, at = [], begin
+    for one in arrays_of(layout, contents[0]):
+        columns = np.ascontiguousarray(rows[:, at : at + one.nbytes])
+        batches.append(columns.view(one.dtype).reshape(len(contents), *one.shape))
+        at += one.nbytes
+    return batches
 
 
 def arrays_of(layout: Mapping[str, Any], content: Any) -> list[np.ndarray]:
@@ -273,7 +284,10 @@ def _put_together(form: Any, parts: Iterator[Tensor]) -> Any:
 
 
 def _joined(
-    arrays: Sequence[np.ndarray], part: Sequence[Any], size: tuple[int, int], name: str
+    arrays: np.ndarray | Sequence[np.ndarray],
+    part: Sequence[Any],
+    size: tuple[int, int],
+    name: str,
 ) -> Tensor:
     """Return the arrays of samples as a batch, maps in the grid of that batch."""
     _, _, stride, beyond = part
@@ -284,7 +298,7 @@ def _joined(
             f'the record {name} is of several shapes in one batch, '
             f'{", ".join(str(shape) for shape in sorted({array.shape for array in arrays}))}'
         )
-    return torch.from_numpy(np.stack(arrays))
+    return torch.from_numpy(arrays if isinstance(arrays, np.ndarray) else np.stack(arrays))
 
 
 def _in_grid(array: np.ndarray, grid: tuple[int, int], beyond: str) -> np.ndarray:

@@ -153,7 +153,7 @@ class RepeatableViews(Dataset):
             sample = self.dataset[index]
         if not isinstance(sample, dict) or 'inputs' not in sample:
             raise ValueError(
-                f'RepeatableViews.dataset gives a {type(sample).__name__} without inputs and '
+                f'RepeatableViews.dataset gives {type(sample).__name__} without inputs and '
                 'data_samples: end its pipeline with PackInputs or PackDetInputs.'
             )
         if self.mix is not None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmengine.dataset import Compose
 
 #: What generates random numbers of its own, and so none of those that are seeded.
 _GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
@@ -93,7 +92,11 @@ def _parts(part: Any, path: str, seen: set[int], depth: int = 0) -> Iterator[tup
     if id(part) in seen or depth > _DEPTH:
         return
     seen.add(id(part))
-    if isinstance(part, (list, tuple, Compose)):
+    # mmengine has one, mmcv another, and albumentations one with a generator.
+    is_compose = type(part).__name__ == 'Compose'
+    if is_compose:
+        yield path, part
+    if is_compose or isinstance(part, (list, tuple)):
         for i, each in enumerate(getattr(part, 'transforms', part)):
             yield from _parts(each, f'{path}[{i}]', seen, depth + 1)
         return
@@ -107,15 +110,9 @@ def _parts(part: Any, path: str, seen: set[int], depth: int = 0) -> Iterator[tup
     yield path, part
     if hasattr(part, '__getitem__') and hasattr(part, '__len__'):
         # A dataset: what else it has are data.
-        attributes = {
-            k: v for k, v in attributes.items() if k in ('dataset', 'datasets', 'pipeline')
-        }
+        attributes = {name: attributes[name] for name in _INNER if name in attributes}
     for name, value in attributes.items():
-        if (
-            isinstance(value, (list, tuple, Mapping, Compose))
-            or callable(value)
-            or name == 'dataset'
-        ):
+        if name in _INNER or isinstance(value, (list, tuple, Mapping)) or callable(value):
             yield from _parts(value, f'{path}.{name}', seen, depth + 1)
 
 

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from kd_plugins import checks
 from kd_plugins.files import records as files
-from kd_plugins.files.writing import CheckpointNotWrittenError
 from kd_plugins.recorders.building import recorders_of
 from kd_plugins.recorders.stored import facts_of
 from kd_plugins.registry import name_of
@@ -191,6 +190,11 @@ class StoredTeacher(Teacher):
         if found[0] is not None:
             raise found[0]
         header = files.read_header(self.folder)
+        if header is None and self._writes:
+            raise ValueError(
+                f'{KEY}.dir={self.folder!r} was made by the first process, and process '
+                f'{get_rank()} does not see it: give a folder that all processes share.'
+            )
         if header is not None:
             self._check_header(header)
         self._open(header or self._header)
@@ -208,7 +212,7 @@ class StoredTeacher(Teacher):
                 files.write_header(self.folder, self._header)
             if self._lock is None:
                 self._lock = files.Lock(self.folder)
-        except (ValueError, CheckpointNotWrittenError) as error:
+        except (ValueError, OSError) as error:
             return error
         return None
 
@@ -246,9 +250,6 @@ class StoredTeacher(Teacher):
             ValueError: If samples do not say their view, if a picture is another one
                 than that of its record, or if a record is broken or cannot be stored.
         """
-        for before, _ in self._watchers:
-            if before is not None:
-                before()
         keys = self._keys(inputs, data_samples)
         records = self._records
         assert records is not None
@@ -257,9 +258,13 @@ class StoredTeacher(Teacher):
             # Another process may have written them.
             records.refresh()
             missing = [key for key in keys if not self._has(key)]
-        outputs = None
+        # Where the network looks, it tells those who watch it.
+        watchers = [] if missing else list(self._watchers)
+        for before, _ in watchers:
+            if before is not None:
+                before()
         if missing:
-            outputs = self._ask(recorders, inputs, data_samples, keys)
+            self._ask(recorders, inputs, data_samples, keys)
         layouts, contents = zip(*(self._read(key) for key in keys), strict=True)
         if any(each is not layouts[0] and each != layouts[0] for each in layouts):
             raise files.RecordsError(
@@ -276,9 +281,9 @@ class StoredTeacher(Teacher):
             recorder = recorders.get_recorder(name)
             recorder.reset_data_buffer()
             recorder.data_buffer.extend(buffers[kind])
-        for _, after in list(self._watchers):
+        for _, after in watchers:
             if after is not None:
-                after(outputs, data_samples)
+                after(None, data_samples)
 
     def _keys(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> list[Key]:
         """Return sample, view and the hash of its picture for every picture of a batch."""
@@ -330,7 +335,7 @@ class StoredTeacher(Teacher):
         inputs: Tensor,
         data_samples: Sequence[Any] | None,
         keys: Sequence[Key],
-    ) -> Any:
+    ) -> None:
         """Ask the network about a whole batch, and store what is not there yet."""
         if self.live is None:
             raise files.RecordsError(
@@ -338,7 +343,7 @@ class StoredTeacher(Teacher):
                 'again, and they are asked anew.'
             )
         with recorders:
-            outputs = self.live.look(inputs, data_samples)
+            self.live.look(inputs, data_samples)
         layout, contents = self._encode(recorders, inputs, data_samples, self._dtype)
         if self._writer is None:
             self._begin_writing(layout, max(map(len, contents)))
@@ -353,7 +358,6 @@ class StoredTeacher(Teacher):
         self._records.refresh()
         if self._writes and self._records.missing == len(self._writer.waiting):
             self._finish()
-        return outputs
 
     def _begin_writing(self, layout: Any, size: int) -> None:
         """Make sure that there is room for all records, and say how much they take."""
@@ -534,10 +538,13 @@ class StoredTeacher(Teacher):
         """See :meth:`Teacher.watch`; what the network returned is None where none was asked."""
         watcher = before, after
         self._watchers.append(watcher)
+        stop = None if self.live is None else self.live.watch(before, after)
 
         def remove() -> None:
             if watcher in self._watchers:
                 self._watchers.remove(watcher)
+            if stop is not None:
+                stop()
 
         return remove
 

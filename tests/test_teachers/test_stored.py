@@ -524,3 +524,32 @@ def test_maps_of_several_layers_are_stored_and_read(tmp_path, checkpoint):
     assert 'holds' not in reading.teacher.told
     size = sum(path.stat().st_size for path in tmp_path.glob('*.records')) / 24
     assert 4 * (16384 + 8192 + 4096 + 9) < size < 4 * (16384 + 8192 + 4096 + 9) + 150
+
+
+def test_who_watches_sees_what_the_network_says_or_nothing(tmp_path, checkpoint):
+    data = noisy()
+    model = start(pair(tmp_path, checkpoint), data)
+    seen = []
+
+    def watch():
+        return model.teacher.watch(lambda: seen.append('before'), lambda out, _: seen.append(out))
+
+    def record():
+        seen.clear()
+        given = model.data_preprocessor(batch(data, range(4)), True)
+        model.teacher.record(model.distiller.teacher_recorders, **given)
+        return [each if isinstance(each, str) else type(each) for each in seen]
+
+    stop = watch()
+    assert record() == ['before', torch.Tensor]
+    assert seen[1].shape == (4, 5)
+    assert record() == ['before', type(None)]
+    stop()
+    assert record() == []
+    train(model, data)
+    model = start(pair(tmp_path, checkpoint), data)
+    assert model.teacher.complete
+    stop = watch()
+    assert record() == ['before', type(None)]
+    stop()
+    assert record() == []

@@ -30,6 +30,8 @@ DIGITS = {
     'CTKD': 'ctkd/ctkd_kd_digits.py',
     'DOT': 'dot/dot_kd_digits.py',
     'DeiT, CSKD': 'cskd/cskd_digits.py',
+    'EEKD': 'eekd/eekd_digits.py',
+    'ReviewKD': 'reviewkd/reviewkd_digits.py',
 }
 
 
@@ -42,6 +44,11 @@ def teachers(tmp_path_factory):
         init_default_scope(scope)
         cfg = Config.fromfile(ROOT / 'configs' / name).model.teacher
         paths[scope] = save_network(folder / f'{scope}.pth', dict(cfg, _scope_=scope))
+        if scope == 'mmpretrain':
+            several = [folder / f'epoch_{seed}.pth' for seed in (1, 2)]
+            for seed, path in enumerate(several):
+                save_network(path, dict(cfg, _scope_=scope), seed)
+            paths['several'] = [str(path) for path in several]
     return paths
 
 
@@ -50,7 +57,8 @@ def digits(path, folder, teachers, epochs=2, views=2, cache=None, **options):
     cfg.train_dataloader.dataset.indices = 24
     cfg.train_dataloader.batch_size = 8
     cfg.val_dataloader.dataset.indices = 10
-    cfg.model.update(teacher_ckpt=teachers['mmpretrain'], allow_random_teacher=False)
+    which = 'several' if 'eekd' in path else 'mmpretrain'
+    cfg.model.update(teacher_ckpt=teachers[which], allow_random_teacher=False)
     return in_views(cfg, views, cache)
 
 
@@ -89,7 +97,8 @@ def test_a_stored_teacher_trains_the_weights_of_the_live_one(tmp_path, teachers,
     whole = dict(dir=str(tmp_path / 'whole'), dtype='float32')
     same(live, train(digits(path, tmp_path / 'fill', teachers, cache=whole)))
     # No network, no checkpoint.
-    gone = dict(mmpretrain=str(tmp_path / 'gone.pth'))
+    files = [str(tmp_path / f'epoch_{i}.pth') for i in (1, 2)]
+    gone = dict(mmpretrain=files[0], several=files)
     cfg = digits(path, tmp_path / 'read', gone, cache=whole)
     same(live, train(cfg))
     # In half precision, filled meanwhile and read afterwards alike.

@@ -413,10 +413,14 @@ class StoredTeacher(Teacher):
             raise self._refused(error) from None
 
     def _compare(self, key: Key, said: Sequence[np.ndarray]) -> None:
-        """Refuse a live answer that is not the stored one; it costs nothing more here."""
+        """Refuse a live answer that is not the stored one; it costs nothing more here.
+
+        Maps are not compared: norms over a whole map know how much the batch was padded.
+        """
         layout, content = self._read(key)
-        for live, stored in zip(said, encoding.arrays_of(layout, content), strict=True):
-            if live.dtype.kind != 'f':
+        arrays = encoding.arrays_of(layout, content)
+        for live, stored, (_, _, stride, _) in zip(said, arrays, layout['parts'], strict=True):
+            if live.dtype.kind != 'f' or stride:
                 continue
             largest = np.abs(live.astype(np.float32)).max(initial=0)
             apart = _apart(live, stored)
@@ -473,7 +477,11 @@ class StoredTeacher(Teacher):
             if self._has(key)
         ]
         return [
-            _agreement(kind, [(a[first:last], b[first:last]) for a, b in pairs])
+            _agreement(
+                kind,
+                [(a[first:last], b[first:last]) for a, b in pairs],
+                any(stride for _, _, stride, _ in layout['parts'][first:last]),
+            )
             for kind, (_, first, last) in layout['forms'].items()
         ]
 
@@ -609,6 +617,7 @@ class Agreement(NamedTuple):
         largest: The largest live number.
         kl: For logits, the mean divergence of the stored softmax from the live one, in
             nats.
+        padded: Whether it also depends on how much the batch was padded.
     """
 
     record: str
@@ -616,10 +625,13 @@ class Agreement(NamedTuple):
     difference: float
     largest: float
     kl: float | None
+    padded: bool
 
 
 def _agreement(
-    record: str, pairs: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]]
+    record: str,
+    pairs: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]],
+    padded: bool,
 ) -> Agreement:
     """Compare the live and the stored parts of a record of every sample."""
     each = [
@@ -641,6 +653,7 @@ def _agreement(
         max((_apart(live, stored) for live, stored in each), default=0.0),
         max((float(np.abs(live).max(initial=0)) for live, _ in each), default=0.0),
         kl,
+        padded,
     )
 
 

@@ -553,3 +553,23 @@ def test_who_watches_sees_what_the_network_says_or_nothing(tmp_path, checkpoint)
     assert record() == ['before', type(None)]
     stop()
     assert record() == []
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'float16'])
+def test_autocast_fills_and_reads_alike(tmp_path, checkpoint, dtype):
+    data = noisy()
+
+    def step(cache):
+        model = start(pair(tmp_path, checkpoint, cache=cache), data)
+        given = model.data_preprocessor(batch(data, range(6)), True)
+        with torch.autocast('cpu', torch.bfloat16):
+            loss = model.loss(**given)['distill.loss_kd']
+        loss.backward()
+        model.teacher.end()
+        return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+    live, live_gradient = step(False)
+    filling, reading = step(dict(dtype=dtype)), step(dict(dtype=dtype, write=False))
+    assert torch.equal(filling[0], reading[0]) and torch.equal(filling[1], reading[1])
+    # bfloat16 has fewer bits than both.
+    assert torch.equal(filling[0], live) and torch.equal(filling[1], live_gradient)

@@ -180,3 +180,20 @@ def test_maps_of_pictures_of_several_sizes_have_no_common_shape():
         NotStorableError, match=r'record a is of several shapes .*\(2, 4, 4\), \(2, 4'
     ):
         decode(layout, [first[0], second[0]], ['a'], (8, 8), torch.device('cpu'))
+
+
+def test_a_batch_of_other_padding_that_is_asked_again_is_no_other_teacher(tmp_path):
+    """GFL's norms see the padding; check shows how much."""
+    data = sized()
+    model = model_of('GFL', dict(dir=str(tmp_path), views=1, dtype='float32'))
+    model.teacher.begin(data)
+
+    def given(indices):
+        return model.data_preprocessor(several(data, indices), True)
+
+    model.teacher.record(model.distiller.teacher_recorders, **given([0, 3]))
+    (found,) = model.teacher.against_live(**given([0, 1]))
+    assert (found.samples, found.padded) == (1, True)
+    assert found.difference > 0
+    model.teacher.record(model.distiller.teacher_recorders, **given([0, 1]))
+    assert len(model.teacher._writer.waiting) == 3

@@ -190,7 +190,7 @@ def _teacher(report: Report) -> None:
 
 def _stored(report: Report) -> None:
     for each in report.stored:
-        if each.samples and each.difference > AGREES * each.largest:
+        if not each.padded and each.difference > AGREES * each.largest:
             report.add(
                 'error',
                 f'what {report.store!r} holds of {each.record} differs by {each.difference:.3g} '

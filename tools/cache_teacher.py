@@ -53,7 +53,7 @@ def main() -> None:
     if is_main_process():
         folder = cfg.model.teacher_cache.dir
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
-        print(f'{folder!r} is complete: {said(size)}, {written} records of them by this process.')
+        print(f'{folder!r} is complete: {said(size)}, {written} records by this process now.')
 
 
 if __name__ == '__main__':

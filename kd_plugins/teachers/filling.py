@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from mmengine.dist import get_dist_info
+from mmengine.dist import barrier, get_dist_info
 from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
@@ -44,11 +45,13 @@ def fill(
         given = runner.build_dataloader(given, seed=runner.seed)
     teacher.begin(given.dataset)
     rank, ranks = get_dist_info()
-    keys = [SampleView(sample, view) for sample, view in teacher.missing()[rank::ranks]]
+    samples = [each[rank::ranks] for each in teacher.missing()]
+    # What another process writes before would be missing in the count of this one.
+    barrier()
     size: int = given.batch_size or getattr(given.batch_sampler, 'batch_size', 1)
     loader = DataLoader(
         given.dataset,
-        batch_sampler=[keys[i : i + size] for i in range(0, len(keys), size)],
+        batch_sampler=_Batches(samples, size),
         num_workers=given.num_workers,
         collate_fn=given.collate_fn,
         worker_init_fn=given.worker_init_fn,
@@ -59,6 +62,32 @@ def fill(
             data = model.data_preprocessor(batch, True)
         teacher.record(model.distiller.teacher_recorders, data['inputs'], data['data_samples'])
         done += len(data['data_samples'])
-        tell(teacher, done, len(keys))
+        tell(teacher, done, sum(map(len, samples)))
     teacher.end()
+    if not teacher.complete:
+        raise ValueError(
+            f'{KEY}.dir={teacher.folder!r} still lacks records, which the training set did not give '
+            'or another process did not write: start it again.'
+        )
     return done
+
+
+class _Batches:
+    """Batches of samples, view by view; their indices are made as they are asked for.
+
+    Args:
+        samples: Those of every view.
+        size: Of a batch.
+    """
+
+    def __init__(self, samples: Sequence[np.ndarray], size: int) -> None:
+        self.samples = samples
+        self.size = size
+
+    def __iter__(self) -> Iterator[list[SampleView]]:
+        for view, samples in enumerate(self.samples):
+            for i in range(0, len(samples), self.size):
+                yield [SampleView(int(j), view) for j in samples[i : i + self.size]]
+
+    def __len__(self) -> int:
+        return sum(-(-len(samples) // self.size) for samples in self.samples)

@@ -444,14 +444,10 @@ class StoredTeacher(Teacher):
         if self.live is not None:
             self.live.follow(lambda network: network.to('cpu'))
 
-    def missing(self) -> list[tuple[int, int]]:
-        """Return sample and view of every record that is not there, view by view."""
+    def missing(self) -> list[np.ndarray]:
+        """Return for every view the samples whose record is not there."""
         assert self._records is not None
-        return [
-            (int(sample), view)
-            for view in range(self.views)
-            for sample in self._records.missing_of(view)
-        ]
+        return [self._records.missing_of(view) for view in range(self.views)]
 
     def against_live(
         self, inputs: Tensor, data_samples: Sequence[Any] | None = None
@@ -496,6 +492,9 @@ class StoredTeacher(Teacher):
         self.flush()
         barrier()
         self.release()
+        if self._records is not None:
+            self._records.refresh()
+            self._complete = not self._records.missing
 
     def release(self) -> None:
         """Write what waits, and let other jobs write."""

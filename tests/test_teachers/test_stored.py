@@ -8,7 +8,7 @@ import os
 import pytest
 import torch
 from helpers.networks import resnet
-from helpers.stored import batch, logits_cfg, noisy, pair, save_teacher, start, train
+from helpers.stored import Noisy, batch, logits_cfg, noisy, pair, save_teacher, start, train
 from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 
@@ -225,6 +225,13 @@ def test_a_store_of_something_else_stops_with_what_changed(
     data = changed(what, cfg, tmp_path)
     with pytest.raises(ValueError, match=f'was filled for another distillation .{said}'):
         start(cfg, data)
+
+
+def test_other_samples_of_the_same_config_stop(filled, checkpoint, monkeypatch):
+    """As where an annotation file has changed."""
+    monkeypatch.setattr(Noisy, 'get_data_info', lambda self, index: dict(number=index // 2))
+    with pytest.raises(ValueError, match=r'another distillation .data.sample_list was '):
+        start(pair(filled, checkpoint, cache=FLOAT32), noisy())
 
 
 def test_another_version_of_what_computes_stops(filled, checkpoint, monkeypatch):

@@ -66,8 +66,8 @@ def fill(
     teacher.end()
     if not teacher.complete:
         raise ValueError(
-            f'{KEY}.dir={teacher.folder!r} still lacks records, which the training set did not give '
-            'or another process did not write: start it again.'
+            f'{KEY}.dir={teacher.folder!r} still lacks records, which the training set did not '
+            'give or another process did not write: start it again.'
         )
     return done
 

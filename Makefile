@@ -24,7 +24,7 @@ help:
 	@echo 'make test-faults  kill trainings 120 times and compare where they end'
 	@echo "make test-ops   our operators beside mmcv's compiled ones, which it compiles if need be"
 	@echo 'make test-memory  2,000 iterations of every method, whose memory must not grow'
-	@echo 'make test-gpu   one step of every method on the accelerator, beside the CPU'
+	@echo 'make test-gpu   every method's step and every operator on the accelerator, beside the CPU'
 	@echo 'make lint       ruff and mypy'
 	@echo "make format     let ruff rewrite the code, and the metafiles README's methods"
 	@echo 'make docs       build the documentation in docs/_build, warnings being errors'
@@ -65,6 +65,7 @@ test-memory: setup
 
 test-gpu: setup
 	@$(RUN) tests/gpu/every_method.py
+	@$(PYTEST) tests/gpu/operators.py $(PYTEST_ARGS)
 
 lint: setup
 	@$(RUN) -m ruff check .

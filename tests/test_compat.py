@@ -1,5 +1,6 @@
 """Each thing that kd_plugins.compat does, in an interpreter of its own."""
 
+import os
 import subprocess
 import sys
 
@@ -7,9 +8,14 @@ import pytest
 from helpers.layouts import LAYOUTS
 
 
-def python(code, *flags):
+def python(code, *flags, **variables):
     """Run code in a fresh interpreter; return its output, fail on its errors."""
-    reply = subprocess.run([sys.executable, *flags, '-c', code], capture_output=True, text=True)
+    reply = subprocess.run(
+        [sys.executable, *flags, '-c', code],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, **variables),
+    )
     assert reply.returncode == 0, reply.stderr
     return reply.stdout, reply.stderr
 
@@ -53,6 +59,25 @@ def test_our_types_are_found_without_importing_us():
         'print(MODELS.build(dict(type="kd_plugins.KDLoss")).__class__)'
     )
     assert 'kd_plugins.losses.kd.KDLoss' in python(code)[0]
+
+
+@pytest.mark.parametrize('version', ('5.0.0', '5.24.0'))
+def test_classifiers_are_found_beside_a_transformers_that_mmpretrain_does_not_know(
+    version, tmp_path
+):
+    # What is declared to be installed is enough: mmpretrain reads the version, then finds no names.
+    info = tmp_path / f'transformers-{version}.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(
+        f'Metadata-Version: 2.1\nName: transformers\nVersion: {version}\n'
+    )
+    path = os.pathsep.join((str(tmp_path), os.environ.get('PYTHONPATH', os.getcwd())))
+    code = (
+        'import kd_plugins\nfrom mmengine.registry import MODELS\n'
+        'print(type(MODELS.build(dict(type="mmpretrain.LinearClsHead", num_classes=2, '
+        'in_channels=3))).__name__)'
+    )
+    assert python(code, PYTHONPATH=path)[0].split()[-1] == 'LinearClsHead'
 
 
 def test_quantizing_says_why_it_cannot():

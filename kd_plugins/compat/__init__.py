@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from kd_plugins.compat import mmcv, mmengine, mmrazor, moved, operators
+from kd_plugins.compat import mmcv, mmengine, mmpretrain, mmrazor, moved, operators
 from kd_plugins.compat.torch import (
     allow_two_backward_passes,
     bfloat16_gradient_is_wrong,
@@ -31,4 +31,5 @@ def install() -> None:
     operators.install()
     mmcv.install()
     mmengine.install()
+    mmpretrain.install()
     mmrazor.install()

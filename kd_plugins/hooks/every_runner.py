@@ -18,6 +18,7 @@ from kd_plugins.hooks.of_runner import teacher_in, trained_model
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
 from kd_plugins.teachers.upstreams import check_upstreams_teacher
+from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
 
 
@@ -33,7 +34,7 @@ def before_train(runner: Any) -> None:
             annotations lack a class, or if the last batch of an epoch has one
             sample and a term normalises over the batch; or if the teacher that a
             model of upstream keeps does not fit; or if nobody tells the sampler of
-            repeatable views its epoch.
+            repeatable views its epoch, or pictures would be mixed twice.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
@@ -59,8 +60,10 @@ def check_views(runner: Any) -> None:
     """Refuse a loader of repeatable views that would ask for the first ones in every epoch.
 
     Raises:
-        ValueError: If no hook tells the sampler its epoch.
+        ValueError: If no hook tells the sampler its epoch; or if its dataset mixes pictures, and
+            something else mixes them again.
     """
+    _check_mixing(runner.train_dataloader.dataset, trained_model(runner))
     sampler = sampler_of(runner.train_dataloader)
     views = getattr(getattr(sampler, 'view_numbering', None), 'views', 1)
     if views == 1 or not hasattr(sampler, 'epoch') or runner.train_loop.max_epochs == 1:
@@ -70,6 +73,20 @@ def check_views(runner: Any) -> None:
             'default_hooks.sampler_seed is no DistSamplerSeedHook, so that nobody tells the '
             f'sampler its epoch, and RepeatableViews.views={views} would show one view: '
             "set default_hooks.sampler_seed=dict(type='DistSamplerSeedHook')."
+        )
+
+
+def _check_mixing(dataset: Any, model: nn.Module) -> None:
+    if not isinstance(getattr(dataset, 'mix', None), SampleMix):
+        return
+    again = [type(p).__name__ for p in getattr(model, 'batch_parts', ()) if p.mixes_labels]
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if getattr(preprocessor, 'batch_augments', None) is not None:
+        again.append('data_preprocessor.batch_augments (train_cfg.augments)')
+    if again:
+        raise ValueError(
+            f'train_dataloader.dataset.mix mixes pictures, and {again[0]} would mix them again: '
+            'leave out one of both.'
         )
 
 

@@ -158,9 +158,8 @@ class RepeatableViews(Dataset):
             )
         if self.mix is not None:
             sample = self.mix(sample, self.dataset)
-        told = dict(
-            sample_index=index % len(self), view=view, view_hash=picture_hash(sample['inputs'])
-        )
+        index = index if index >= 0 else index + len(self)
+        told = dict(sample_index=index, view=view, view_hash=picture_hash(sample['inputs']))
         sample['data_samples'] = _tell(sample.get('data_samples'), told)
         return sample
 
@@ -179,7 +178,9 @@ def _tell(data_samples: Any, told: dict[str, int]) -> Any:
         if 'view_hash' in data_samples:
             # The dataset gives an object away that it keeps.
             data_samples = data_samples.clone()
-        data_samples.set_metainfo(told)
+        # Not by set_metainfo, which copies what it is given.
+        for name, value in told.items():
+            data_samples.set_field(value, name, field_type='metainfo')
         return data_samples
     if isinstance(data_samples, dict):
         return {key: _tell(each, told) for key, each in data_samples.items()}

@@ -41,10 +41,6 @@ def _flips(dataset: Any) -> list[RandomFlip]:
         inner = [*(attributes.get('datasets') or ()), attributes.get('dataset')]
         return [flip for each in inner if each is not None for flip in _flips(each)]
     pipeline = attributes['pipeline']
-    found = [each for each in getattr(pipeline, 'transforms', pipeline) if _is_plain(each)]
+    found = [x for x in getattr(pipeline, 'transforms', pipeline) if isinstance(x, RandomFlip)]
     # Of two flips each would undo the other.
-    return found if len(found) == 1 else []
-
-
-def _is_plain(transform: Any) -> bool:
-    return isinstance(transform, RandomFlip) and isinstance(transform.direction, str)
+    return found if len(found) == 1 and isinstance(found[0].direction, str) else []

@@ -134,6 +134,50 @@ def test_the_generators_around_it_are_put_back():
     assert not same(before, states())
 
 
+@TRANSFORMS.register_module(force=True)
+class DrawsThree:
+    """The picture is one number of each generator."""
+
+    def __call__(self, results):
+        drawn = [random.random(), np.random.rand(), float(torch.rand((), dtype=torch.float64))]
+        return dict(results, img=np.array(drawn).reshape(1, 1, 3))
+
+
+def test_each_generator_draws_other_numbers_for_each_seed_sample_and_view():
+    init_default_scope('mmpretrain')
+    cfg = dict(PHOTOS, pipeline=[dict(type='DrawsThree'), CROPS[2]])
+    drawn = [
+        dataset[SampleView(i, v)]['inputs'].flatten().tolist()
+        for seed in range(3)
+        for dataset in [repeatable(cfg, views=5, seed=seed)]
+        for i in range(12)
+        for v in range(5)
+    ]
+    for numbers in zip(*drawn, strict=True):
+        assert len(set(numbers)) == 3 * 12 * 5
+        # Of neighbours one says nothing of the other.
+        assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.25
+        assert abs(np.mean(numbers) - 0.5) < 0.1
+    disturb(3)
+    again = repeatable(cfg, views=5, seed=2)[SampleView(11, 4)]['inputs'].flatten().tolist()
+    assert again == drawn[-1]
+
+
+def test_torchvisions_transforms_repeat():
+    init_default_scope('mmpretrain')
+    pipeline = [
+        dict(type='NumpyToPIL', to_rgb=True),
+        dict(type='torchvision/RandomResizedCrop', size=16),
+        dict(type='torchvision/ColorJitter', brightness=0.4, hue=0.2),
+        dict(type='PILToNumpy'),
+        dict(type='PackInputs'),
+    ]
+    dataset = repeatable(dict(PHOTOS, pipeline=pipeline), views=3)
+    wanted = every_view(dataset, 0)
+    disturb(8)
+    assert every_view(dataset, 1) == wanted and len(set(wanted.values())) == len(wanted)
+
+
 def test_nothing_is_drawn_from_the_accelerators_generators(monkeypatch):
     init_default_scope('mmpretrain')
     seeded = []

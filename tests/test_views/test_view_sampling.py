@@ -11,7 +11,7 @@ from helpers.view_data import Photos  # noqa: F401  (registers it)
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -266,6 +266,21 @@ def test_a_part_of_the_data_an_epoch(tmp_path):
         loader=dict(num_batch_per_epoch=2),
     )  # fmt: skip
     assert [{view for _, view, _ in batch} for batch in seen] == [{0}, {0}, {1}, {1}]
+
+
+@pytest.mark.parametrize('kind', [Runner, FlexibleRunner])
+def test_each_of_mmengines_runners_numbers_views_of_what_it_builds(kind):
+    init_default_scope('mmpretrain')
+    photos = dict(type='Photos', pipeline=[dict(type='PackInputs')])
+    for dataset in (photos, dict(type='kd_plugins.RepeatableViews', dataset=photos, views=2)):
+        loader = kind.build_dataloader(
+            dict(dataset=dataset, batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler'))
+        )
+        loader.sampler.set_epoch(1)
+        views = [getattr(i, 'view', None) for i in loader.sampler]
+        assert views == [1 if dataset is not photos else None] * 12
+        # One that is there already is numbered, too.
+        assert kind.build_dataloader(loader) is loader
 
 
 def test_views_of_a_sampler_are_whole_numbers_for_everybody_else():

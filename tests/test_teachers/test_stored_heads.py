@@ -9,6 +9,7 @@ from helpers.detection import HEADS, detector, distillation, images, term
 from mmengine.registry import DATASETS, MODELS
 from torch.utils.data import Dataset
 
+from kd_plugins.structures import HeadOutputs
 from kd_plugins.teachers.encoding import NotStorableError, Sizes, arrays_of, decode, encode
 from kd_plugins.views import RepeatableViews
 
@@ -197,3 +198,15 @@ def test_a_batch_of_other_padding_that_is_asked_again_is_no_other_teacher(tmp_pa
     assert found.difference > 0
     model.teacher.record(model.distiller.teacher_recorders, **given([0, 1]))
     assert len(model.teacher._writer.waiting) == 3
+
+
+def test_boxes_keep_their_bits_in_float16():
+    """Far from the corner, half precision would move them by a part of a place."""
+    boxes = 100 * torch.rand(1, 4, 4, generator=torch.Generator().manual_seed(0))
+    said = HeadOutputs('GFLHead', (4,), boxes[..., :3], lambda: boxes, grids=((2, 2),))
+    sizes, strides = Sizes((16, 16), [(16, 16)]), dict(head=[8])
+    layout, contents = encode(dict(head=[said]), torch.float16, sizes, strides=strides)
+    (found,) = decode(layout, contents, ['head'], (16, 16), torch.device('cpu'))['head']
+    assert torch.equal(found.boxes, boxes)
+    assert torch.equal(found.cls_logits, boxes[..., :3].half().float())
+    assert (found.level_sizes, found.grids, found.bin_logits) == ((4,), ((2, 2),), None)

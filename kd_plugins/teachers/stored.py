@@ -753,6 +753,6 @@ def _check_terms(distiller: Any, names: Mapping[str, str], taus: Sequence[float]
             if tau not in taus:
                 raise ValueError(
                     f'{KEY}.taus={list(taus)} lacks the temperature of {key}, which is '
-                    f'{"learned" if tau is None else tau}: give the one that the term has, or '
+                    f'{"no fixed number" if tau is None else tau}: give the one that the term has, or '
                     'leave out top_k.'
                 )

@@ -46,7 +46,7 @@ class ViewNumbering:
       is in that epoch.
     - One that never ends and takes no epoch (``InfiniteSampler``) begins the next epoch when
       all ranks together have drawn as many samples as there are. A resumed loop without
-      epochs draws from the beginning, and so counts right.
+      epochs draws from the beginning, or skips what was drawn, and so counts right.
     - Of any other, every pass is an epoch.
 
     An index that comes again in the same epoch gets the next view. With mmpretrain's
@@ -74,6 +74,14 @@ class ViewNumbering:
             epoch = self._passes
         self._passes += 1
         return self._number(sampler, indices, epoch)
+
+    def skip(self, num_samples: int) -> None:
+        """Go on as if a rank had drawn so many samples.
+
+        The maintained continuation of mmengine resumes a loop without epochs so: its
+        ``InfiniteSampler.skip`` passes over the indices of before, counted from the first.
+        """
+        self._drawn = num_samples
 
     def _number(
         self, sampler: Any, indices: Iterable[int], told: int | None
@@ -132,12 +140,19 @@ def number_views(loader: DataLoader, views: int | None = None) -> DataLoader:
             f'{type(sampler).__name__}, and RepeatableViews numbers what a sampler draws: give a '
             'batch sampler around a sampler.'
         )
-    kind = type(sampler)
+    kind: Any = type(sampler)
 
     def numbered(self: Any) -> Iterator[SampleView]:
         return self.view_numbering.begin(self, kind.__iter__(self))
 
-    changed = type(kind.__name__, (kind,), {'__iter__': numbered})
+    def skipped(self: Any, num_samples: int) -> None:
+        kind.skip(self, num_samples)
+        self.view_numbering.skip(num_samples)
+
+    added: dict[str, Any] = {'__iter__': numbered}
+    if hasattr(kind, 'skip'):
+        added['skip'] = skipped
+    changed = type(kind.__name__, (kind,), added)
     vars(sampler).update(view_numbering=ViewNumbering(views))
     sampler.__class__ = changed
     return loader

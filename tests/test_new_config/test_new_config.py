@@ -209,7 +209,7 @@ def test_pictures_of_classes_are_for_classifiers(tmp_path, method):
     data = picture_folders(tmp_path / 'pictures')
     teacher = None if method == 'alone' else DENSE
     says = refusal(DENSE, method, tmp_path / 'my.py', teacher, data=data)
-    assert says.startswith(f"--data is for classifiers, but --student '{DENSE}' is a GFL")
+    assert says.startswith(f'--data {str(data)!r} has no boxes: give a COCO folder')
 
 
 @pytest.mark.parametrize('folder', ['configs', 'link'])

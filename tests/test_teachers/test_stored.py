@@ -497,7 +497,7 @@ def test_the_largest_logits_serve_kd_at_their_temperatures(tmp_path, checkpoint)
         dict(type='kd_plugins.KDLoss', tau=4.0),
     )
     refused(
-        'lacks the temperature of .*loss_kd, which is learned',
+        'lacks the temperature of .*loss_kd, which is no fixed number',
         dict(type='kd_plugins.KDLoss', tau=dict(type='kd_plugins.GlobalTemperature')),
     )
     with pytest.raises(ValueError, match=r'top.k was 4 and is 3 now'):

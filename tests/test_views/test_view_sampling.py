@@ -76,6 +76,24 @@ def test_a_sampler_without_end_goes_on_beside_another_iterator():
     assert both == asked(of_rank(InfiniteSampler, 0, 1), 21)
 
 
+class Skips(InfiniteSampler):
+    """As in the maintained continuation of mmengine."""
+
+    def skip(self, num_samples):
+        self.indices = itertools.islice(self._indices_of_rank(), num_samples, None)
+
+
+@pytest.mark.parametrize('ranks', [1, 3])
+def test_a_sampler_that_skips_what_was_drawn_counts_it(ranks):
+    for rank in range(ranks):
+        whole = asked(of_rank(Skips, rank, ranks), 40)
+        for number in (0, 5, 24):
+            sampler = of_rank(Skips, rank, ranks)
+            sampler.skip(number)
+            assert asked(sampler, 40 - number) == whole[number:]
+    assert hasattr(of_rank(DefaultSampler, 0, 1), 'skip') == hasattr(DefaultSampler, 'skip')
+
+
 @pytest.mark.parametrize('ranks', [1, 2, 3])
 def test_repeated_augmentation_shows_each_repeat_another_view_on_every_number_of_ranks(ranks):
     from mmpretrain.datasets import RepeatAugSampler

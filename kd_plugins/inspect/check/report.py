@@ -111,6 +111,23 @@ class Cost:
 
 
 @dataclass
+class Calibration:
+    """Of each term, the ratio of its gradient's norm to the task's, and a weight for another.
+
+    ``ratios`` are those of the batches in their order, of terms at their full
+    strength; ``proposed`` are the weights with which their median would be ``wanted``,
+    and ``line`` is the config's line that sets them.
+    """
+
+    wanted: float
+    iterations: int
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    proposed: dict[str, float] = field(default_factory=dict)
+    line: str = ''
+
+
+@dataclass
 class Report:
     """Everything that a check found out; what it did not get to is None.
 
@@ -120,8 +137,10 @@ class Report:
     of the same samples. Where it is made of several checkpoints, ``teacher_members``
     has the name and the metrics of each. ``store`` is the folder of what the teacher
     says, and ``stored`` how far that of the first batch is from what it says now.
-    ``snapshot`` says that the student itself
-    will be the teacher, and is not yet.
+    ``snapshot`` says that the student itself will be the teacher, and is not yet.
+    ``alone_metrics`` are those of a student that was trained alone, on the samples of
+    ``teacher_metrics``. ``unreached`` names the trainable parameters that no loss of the
+    first batch reaches.
     """
 
     config: str
@@ -135,12 +154,15 @@ class Report:
     teacher_own_metrics: dict[str, float] = field(default_factory=dict)
     teacher_members: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     teacher_samples: int = 0
+    alone_metrics: dict[str, float] = field(default_factory=dict)
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)
     task_gradient: float | None = None
     terms: list[Term] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
     optimizer: str = ''
     groups: list[Group] = field(default_factory=list)
+    calibration: Calibration | None = None
     cost: Cost | None = None
     operators: str | None = None
     findings: list[Finding] = field(default_factory=list)

@@ -11,7 +11,8 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
-from kd_plugins.teachers.stored import KEY, StoredTeacher
+from kd_plugins.teachers.storable import KEY
+from kd_plugins.teachers.stored import StoredTeacher
 from kd_plugins.views import SampleView
 
 

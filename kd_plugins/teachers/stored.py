@@ -13,25 +13,19 @@ from mmengine.dist import barrier, broadcast_object_list, get_rank
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
-from kd_plugins import checks
 from kd_plugins.files import records as files
 from kd_plugins.recorders.building import recorders_of
 from kd_plugins.recorders.stored import facts_of
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import encoding
+from kd_plugins.teachers.agreement import AGREES, Agreement, agreement, apart
 from kd_plugins.teachers.base import Answer, Teacher
 from kd_plugins.teachers.identity import data_identity, difference, plain, teacher_identity
+from kd_plugins.teachers.storable import KEY, check_terms, record_names, settings_of
 from kd_plugins.views import check_no_batch_augments
 
-KEY = 'model.teacher_cache'
 #: The version of what is in a header and in records.
 FORMAT = 1
-#: Recorders whose records are tensors of the batch, or the outputs of a head.
-STORABLE = ('ModuleOutputs', 'ModuleInputs', 'DenseLogits', 'EveryCheckpoint', 'Features',
-            'DetectionHead', 'DenseHead')  # fmt: skip
-#: How far a live answer may be from the stored one, as a share of the largest number of it:
-#: another batch, another device, half precision.
-AGREES = 0.05
 
 
 class StoredTeacher(Teacher):
@@ -70,7 +64,7 @@ class StoredTeacher(Teacher):
         distiller: Mapping[str, Any],
         data_preprocessor: nn.Module,
     ) -> None:
-        settings = _settings(cache)
+        settings = settings_of(cache)
         self.folder, self.views, self._writes = (settings[k] for k in ('dir', 'views', 'write'))
         self._dtype = torch.float16 if settings['dtype'] == 'float16' else torch.float32
         self._max_bytes = 1e6 * settings['max_mb']
@@ -83,7 +77,7 @@ class StoredTeacher(Teacher):
         self.told = ''
         self.data_preprocessor = data_preprocessor
         #: By the name of a recorder, the name of its records in the store.
-        self._names = _record_names(distiller)
+        self._names = record_names(distiller)
         self._records: files.Records | None = None
         self._writer: files.Writer | None = None
         self._lock: files.Lock | None = None
@@ -154,7 +148,7 @@ class StoredTeacher(Teacher):
         from kd_plugins.distillers.protocols import protocol_of  # which imports teachers
 
         if self._top is not None:
-            _check_terms(distiller, self._names, self._top.taus)
+            check_terms(distiller, self._names, self._top.taus)
         if self.live is None:
             return
         network, live = self.live.network, self.live
@@ -423,11 +417,11 @@ class StoredTeacher(Teacher):
             if live.dtype.kind != 'f' or stride:
                 continue
             largest = np.abs(live.astype(np.float32)).max(initial=0)
-            apart = _apart(live, stored)
-            if apart > AGREES * largest:
+            moved = apart(live, stored)
+            if moved > AGREES * largest:
                 raise files.RecordsError(
                     f'{KEY}.dir={self.folder!r}: what is stored of sample {key.sample}, view '
-                    f'{key.view} differs by {apart:.3g} from what the teacher says now: the store '
+                    f'{key.view} differs by {moved:.3g} from what the teacher says now: the store '
                     'is not of this teacher; give another dir.'
                 )
 
@@ -473,7 +467,7 @@ class StoredTeacher(Teacher):
             if self._has(key)
         ]
         return [
-            _agreement(
+            agreement(
                 kind,
                 [(a[first:last], b[first:last]) for a, b in pairs],
                 any(stride for _, _, stride, _ in layout['parts'][first:last]),
@@ -606,153 +600,8 @@ class Key(NamedTuple):
     picture: int
 
 
-class Agreement(NamedTuple):
-    """How far stored answers to a batch are from live ones.
-
-    Args:
-        record: What is recorded.
-        samples: How many pictures of the batch are stored.
-        difference: The largest one of any number.
-        largest: The largest live number.
-        kl: For logits, the mean divergence of the stored softmax from the live one, in
-            nats.
-        padded: Whether it also depends on how much the batch was padded.
-    """
-
-    record: str
-    samples: int
-    difference: float
-    largest: float
-    kl: float | None
-    padded: bool
-
-
-def _agreement(
-    record: str,
-    pairs: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]],
-    padded: bool,
-) -> Agreement:
-    """Compare the live and the stored parts of a record of every sample."""
-    each = [
-        (live, stored)
-        for parts in pairs
-        for live, stored in zip(*parts, strict=True)
-        if live.dtype.kind == 'f'
-    ]
-    kl = None
-    if pairs and all(len(live) == 1 and live[0].ndim == 1 for live, _ in pairs):
-        live, stored = (
-            torch.from_numpy(np.stack(x).astype(np.float64)).log_softmax(dim=1)
-            for x in zip(*each, strict=True)
-        )
-        kl = float((live.exp() * (live - stored)).sum(dim=1).mean())
-    return Agreement(
-        record,
-        len(pairs),
-        max((_apart(live, stored) for live, stored in each), default=0.0),
-        max((float(np.abs(live).max(initial=0)) for live, _ in each), default=0.0),
-        kl,
-        padded,
-    )
-
-
-def _apart(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest difference of two arrays; infinite between shapes."""
-    if first.shape != second.shape:
-        return np.inf
-    return float(np.abs(first.astype(np.float32) - second).max(initial=0))
-
-
 def _size(inputs: Tensor) -> tuple[int, int]:
     return inputs.shape[-2], inputs.shape[-1]
 
 
 _HASH = 2**64 - 1
-#: Bytes of the levels at strides 4 to 64 of a pyramid with 256 channels.
-_PYRAMID = sum(-(-800 // s) * -(-1333 // s) for s in (4, 8, 16, 32, 64)) * 256 * 2
-
-
-def _settings(cache: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``model.teacher_cache`` with its defaults, or refuse it."""
-    known = dict(dir=None, views=None, dtype='float16', max_mb=2.0, top_k=None, taus=(), write=True)
-    for name in cache:
-        if name not in known:
-            raise checks.refuse(f'{KEY}.{name}', cache[name], f'one of {", ".join(known)} only')
-    settings = {**known, **cache}
-    if not isinstance(settings['dir'], str) or not settings['dir']:
-        raise checks.refuse(f'{KEY}.dir', settings['dir'], 'a folder')
-    checks.whole_number(f'{KEY}.views', settings['views'])
-    checks.one_of(f'{KEY}.dtype', settings['dtype'], ('float16', 'float32'))
-    checks.number(f'{KEY}.max_mb', settings['max_mb'], 'a number of MB above 0', above=0)
-    checks.flag(f'{KEY}.write', settings['write'])
-    taus = settings['taus']
-    if settings['top_k'] is not None:
-        checks.whole_number(f'{KEY}.top_k', settings['top_k'])
-        if not isinstance(taus, (list, tuple)) or not taus:
-            raise checks.refuse(f'{KEY}.taus', taus, 'the temperatures of the terms beside top_k')
-        for tau in taus:
-            checks.number(f'{KEY}.taus', tau, 'temperatures above 0', above=0)
-    elif taus:
-        raise ValueError(f'{KEY}.taus={taus!r} belongs to top_k: give both, or leave it out.')
-    return settings
-
-
-def _record_names(distiller: Mapping[str, Any]) -> dict[str, str]:
-    """Return by the name of a recorder of the teacher what it records, whatever its name.
-
-    Raises:
-        ValueError: If there is nothing to store, or something that no store can keep.
-    """
-    recorders = distiller.get('teacher_recorders') or {}
-    if not recorders:
-        raise ValueError(
-            f'{KEY} would store nothing: model.distiller has no teacher_recorders; leave it out.'
-        )
-    if distiller.get('distill_deliveries'):
-        raise ValueError(
-            f'{KEY} cannot stand beside model.distiller.distill_deliveries, which carry values of '
-            'one network into the forward of the other: leave one of them out.'
-        )
-    names = {}
-    for name, cfg in recorders.items():
-        kind = name_of(cfg.get('type')).removesuffix('Recorder')
-        if kind == 'RoIHead':
-            raise ValueError(
-                f'{KEY} cannot store model.distiller.teacher_recorders.{name}: a box head is asked '
-                "about the student's boxes, and what it pools of a picture of 800 x 1333 pixels "
-                f'takes {_PYRAMID / 1e6:.0f} MB in float16 ({_PYRAMID * 118287 / 1e12:.1f} TB for '
-                "COCO): take a live teacher, with model.teacher_dtype='bfloat16' for a fast one."
-            )
-        if kind not in STORABLE:
-            right = ', '.join(each for each in STORABLE if each != 'DenseHead')
-            raise ValueError(
-                f'{KEY} cannot store model.distiller.teacher_recorders.{name} of type '
-                f'{kind!r}: it stores what {right} record; take a live teacher, '
-                "model.teacher_dtype='bfloat16' for a fast one."
-            )
-        kind = 'DetectionHead' if kind == 'DenseHead' else kind
-        rest = {key: value for key, value in cfg.items() if key != 'type'}
-        said = ', '.join(f'{key}={plain(value)!r}' for key, value in sorted(rest.items()))
-        names[name] = f'{kind}({said})'
-    return names
-
-
-def _check_terms(distiller: Any, names: Mapping[str, str], taus: Sequence[float]) -> None:
-    """Refuse terms that cannot do with the largest logits at these temperatures."""
-    for name, loss in distiller.distill_losses.items():
-        for argument, record in distiller.loss_forward_mappings[name].items():
-            if record['from_student'] or record['recorder'] not in names:
-                continue
-            key = f'model.distiller.distill_losses.{name}'
-            if argument not in getattr(loss, 'top_logits', ()) or record.get('connector'):
-                raise ValueError(
-                    f'{KEY}.top_k keeps a part of the logits, and {key} ({type(loss).__name__}) '
-                    f'needs all of {argument}: leave out top_k.'
-                )
-            tau = getattr(loss.tau, 'value', None)
-            if tau not in taus:
-                raise ValueError(
-                    f'{KEY}.taus={list(taus)} lacks the temperature of {key}, which is '
-                    f'{"no fixed number" if tau is None else tau}: give the one that the term has, or '
-                    'leave out top_k.'
-                )

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from kd_plugins.files import records as files
-from kd_plugins.teachers import stored
+from kd_plugins.teachers import storable
 from kd_plugins.teachers.stored import StoredTeacher
 
 FLOAT32 = dict(dtype='float32')
@@ -463,7 +463,7 @@ def test_a_network_that_is_given_built_is_known_by_its_weights(tmp_path, checkpo
 
 
 def test_the_constant_of_the_pyramid_is_that_of_faster_rcnn():
-    assert stored._PYRAMID == 2 * 256 * (200 * 334 + 100 * 167 + 50 * 84 + 25 * 42 + 13 * 21)
+    assert storable.PYRAMID == 2 * 256 * (200 * 334 + 100 * 167 + 50 * 84 + 25 * 42 + 13 * 21)
 
 
 def test_the_largest_logits_serve_kd_at_their_temperatures(tmp_path, checkpoint):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kd_plugins.experiments.metrics import Headline, headline, is_guessing
 from kd_plugins.files.matching import TERMS, compare
 from kd_plugins.inspect.check.report import Report
-from kd_plugins.teachers.stored import AGREES
+from kd_plugins.teachers.agreement import AGREES
 
 #: Beyond this ratio of gradients, one part drowns the other.
 DROWNS = 1000.0

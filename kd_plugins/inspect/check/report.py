@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from kd_plugins.teachers.stored import Agreement
+from kd_plugins.teachers.agreement import Agreement
 
 #: From what must be mended to what is good to know.
 LEVELS = ('error', 'warning', 'note')

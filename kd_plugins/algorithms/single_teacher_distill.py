@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from kd_plugins.networks import (
 )
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
-from kd_plugins.teachers import build_teacher
+from kd_plugins.teachers import build_teacher, store_teacher
 
 _EXCHANGED = (
     'the data_preprocessor of a distillation cannot be exchanged, because the '
@@ -93,6 +94,9 @@ class SingleTeacherDistill(StudentModel):
             ``init_cfg``) lacks them, has more of them, or has them in another
             shape: ``['head.fc.*']`` for another number of classes. The log
             names each of them. Every other weight has to fit.
+        teacher_cache: A store of the teacher's answers, ``dict(dir='...', views=10)``:
+            what it lacks is asked and written, and where it lacks nothing the teacher
+            is not even built; see :class:`kd_plugins.teachers.StoredTeacher`.
 
     Raises:
         ValueError: On a configuration that would train something else than it
@@ -122,6 +126,7 @@ class SingleTeacherDistill(StudentModel):
         init_cfg: dict | Sequence[dict] | None = None,
         load_from_except: Sequence[str] = (),
         batch_parts: Sequence[Mapping[str, Any]] = (),
+        teacher_cache: Mapping[str, Any] | None = None,
     ) -> None:
         for key, value, only in (
             ('teacher_trainable', teacher_trainable, False),
@@ -137,25 +142,33 @@ class SingleTeacherDistill(StudentModel):
         super().__init__(student, init_cfg, load_from_except)
         if not module_inplace:
             forbid_inplace(self.architecture)
+        live = partial(
+            build_teacher,
+            teacher,
+            teacher_ckpt,
+            preprocessor=self.data_preprocessor,
+            student=self.architecture,
+            allow_random=allow_random_teacher,
+            inplace=teacher_module_inplace,
+            input_size=teacher_input_size,
+            dtype=teacher_dtype,
+            channels_last=teacher_channels_last,
+            compile=teacher_compile,
+            class_map=teacher_class_map,
+        )
         with forked_random_states():
-            built = build_teacher(
-                teacher,
-                teacher_ckpt,
-                preprocessor=self.data_preprocessor,
-                student=self.architecture,
-                allow_random=allow_random_teacher,
-                inplace=teacher_module_inplace,
-                input_size=teacher_input_size,
-                dtype=teacher_dtype,
-                channels_last=teacher_channels_last,
-                compile=teacher_compile,
-                class_map=teacher_class_map,
+            built = (
+                live()
+                if teacher_cache is None
+                else store_teacher(live, teacher_cache, distiller, batch_parts)
             )
         _check_apart(self.architecture, built.network)
         self.teacher = built
         self._owns_teacher = True
         with forked_random_states():
+            distiller = built.recording(distiller)
             self.distiller = build_distiller(distiller, self.architecture, built.network)
+        built.connect(self.distiller)
         self.batch_parts = build_batch_parts(batch_parts, self.architecture, self.distiller)
         kept = built.state()
         if kept is not None:
@@ -212,8 +225,8 @@ class SingleTeacherDistill(StudentModel):
         for part in self.batch_parts:
             inputs, data_samples = part.change(inputs, data_samples)
         distiller.set_deliveries_override(False)
-        with distiller.teacher_recorders, distiller.deliveries:
-            self.teacher.look(inputs, data_samples)
+        with distiller.deliveries:
+            self.teacher.record(distiller.teacher_recorders, inputs, data_samples)
         distiller.set_deliveries_override(True)
         mode = 'loss' if self.calculate_student_loss else 'tensor'
         with distiller.student_recorders, distiller.deliveries:

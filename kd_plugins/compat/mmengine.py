@@ -57,7 +57,7 @@ def _guard_checkpoints(module: ModuleType) -> None:
 
 def _tell_models(module: ModuleType) -> None:
     hook = module.RuntimeInfoHook  # type: ignore[attr-defined]
-    for name in ('before_train', 'before_train_iter'):
+    for name in ('before_train', 'before_train_epoch', 'before_train_iter', 'after_train'):
         method = getattr(hook, name)
         if not hasattr(method, '__wrapped__'):
             setattr(hook, name, _then_tell(method))

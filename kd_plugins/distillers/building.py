@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from kd_plugins.distillers.protocols import check_protocols
 from kd_plugins.losses.base import LogitsLoss
 from kd_plugins.networks import classes_of
-from kd_plugins.registry import name_of
+from kd_plugins.recorders.building import name_recorders
 from kd_plugins.teachers.base import Teacher
 
 KEY = 'model.distiller'
@@ -47,7 +47,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     config = ConfigDict(**cfg)
     config.setdefault('type', 'mmrazor.ConfigurableDistiller')
     _check_names(config)
-    _name_recorders(config)
+    name_recorders(config)
     with DefaultScope.overwrite_default_scope('mmrazor'):
         try:
             distiller = MODELS.build(config)
@@ -60,7 +60,9 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     if teacher is not None:
         _check_sources(distiller.teacher_recorders, teacher, 'teacher', student)
         sides.append(('teacher', distiller.prepare_from_teacher, teacher))
-    elif distiller.teacher_recorders.recorders:
+    elif not all(
+        getattr(each, 'stored', False) for each in distiller.teacher_recorders.recorders.values()
+    ):
         raise ValueError(
             f'{KEY}.teacher_recorders={sorted(distiller.teacher_recorders.recorders)} would record '
             'of model.teacher=None: give a teacher, or leave them out.'
@@ -78,20 +80,6 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     check_protocols(distiller, student, teacher, KEY)
     _check_specs(distiller)
     return distiller
-
-
-def _name_recorders(cfg: ConfigDict) -> None:
-    """Give recorders the names that mmrazor builds them by, which it adds "Recorder" to.
-
-    New-style configs have classes there, and what mmengine writes of such a config
-    the paths of these classes.
-    """
-    for side in ('student_recorders', 'teacher_recorders'):
-        for recorder in (cfg.get(side) or {}).values():
-            kind, name = recorder.get('type'), name_of(recorder.get('type'))
-            if name.endswith('Recorder'):
-                path = kind if isinstance(kind, str) else kind.__module__
-                recorder.type = f'{path.split(".")[0]}.{name.removesuffix("Recorder")}'
 
 
 def ask_teacher(distiller: Any, teacher: Teacher) -> None:

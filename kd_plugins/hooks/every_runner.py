@@ -50,6 +50,7 @@ def before_train(runner: Any) -> None:
         teacher = teacher_in(model)
         check_classes(runner.train_dataloader, teacher.classes, teacher.class_map)
         check_last_batch(runner.train_dataloader, model)
+        teacher.begin(getattr(runner.train_dataloader, 'dataset', None))
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
         check_classes(runner.train_dataloader, classes)
@@ -94,6 +95,16 @@ def share_seed(runner: Any) -> None:
     seed = [runner.seed]
     broadcast_object_list(seed)
     runner.message_hub.update_info('shared_seed', seed[0])
+
+
+def before_train_epoch(runner: Any) -> None:
+    """Have the teacher write what it has said in the epoch before."""
+    teacher_in(trained_model(runner)).flush()
+
+
+def after_train(runner: Any) -> None:
+    """Tell the teacher that the training is over."""
+    teacher_in(trained_model(runner)).end()
 
 
 def before_train_iter(runner: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_plugins import checks
-from kd_plugins.structures import Progress
+from kd_plugins.structures import Progress, TopLogits
 from kd_plugins.temperatures import as_temperature
 
 
@@ -71,6 +71,17 @@ def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor, least: int = 2) -
     if preds_S.shape[1] < least:
         raise ValueError(
             f'{owner} needs at least {least} classes, but the logits have {preds_S.shape[1]}.'
+        )
+
+
+def check_top_logits(owner: str, preds_S: Tensor, preds_T: TopLogits) -> None:
+    """Refuse anything but logits (N, C) and the largest of as many samples and classes."""
+    check_tensors(owner, preds_S=preds_S)
+    if preds_S.shape != (len(preds_T.values), preds_T.num_classes):
+        raise ValueError(
+            f"{owner}: preds_S has the shape {tuple(preds_S.shape)}, and the teacher's largest "
+            f'logits are of {len(preds_T.values)} samples and {preds_T.num_classes} classes: check '
+            'that loss_forward_mappings name the classifiers and that both have the same classes.'
         )
 
 

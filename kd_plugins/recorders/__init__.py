@@ -11,6 +11,7 @@ from kd_plugins.recorders.every_checkpoint import EveryCheckpointRecorder
 from kd_plugins.recorders.features import FeaturesRecorder
 from kd_plugins.recorders.roi_head import RoIHeadRecorder
 from kd_plugins.recorders.snapshot import SnapshotRecorder
+from kd_plugins.recorders.stored import StoredRecorder
 from kd_plugins.recorders.task_logits import TaskLogitsRecorder
 
 #: Its first name, for configs that import classes.
@@ -24,5 +25,6 @@ __all__ = [
     'FeaturesRecorder',
     'RoIHeadRecorder',
     'SnapshotRecorder',
+    'StoredRecorder',
     'TaskLogitsRecorder',
 ]

@@ -99,7 +99,7 @@ class HeadAdapter:
         channels = 4 * (self.spec.num_bins or 1)
         preds = torch.cat([_flat(level, channels) for level in box_preds], dim=1)
         level_sizes = tuple(level.shape[1] for level in logits)
-        shapes = [tuple(level.shape[-2:]) for level in cls_scores]
+        shapes = [(level.shape[-2], level.shape[-1]) for level in cls_scores]
 
         def boxes() -> Tensor:
             n, device = len(preds), preds.device
@@ -123,6 +123,7 @@ class HeadAdapter:
             decode=boxes,
             bin_logits=None if bins is None else preds.unflatten(2, (4, bins)),
             targets=None if returned is None else self.targets(returned, len(preds), level_sizes),
+            grids=tuple(shapes),
         )
 
     def positive_and_weights(

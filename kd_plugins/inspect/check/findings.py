@@ -14,6 +14,7 @@ from kd_plugins.experiments.metrics import Headline, headline, is_guessing
 from kd_plugins.files.matching import TERMS, compare
 from kd_plugins.inspect.check.report import Report
 from kd_plugins.networks import initialisations, size_made_for
+from kd_plugins.teachers.agreement import AGREES
 
 #: Beyond this ratio of gradients, one part drowns the other.
 DROWNS = 1000.0
@@ -23,7 +24,7 @@ CLEARLY = 1.0
 
 def examine(report: Report) -> None:
     """Add what follows from the report as a whole."""
-    for part in (_classes, _losses, _batch, _teacher):
+    for part in (_classes, _losses, _batch, _teacher, _stored):
         part(report)
 
 
@@ -214,6 +215,9 @@ def _teacher(report: Report) -> None:
             "the teacher will be a snapshot of the student (model.teacher='snapshot'): there is "
             'none to check yet.'
             if report.snapshot
+            else f'all answers of the teacher are read from {report.store!r}: it is not built, and '
+            'not measured.'
+            if report.store
             else 'the distillation has no teacher (model.teacher=None): there is none to check.'
             if report.distils
             else 'the model is no distillation of kd_plugins: there is no teacher to check.',
@@ -231,6 +235,17 @@ def _teacher(report: Report) -> None:
         _skill(report, found)
         _own_input(report, found)
         _against_alone(report, found)
+
+
+def _stored(report: Report) -> None:
+    for each in report.stored:
+        if not each.padded and each.difference > AGREES * each.largest:
+            report.add(
+                'error',
+                f'what {report.store!r} holds of {each.record} differs by {each.difference:.3g} '
+                f'from what the teacher says now (up to {each.largest:.3g}).',
+                'give another model.teacher_cache.dir, and it is filled anew.',
+            )
 
 
 def _skill(report: Report, found: Headline) -> None:

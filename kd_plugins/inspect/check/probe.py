@@ -36,7 +36,7 @@ from kd_plugins.inspect.check.report import Calibration, Cost, Read, Report, Ter
 from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
-from kd_plugins.teachers import SnapshotTeacher
+from kd_plugins.teachers import SnapshotTeacher, StoredTeacher
 from kd_plugins.teachers.upstreams import upstreams_teacher
 
 
@@ -110,6 +110,8 @@ def _for_check(cfg: Config, folder: str) -> Config:
     """Return the config without what would stop it, and with a validation in random order."""
     cfg = quiet(cfg, folder)
     # What these would stop at, the report says.
+    if 'teacher_cache' in cfg.model:
+        cfg.model.teacher_cache.write = False
     hooks = cfg.get('default_hooks') or {}
     for name in list(hooks):
         kind = name_of((hooks[name] or {}).get('type'))
@@ -263,6 +265,8 @@ class _Probe(Hook):
             if not teacher.has_own_input:
                 report.teacher.mean, report.teacher.std = report.student.mean, report.student.std
                 report.teacher.swaps_channels = report.student.swaps_channels
+        if isinstance(teacher, StoredTeacher):
+            _compare(report, teacher, data)
         reading = self._reading_terms(model) if distillation else contextlib.nullcontext()
         watching = watch_convolutions(report, student)
         with reading, watching, runner.optim_wrapper.optim_context(model):
@@ -292,6 +296,15 @@ class _Probe(Hook):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _compare(report: Report, teacher: StoredTeacher, data: Any) -> None:
+    """Compare what is stored of the first batch with what the teacher says now."""
+    report.store = teacher.folder
+    try:
+        report.stored = teacher.against_live(**data)
+    except FileNotFoundError as error:
+        report.add('note', f'what is stored cannot be compared with the live teacher: {error}')
 
 
 def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kd_plugins.teachers.agreement import Agreement
+
 #: From what must be mended to what is good to know.
 LEVELS = ('error', 'warning', 'note')
 
@@ -133,15 +135,19 @@ class Report:
     imported it. ``teacher_metrics`` are the teacher's on the input with which it teaches,
     ``teacher_own_metrics`` on its own preprocessing, where that makes another input
     of the same samples. Where it is made of several checkpoints, ``teacher_members``
-    has the name and the metrics of each. ``snapshot`` says that the student itself
-    will be the teacher, and is not yet. ``alone_metrics`` are those of a student that was
-    trained alone, on the samples of ``teacher_metrics``. ``unreached`` names the trainable
-    parameters that no loss of the first batch reaches.
+    has the name and the metrics of each. ``store`` is the folder of what the teacher
+    says, and ``stored`` how far that of the first batch is from what it says now.
+    ``snapshot`` says that the student itself will be the teacher, and is not yet.
+    ``alone_metrics`` are those of a student that was trained alone, on the samples of
+    ``teacher_metrics``. ``unreached`` names the trainable parameters that no loss of the
+    first batch reaches.
     """
 
     config: str
     distils: bool = False
     snapshot: bool = False
+    store: str | None = None
+    stored: list[Agreement] = field(default_factory=list)
     student: Network | None = None
     teacher: Network | None = None
     teacher_metrics: dict[str, float] = field(default_factory=dict)
@@ -173,4 +179,5 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return dict(ok=self.ok, **asdict(self))
+        stored = [each._asdict() for each in self.stored]
+        return dict(asdict(self), ok=self.ok, stored=stored)

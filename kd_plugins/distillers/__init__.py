@@ -7,6 +7,7 @@ from kd_plugins.distillers.building import (
     check_records,
     check_student_loss,
     features_suffice,
+    mappings_without_labels,
     reset_records,
 )
 
@@ -17,5 +18,6 @@ __all__ = [
     'check_records',
     'check_student_loss',
     'features_suffice',
+    'mappings_without_labels',
     'reset_records',
 ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_plugins.algorithms.student import StudentModel
@@ -231,7 +233,10 @@ class SingleTeacherDistill(StudentModel):
             return _reaching(losses, distiller.parameters())
         for part in self.batch_parts:
             inputs, data_samples = part.change(inputs, data_samples)
+        first = not self._is_whole
         losses = self._compare(inputs, data_samples, self.calculate_student_loss)
+        if first and not self.calculate_student_loss and torch.is_grad_enabled():
+            _warn_of_untrained(self.architecture, losses)
         for part in self.batch_parts:
             part.remember(lambda name: distiller.get_record(name, from_student=True))
         reset_records(distiller)
@@ -335,6 +340,28 @@ class SingleTeacherDistill(StudentModel):
 
 def _prefixed(prefix: str, losses: Mapping[str, Any]) -> dict[str, Any]:
     return {f'{prefix}.{name}': value for name, value in losses.items()}
+
+
+@torch.compiler.disable
+def _warn_of_untrained(student: nn.Module, losses: Mapping[str, Any]) -> None:
+    """Warn of parameters of the head that no term reaches where there is no other loss."""
+    head = getattr(student, 'head', None)
+    trained = [(n, p) for n, p in head.named_parameters() if p.requires_grad] if head else []
+    total = sum(value.sum() for name, value in losses.items() if 'loss' in name)
+    if not trained or not isinstance(total, Tensor) or not total.requires_grad:
+        return
+    grads = torch.autograd.grad(
+        total, [p for _, p in trained], retain_graph=True, allow_unused=True
+    )
+    missed = [name for (name, _), grad in zip(trained, grads, strict=True) if grad is None]
+    if missed:
+        print_log(
+            f'model.calculate_student_loss=False leaves {len(missed)} parameters of the '
+            f"student's head, such as 'head.{missed[0]}', without any loss: if predictions use "
+            'them, add a term that reads what they give.',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _joined(

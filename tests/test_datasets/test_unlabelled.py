@@ -11,13 +11,16 @@ from helpers.networks import resnet
 from helpers.tiny_pictures import patches
 from helpers.tiny_training import config, train
 from mmengine.dataset import ConcatDataset
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
+from kd_plugins.algorithms import single_teacher_distill
 from kd_plugins.datasets import MultiSourceSampler, WithUnlabelled, unlabelled
 from kd_plugins.models import ClsDataPreprocessor
+from kd_plugins.structures import Progress
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 
@@ -119,7 +122,13 @@ def test_epochs_are_a_function_of_the_seed_and_go_on_for_ever(world):
     'sizes, batch_size, ratio, more, says',
     [
         ((4, 10), 9, [1, 7], {}, r'batch_size=9 .*a multiple of 8, which makes the ratio 1:7'),
-        ((4, 10), 8, [1, 1, 2], {}, r'\[1, 1, 2\] is for 3 datasets, and .* joins those of \[4, 10'),
+        (
+            (4, 10),
+            8,
+            [1, 1, 2],
+            {},
+            r'\[1, 1, 2\] is for 3 datasets, and .* joins those of \[4, 10',
+        ),
         ((4, 0), 8, [1, 1], {}, r'those of \[4, 0\] samples: .*not empty'),
         ((4, 10), 8, [1, 0.5], {}, r'source_ratio\[1\]=0.5'),
         ((4, 10), 8, [1, 1], dict(epoch_of=2), r'epoch_of=2 .*0 or 1'),
@@ -215,7 +224,7 @@ def terms(**losses):
         student_recorders=dict(logits=LOGITS, labels=LABELS),
         teacher_recorders=dict(logits=LOGITS),
         distill_losses=losses,
-        loss_forward_mappings={name: mapping for name in losses},
+        loss_forward_mappings=dict.fromkeys(losses, mapping),
     )
     return cfg
 
@@ -248,28 +257,23 @@ def mixed_batch(labels=(0, None, 3, None, None)):
     return dict(inputs=pictures, data_samples=samples(labels))
 
 
-def step(model, batch):
+def step(model, batch, missing=False):
     model.zero_grad()
     losses = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
     total, log = model.parse_losses(losses)
     total.backward()
-    return losses, log, {k: p.grad.clone() for k, p in model.named_parameters()}
+    grads = {k: p.grad for k, p in model.named_parameters()}
+    assert missing or None not in grads.values()
+    return losses, log, {k: g if g is None else g.clone() for k, g in grads.items()}
 
 
 def test_both_parts_train_as_one_batch_whose_label_loss_sees_the_labelled():
     model = built(losses=dict(loss_kd=KD, loss_dkd=dict(DKD, missing_label='teacher'))).double()
     model.teacher.network.double()
-    batch = mixed_batch()
-    batch = model.data_preprocessor(dict(batch, inputs=batch['inputs'].double()), True)
-    for part in (batch, batch['unlabelled']):
-        part['inputs'] = part['inputs'].double()
-    losses = model._run_forward(batch, mode='loss')
-    total, log = model.parse_losses(losses)
-    total.backward()
-    grads = {k: p.grad.clone() for k, p in model.named_parameters()}
+    losses, log, grads = step(model, mixed_batch())
     # By the formulas, on the whole batch at once.
     model.zero_grad()
-    inputs = ((mixed_batch()['inputs'] - 127) / 60).double()  # as the preprocessor, in float32
+    inputs = (mixed_batch()['inputs'].double() - 127) / 60
     logits = model.student(inputs)
     with torch.no_grad():
         answers = model.teacher.network(inputs)
@@ -347,16 +351,34 @@ def test_terms_that_need_labels_are_refused_or_take_the_teachers_class():
     assert losses['distill.loss_dkd'] > 0
 
 
-def test_a_transformer_with_a_token_for_the_teacher_needs_no_labels():
+def test_a_transformer_with_a_token_for_the_teacher_needs_no_labels(monkeypatch):
+    """Its class token, which labels would train, wants a term of its own."""
+    heard = []
+    monkeypatch.setattr(
+        single_teacher_distill, 'print_log', lambda message, **settings: heard.append(message)
+    )
     cfg = patches(calculate_student_loss=False, data_preprocessor=None)
-    model = MODELS.build(dict(cfg, data_preprocessor=dict(type='kd_plugins.ClsDataPreprocessor')))
-    model.init_weights()
-    from kd_plugins.structures import Progress
+    cfg['data_preprocessor'] = dict(type='kd_plugins.ClsDataPreprocessor')
 
-    model.set_progress(Progress(iter=0, max_iters=4, epoch=0, max_epochs=2))
-    batch = model.data_preprocessor(mixed_batch([None] * 5), True)
-    losses = model.train()._run_forward(batch, mode='loss')
-    assert sorted(losses) == ['distill.loss_cskd', 'distill.loss_deit']
+    def trained(cfg):
+        model = MODELS.build(cfg)
+        model.init_weights()
+        model.set_progress(Progress(iter=0, max_iters=4, epoch=0, max_epochs=2))
+        losses, _, grads = step(model.train(), mixed_batch([None] * 5), missing=True)
+        return sorted(losses), {name for name, grad in grads.items() if grad is None}
+
+    names, missed = trained(cfg)
+    assert names == ['distill.loss_cskd', 'distill.loss_deit']
+    assert missed == {'head.layers.head.weight', 'head.layers.head.bias'}
+    said = "leaves 2 parameters of the student's head, such as 'head.layers.head.weight'"
+    assert len(heard) == 1 and said in heard.pop()
+    parts = cfg['distiller']
+    parts.student_recorders['token'] = dict(type='ModuleOutputs', source='head.layers.head')
+    parts.distill_losses['loss_token'] = dict(type='kd_plugins.DeiTLoss', loss_weight=0.5)
+    parts.loss_forward_mappings['loss_token'] = dict(
+        parts.loss_forward_mappings['loss_deit'], preds_S=dict(recorder='token', from_student=True)
+    )
+    assert trained(cfg)[1] == set() and not heard
 
 
 # --- whole trainings on the upstream Runner
@@ -371,9 +393,7 @@ def training(folders, work_dir, epochs=2, model=None, **options):
         batch_size=4,
         num_workers=0,
         dataset=both(folders),
-        sampler=dict(
-            type='kd_plugins.MultiSourceSampler', batch_size=4, source_ratio=[1, 1]
-        ),
+        sampler=dict(type='kd_plugins.MultiSourceSampler', batch_size=4, source_ratio=[1, 1]),
         collate_fn=dict(type='default_collate'),
     )
     cfg.default_hooks.update(
@@ -385,11 +405,27 @@ def training(folders, work_dir, epochs=2, model=None, **options):
     return cfg
 
 
+class Stopped(Exception):
+    pass
+
+
+@HOOKS.register_module(force=True)
+class StopInTheSecond(Hook):
+    """Ends a training in its second epoch, after the checkpoint of the first."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 1:
+            raise Stopped
+
+
 def test_an_interrupted_training_beside_unlabelled_pictures_resumes_to_the_same_weights(
     folders, tmp_path
 ):
     whole = train(training(folders, tmp_path / 'whole'))
-    train(training(folders, tmp_path / 'parts', epochs=1))
+    broken = training(folders, tmp_path / 'parts')
+    broken.custom_hooks.append(dict(type='StopInTheSecond'))
+    with pytest.raises(Stopped):
+        train(broken)
     resumed = train(training(folders, tmp_path / 'parts', resume=True))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     other = train(training(folders, tmp_path / 'other', **{'randomness.seed': 1}))
@@ -422,7 +458,7 @@ def test_the_log_says_what_an_epoch_is_and_how_both_parts_agree(folders, tmp_pat
     )
     scalars = runner.message_hub.log_scalars
     for name in ('distill.loss_kd', 'unlabelled_kd', 'agreement', 'unlabelled_agreement'):
-        assert len(scalars[f'train/{name}']._log_history[0]) == 6, name
+        assert len(scalars[f'train/{name}'].data[0]) == 6, name
 
 
 @pytest.mark.parametrize(
@@ -451,9 +487,7 @@ def test_what_would_mix_labelled_and_unlabelled_up_is_refused_before_training(
         train(cfg)
 
 
-def test_a_preprocessor_or_term_that_cannot_take_them_is_refused_before_training(
-    folders, tmp_path
-):
+def test_a_preprocessor_or_term_that_cannot_take_them_is_refused_before_training(folders, tmp_path):
     cfg = training(folders, tmp_path)
     cfg.model.data_preprocessor.type = 'mmpretrain.ClsDataPreprocessor'
     with pytest.raises(ValueError, match=r"give data_preprocessor.type='kd_plugins.Cls"):

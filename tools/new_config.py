@@ -6,7 +6,9 @@
 ``--method alone`` is for the teacher's own training, or to compare with. Without
 ``--teacher-ckpt`` the teacher gets the weights that its package lists for
 its config. ``--data FOLDER`` trains on a folder with ``train/CLASS/`` and
-``val/CLASS/``. Both networks are built, to find out what to read of them, and so is
+``val/CLASS/``. ``--unlabelled FOLDER`` adds pictures without labels to every batch,
+for methods that need none, or is all of the training set where ``--data`` has no
+``train/``. Both networks are built, to find out what to read of them, and so is
 the model of what is written. Relative paths are written as counted from the new
 file, so that it works from any working directory. It is meant to be read, changed,
 and checked by ``tools/check.py``.
@@ -36,6 +38,16 @@ def parse_args() -> argparse.Namespace:
         help=f'what the student learns by; {ALONE}: without a teacher',
     )
     parser.add_argument('--data', type=Path, help='a folder with train/CLASS/ and val/CLASS/')
+    parser.add_argument(
+        '--unlabelled', type=Path, help='a folder of pictures without labels, at any depth'
+    )
+    parser.add_argument(
+        '--unlabelled-ratio',
+        type=lambda text: text if text == 'all' else int(text),
+        default=1,
+        metavar='R',
+        help='how many of them a batch has for each labelled picture (default 1); all: no labels',
+    )
     parser.add_argument('--out', type=Path, required=True, help='config file to write')
     chatter.add_argument(parser)
     args = parser.parse_args()

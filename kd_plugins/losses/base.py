@@ -39,8 +39,8 @@ def agreement(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     return 100 * batch_mean((preds_S.argmax(1) == preds_T.argmax(1)).float())
 
 
-def needed_arguments(loss: nn.Module) -> list[str]:
-    """Return the arguments that a loss cannot do without.
+def needed_arguments(loss: nn.Module | type[nn.Module]) -> list[str]:
+    """Return the arguments that a loss, or every loss of a class, cannot do without.
 
     They are those of its ``forward`` that have no default, and ``gt_labels`` where its
     attribute ``needs_labels`` is True.
@@ -48,7 +48,8 @@ def needed_arguments(loss: nn.Module) -> list[str]:
     return [
         name
         for name, parameter in inspect.signature(loss.forward).parameters.items()
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if name != 'self'
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         and (
             parameter.default is parameter.empty
             or (name == 'gt_labels' and getattr(loss, 'needs_labels', False))

@@ -99,7 +99,8 @@ class DKDLoss(LogitsLoss):
 
     #: Of how many classes a label may be made; parts that mix more are refused beside it.
     classes_per_label = 2
-    #: What to do where there are no labels.
+    needs_labels = True
+    #: What to do where there are none.
     without_labels = (
         "set its missing_label='teacher', which takes the teacher's first class for the label, or "
         'use kd_plugins.KDLoss, which needs none'

@@ -14,6 +14,7 @@ from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
+from kd_plugins import checks
 from kd_plugins.files.writing import write_aside
 from kd_plugins.networks import build_network, resolve_network
 from kd_plugins.new_config.methods import methods
@@ -21,6 +22,8 @@ from kd_plugins.new_config.python import Code, statement
 from kd_plugins.new_config.reading import Named, distiller
 from kd_plugins.registry import name_of
 
+#: The endings of the pictures that mmpretrain's CustomDataset finds.
+PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 #: The method of a training without a teacher.
 ALONE = 'alone'
 _HOOKS = dict(
@@ -46,7 +49,11 @@ class Request:
         teacher_ckpt: The teacher's checkpoint; None for the weights that the
             package's model index lists for its config.
         data: A folder with ``train/CLASS/`` and ``val/CLASS/``, in the place of
-            the data of the student's config.
+            the data of the student's config. With ``unlabelled``, ``train/`` may be
+            missing.
+        unlabelled: A folder of pictures without labels, for a method that needs none.
+        unlabelled_ratio: How many of them there are in a batch for each labelled
+            picture; ``'all'`` for no labelled ones, as where ``data`` has no ``train/``.
     """
 
     student: str
@@ -55,6 +62,8 @@ class Request:
     teacher: str | None = None
     teacher_ckpt: str | None = None
     data: Path | None = None
+    unlabelled: Path | None = None
+    unlabelled_ratio: int | str = 1
     classes: list[str] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
@@ -73,8 +82,33 @@ class Request:
                 'which the classic file that is written here cannot inherit: make a classic one of '
                 'it with mmengine.config.Config.fromfile(FILE).dump(OTHER_FILE), and give that.'
             )
+        if self.unlabelled is not None:
+            self._check_unlabelled(self.unlabelled)
         if self.data is not None:
-            self.classes = _classes_in(self.data)
+            self.classes = _classes_in(self.data, self.unlabelled_alone)
+
+    @property
+    def unlabelled_alone(self) -> bool:
+        """Whether no picture of the training has a label."""
+        return self.unlabelled is not None and self.unlabelled_ratio == 'all'
+
+    def _check_unlabelled(self, folder: Path) -> None:
+        if self.method == ALONE:
+            raise ValueError(
+                f'--unlabelled {str(folder)!r} teaches by the answers of a teacher, and --method '
+                'alone has none: give --teacher and another method, such as kd.'
+            )
+        if not any(path.suffix.lower() in PICTURES for path in folder.rglob('*')):
+            raise ValueError(
+                f'--unlabelled {str(folder)!r} holds no pictures ({", ".join(PICTURES)}): give a '
+                'folder that has some, at any depth.'
+            )
+        if self.data is not None and not (self.data / 'train').is_dir():
+            self.unlabelled_ratio = 'all'
+        if self.unlabelled_ratio != 'all':
+            checks.whole_number(
+                '--unlabelled-ratio', self.unlabelled_ratio, right='a whole number, or all'
+            )
 
     def network(self, path: str, **more: Any) -> dict[str, Any]:
         """Return the config of one of the networks, for these classes."""
@@ -121,11 +155,12 @@ def new_config(request: Request) -> str:
     Raises:
         ValueError: As :func:`write_config`.
     """
-    if request.data is not None:
+    if request.data is not None or request.unlabelled is not None:
         network, _ = resolve_network(dict(cfg_path=request.student), '--student')
         if 'head' not in network:
+            given = '--data' if request.data is not None else '--unlabelled'
             raise ValueError(
-                f'--data is for classifiers, but --student {request.student!r} is a '
+                f'{given} is for classifiers, but --student {request.student!r} is a '
                 f'{name_of(network.type)}: give a student config that has your data.'
             )
     student = Named(f'--student {request.student!r}', _build(request.network(request.student)))
@@ -143,12 +178,19 @@ def new_config(request: Request) -> str:
 def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]:
     says = methods()[request.method]
     teacher = Named(f'--teacher {path!r}', _build(request.network(path)))
-    recorded = distiller(request.method, says, student, teacher)
+    recorded = distiller(request.method, says, student, teacher, request.unlabelled is not None)
     model = dict(
         _delete_=True,
         type='kd_plugins.SingleTeacherDistill',
         architecture=request.network(request.path(request.student)),
     )
+    if request.unlabelled_alone:
+        if name_of(says.settings.get('optim_wrapper', {}).get('type')) == 'DOTOptimWrapper':
+            raise ValueError(
+                f"--method {request.method} keeps the gradient of the student's own loss apart, "
+                'and without labels there is none: give --method kd, or labelled pictures too.'
+            )
+        model['calculate_student_loss'] = False
     if request.teacher_ckpt is None:
         _check_listed_weights(request, path)
         model['teacher'] = request.network(path, pretrained=True)
@@ -207,11 +249,13 @@ def _try(text: str, out: Path) -> None:
         MODELS.build(model)
 
 
-def _classes_in(data: Path) -> list[str]:
+def _classes_in(data: Path, only_val: bool) -> list[str]:
     found = {
         split: sorted(p.name for p in (data / split).glob('*') if p.is_dir())
         for split in ('train', 'val')
     }
+    if only_val:
+        found['train'] = found['val']
     if len(found['train']) < 2 or found['train'] != found['val']:
         raise ValueError(
             f'--data {str(data)!r} needs the same two or more folders of pictures, one a class, in '
@@ -221,7 +265,7 @@ def _classes_in(data: Path) -> list[str]:
 
 
 def _data(request: Request) -> dict[str, Any]:
-    if request.data is None:
+    if request.data is None and request.unlabelled is None:
         return {}
     with DefaultScope.overwrite_default_scope(request.student.split('::')[0]):
         get = get_config if '::' in request.student else Config.fromfile
@@ -231,34 +275,86 @@ def _data(request: Request) -> dict[str, Any]:
             f'--student {request.student!r} says how to test and not how to train (it has no '
             'train_dataloader): give a config that trains, with that architecture.'
         )
-    return dict(
-        data_root=request.path(request.data),
-        data_preprocessor=dict(num_classes=len(request.classes)),
-        train_dataloader=_loader('train', base),
-        val_dataloader=_loader('val', base),
-        test_dataloader=Code('val_dataloader'),
-        val_evaluator=dict(_delete_=True, type='Accuracy', topk=Code('(1,)')),
-        test_evaluator=Code('val_evaluator'),
+    sections: dict[str, Any] = {}
+    if request.data is not None:
+        sections = dict(
+            data_root=request.path(request.data),
+            data_preprocessor=dict(num_classes=len(request.classes)),
+            train_dataloader=dict(dataset=_folders('train', base)),
+            val_dataloader=dict(dataset=_folders('val', base)),
+            test_dataloader=Code('val_dataloader'),
+            val_evaluator=dict(_delete_=True, type='Accuracy', topk=Code('(1,)')),
+            test_evaluator=Code('val_evaluator'),
+        )
+    if request.unlabelled is not None:
+        _add_unlabelled(sections, request, request.unlabelled, base)
+    return sections
+
+
+def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, base: Config) -> None:
+    """Put pictures without labels beside the labelled ones, or in their place."""
+    unlabelled = dict(
+        type='CustomDataset',
+        data_root=request.path(folder),
+        with_label=False,
+        pipeline=Code(_pipeline('train', base)),
+    )
+    preprocessor = sections.setdefault('data_preprocessor', {})
+    preprocessor['type'] = 'kd_plugins.ClsDataPreprocessor'
+    if request.unlabelled_alone:
+        sections['train_dataloader'] = dict(dataset=dict(_delete_=True, **unlabelled))
+        return
+    labelled: Any = Code('_base_.train_dataloader.dataset')
+    if request.data is not None:
+        labelled = sections['train_dataloader']['dataset']
+        del labelled['_delete_']
+    parts, size = [1, int(request.unlabelled_ratio)], base.train_dataloader.batch_size
+    if size % sum(parts):
+        raise ValueError(
+            f'--unlabelled-ratio {parts[1]}: the batches of --student {request.student!r} have '
+            f'{size} pictures, which {sum(parts)} does not divide: give a ratio R for which 1 + R '
+            'does.'
+        )
+    endless = name_of(base.train_dataloader.sampler.type) == 'InfiniteSampler' or not (
+        base.train_cfg.get('by_epoch', True)
+    )
+    sections['train_dataloader'] = dict(
+        dataset=dict(
+            _delete_=True,
+            type='kd_plugins.WithUnlabelled',
+            labelled=labelled,
+            unlabelled=unlabelled,
+        ),
+        sampler=dict(
+            _delete_=True,
+            type='kd_plugins.MultiSourceSampler',
+            batch_size=size,
+            source_ratio=parts,
+            **(dict(infinite=True) if endless else {}),
+        ),
     )
 
 
-def _loader(split: str, base: Config) -> dict[str, Any]:
+def _folders(split: str, base: Config) -> dict[str, Any]:
+    return dict(
+        _delete_=True,
+        type='CustomDataset',
+        data_root=Code('data_root'),
+        data_prefix=split,
+        pipeline=Code(_pipeline(split, base)),
+    )
+
+
+def _pipeline(split: str, base: Config) -> str:
     dataset = base[f'{split}_dataloader'].dataset
     if 'pipeline' not in dataset:
         raise ValueError(
-            f'--data: {split}_dataloader.dataset of the student is a {name_of(dataset.type)}, '
-            'which has no pipeline of its own: start from a config with a plain dataset.'
+            f'--data, --unlabelled: {split}_dataloader.dataset of the student is a '
+            f'{name_of(dataset.type)}, which has no pipeline of its own: start from a config with '
+            'a plain dataset.'
         )
     pipeline = f'_base_.{split}_dataloader.dataset.pipeline'
-    if not any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
-        # The base's dataset, CIFAR's say, has its pictures in memory.
-        pipeline = f"[dict(type='LoadImageFromFile'), *{pipeline}]"
-    return dict(
-        dataset=dict(
-            _delete_=True,
-            type='CustomDataset',
-            data_root=Code('data_root'),
-            data_prefix=split,
-            pipeline=Code(pipeline),
-        )
-    )
+    if any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
+        return pipeline
+    # The base's dataset, CIFAR's say, has its pictures in memory.
+    return f"[dict(type='LoadImageFromFile'), *{pipeline}]"

@@ -109,6 +109,20 @@ class Cost:
 
 
 @dataclass
+class Sureness:
+    """How sure a classifier is of some pictures, on average.
+
+    ``confidence`` is the largest probability, ``entropy`` in nats, and ``one_class``
+    the share of the pictures that get the class which most of them get.
+    """
+
+    samples: int
+    confidence: float
+    entropy: float
+    one_class: float
+
+
+@dataclass
 class Report:
     """Everything that a check found out; what it did not get to is None.
 
@@ -116,7 +130,9 @@ class Report:
     imported it. ``teacher_metrics`` are the teacher's on the input with which it teaches,
     ``teacher_own_metrics`` on its own preprocessing, where that makes another input
     of the same samples. Where it is made of several checkpoints, ``teacher_members``
-    has the name and the metrics of each. ``snapshot`` says that the student itself
+    has the name and the metrics of each. ``unlabelled`` is how sure the teacher is of
+    the training's pictures without labels, and ``labelled`` of the validation's, where
+    there are such pictures. ``snapshot`` says that the student itself
     will be the teacher, and is not yet.
     """
 
@@ -129,6 +145,8 @@ class Report:
     teacher_own_metrics: dict[str, float] = field(default_factory=dict)
     teacher_members: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     teacher_samples: int = 0
+    unlabelled: Sureness | None = None
+    labelled: Sureness | None = None
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)
     task_gradient: float | None = None

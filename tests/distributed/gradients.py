@@ -13,9 +13,8 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from helpers import algorithm_cfg, batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
-from helpers.networks import resnet
-from helpers.tiny_pictures import Pictures, patches, zipf
+from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
+from helpers.tiny_pictures import Pictures, half_labelled, patches, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
@@ -69,24 +68,9 @@ def of_levels():
 
 def of_both_parts():
     """KD and DKD on labelled pictures beside unlabelled ones, half of each on every rank."""
-    logits, labels = (
-        dict(type=f'Module{what}s', source=f'head.{where}')
-        for what, where in (('Output', 'fc'), ('Input', 'loss_module'))
-    )
-    cfg = distiller(student_recorders=dict(logits=logits, labels=labels),
-                    teacher_recorders=dict(logits=logits), distill_losses=deepcopy(TERMS))  # fmt: skip
-    cfg['distill_losses']['loss_dkd']['missing_label'] = 'teacher'
-    cfg['loss_forward_mappings']['loss_dkd'] = cfg['loss_forward_mappings']['loss_kd']
-    student, teacher = (
-        dict(resnet(norm_eval=True), _scope_='mmpretrain'),
-        dict(resnet(), _scope_='mmpretrain'),
-    )
-    model = MODELS.build(
-        algorithm_cfg(
-            architecture=student, teacher=teacher, distiller=cfg,
-            data_preprocessor=dict(type='kd_plugins.ClsDataPreprocessor', mean=[0.5], std=[2.0]),
-        )
-    ).train()  # fmt: skip
+    losses = deepcopy(TERMS)
+    losses['loss_dkd']['missing_label'] = 'teacher'
+    model = MODELS.build(half_labelled(losses)).train()
     model.init_weights()
     samples = [Pictures(8)[i] for i in range(8)]
     for i in (1, 2, 4, 7):

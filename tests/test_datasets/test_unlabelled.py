@@ -1,14 +1,13 @@
-"""Labelled pictures beside unlabelled ones: what batches hold, and what a training makes of them."""
+"""Labelled pictures beside unlabelled ones: what batches hold, and what they train."""
 
+import functools
 from collections import Counter
 
 import cv2
 import numpy as np
 import pytest
 import torch
-from helpers import algorithm_cfg, distiller
-from helpers.networks import resnet
-from helpers.tiny_pictures import patches
+from helpers.tiny_pictures import half_labelled, patches
 from helpers.tiny_training import config, train
 from mmengine.dataset import ConcatDataset
 from mmengine.hooks import Hook
@@ -212,36 +211,10 @@ def test_pictures_are_mixed_with_those_of_their_own_part():
 
 # --- what the algorithm makes of them
 
-LOGITS = dict(type='ModuleOutputs', source='head.fc')
-LABELS = dict(type='ModuleInputs', source='head.loss_module')
-
-
-def terms(**losses):
-    """A distiller of terms that read both classifiers, and are given labels."""
-    cfg = distiller()
-    mapping = cfg['loss_forward_mappings']['loss_kd']
-    cfg.update(
-        student_recorders=dict(logits=LOGITS, labels=LABELS),
-        teacher_recorders=dict(logits=LOGITS),
-        distill_losses=losses,
-        loss_forward_mappings=dict.fromkeys(losses, mapping),
-    )
-    return cfg
-
-
 KD = dict(type='kd_plugins.KDLoss', tau=2.0)
 DKD = dict(type='kd_plugins.DKDLoss', tau=2.0)
-
-
-def algorithm(losses=None, norm_eval=True, **changes):
-    """KD of small ResNets on pictures, batch statistics fixed where not said otherwise."""
-    return algorithm_cfg(
-        architecture=dict(resnet(norm_eval=norm_eval), _scope_='mmpretrain'),
-        teacher=dict(resnet(), _scope_='mmpretrain'),
-        distiller=terms(**(losses or dict(loss_kd=KD))),
-        data_preprocessor=dict(type='kd_plugins.ClsDataPreprocessor', mean=[127.0], std=[60.0]),
-        **changes,
-    )
+INPUT = dict(type='kd_plugins.ClsDataPreprocessor', mean=[127.0], std=[60.0])
+algorithm = functools.partial(half_labelled, data_preprocessor=INPUT)
 
 
 def built(**changes):
@@ -304,7 +277,7 @@ def test_both_parts_train_as_one_batch_whose_label_loss_sees_the_labelled():
 
 def test_with_weight_0_the_weights_are_those_of_the_labelled_pictures_alone():
     def trained(batch):
-        model = built(losses=dict(loss_kd=dict(KD, loss_weight=0.0)), norm_eval=False)
+        model = built(losses=dict(loss_kd=dict(KD, loss_weight=0.0)), student=dict(norm_eval=False))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
         for _ in range(3):
             step(model, batch())
@@ -340,10 +313,10 @@ def test_terms_that_need_labels_are_refused_or_take_the_teachers_class():
     with pytest.raises(ValueError, match=r'^an unlabelled picture of .* gives .*' + says):
         step(model, mixed_batch())
     step(model, mixed_batch([0, 1, 2, 3, 4]))
-    unmapped = terms(**losses)
-    del unmapped['loss_forward_mappings']['loss_dkd']['gt_labels']
+    unmapped = algorithm(losses)
+    del unmapped['distiller'].loss_forward_mappings.loss_dkd.gt_labels
     with pytest.raises(ValueError, match=r'lacks gt_labels, which DKDLoss needs: map it, or set'):
-        MODELS.build(dict(algorithm(), distiller=unmapped))
+        MODELS.build(unmapped)
     model = built(
         losses=dict(loss_dkd=dict(DKD, missing_label='teacher')), calculate_student_loss=False
     )
@@ -385,7 +358,7 @@ def test_a_transformer_with_a_token_for_the_teacher_needs_no_labels(monkeypatch)
 
 
 def training(folders, work_dir, epochs=2, model=None, **options):
-    cfg = config(work_dir, epochs, model or algorithm(norm_eval=False))
+    cfg = config(work_dir, epochs, model or algorithm(student=dict(norm_eval=False)))
     cfg.merge_from_dict(dict.fromkeys(('val_dataloader', 'val_evaluator', 'val_cfg')))
     del cfg.default_hooks.checkpoint['save_best']
     cfg.default_scope = 'mmpretrain'

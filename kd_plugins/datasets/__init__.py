@@ -2,11 +2,13 @@
 
 from kd_plugins.datasets.contrast import PackContrastInputs
 from kd_plugins.datasets.digits import Digits
+from kd_plugins.datasets.generated import GeneratedPictures
 from kd_plugins.datasets.pictures import LoadImageFromFile
 from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
 
 __all__ = [
     'Digits',
+    'GeneratedPictures',
     'LoadImageFromFile',
     'MultiSourceSampler',
     'PackContrastInputs',

@@ -356,5 +356,8 @@ def _pipeline(split: str, base: Config) -> str:
     pipeline = f'_base_.{split}_dataloader.dataset.pipeline'
     if any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
         return pipeline
-    # The base's dataset, CIFAR's say, has its pictures in memory.
-    return f"[dict(type='LoadImageFromFile'), *{pipeline}]"
+    # The base's dataset, CIFAR's say, has its pictures in memory, as RGB.
+    load = "dict(type='LoadImageFromFile')"
+    if not (base.get('data_preprocessor') or {}).get('to_rgb', False):
+        load = "dict(type='kd_plugins.LoadImageFromFile', channel_order='rgb')"
+    return f'[{load}, *{pipeline}]'

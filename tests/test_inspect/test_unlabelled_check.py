@@ -133,5 +133,8 @@ def test_a_check_asks_the_teacher_about_them(config):
     assert "the teacher's largest probability, on average: " in out.getvalue()
     assert 'on 20 unlabelled pictures, ' in out.getvalue()
     assert report.to_dict()['unlabelled']['samples'] == 20
+    # Labels that nobody sees make no difference, and of a training with labels nobody asks.
     config.train_dataloader.dataset.update(data_prefix='val', with_label=True)
+    assert check(config, iterations=1, debug=True).unlabelled.samples == 20
+    config.model.calculate_student_loss = True
     assert check(config, iterations=1, debug=True).unlabelled is None

@@ -151,8 +151,11 @@ def test_pictures_are_loaded_where_the_base_has_them_in_memory(tmp_path):
     cfg = written(tmp_path / 'my.py', R18, 'alone', data=data)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         types = [step.type for step in loader.dataset.pipeline]
-        assert types.count('LoadImageFromFile') == 1 and types[0] == 'LoadImageFromFile'
-        assert types[-1] == 'PackInputs'
+        # CIFAR's pictures in memory are RGB, and the preprocessor does not swap.
+        assert loader.dataset.pipeline[0] == dict(
+            type='kd_plugins.LoadImageFromFile', channel_order='rgb'
+        )
+        assert sum('LoadImage' in kind for kind in types) == 1 and types[-1] == 'PackInputs'
     other = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
     cfg = written(tmp_path / 'other.py', other, 'alone', data=data)
     types = [step.type for step in cfg.train_dataloader.dataset.pipeline]
@@ -414,7 +417,7 @@ def test_unlabelled_pictures_come_beside_the_data_of_the_student(tmp_path, ckpt)
     cfg = Config.fromfile(out)
     dataset = cfg.train_dataloader.dataset
     assert (dataset.labelled.type, dataset.unlabelled.with_label) == ('CIFAR10', False)
-    assert dataset.unlabelled.pipeline[0].type == 'LoadImageFromFile'
+    assert dataset.unlabelled.pipeline[0].channel_order == 'rgb'
     assert [step.type for step in dataset.labelled.pipeline] == [
         step.type for step in dataset.unlabelled.pipeline[1:]
     ]

@@ -243,7 +243,7 @@ def _unlabelled(report: Report) -> None:
         f'its largest probability is {found.confidence:.3g} on average of {found.samples} of them, '
         f'and {known.confidence:.3g} on the validation set'
     )
-    change = 'look at the pictures of --unlabelled (train_dataloader.dataset), and their colours.'
+    change = 'look at the pictures of train_dataloader.dataset, and at their colours.'
     chance = 1 / classes
     if found.confidence - chance < HARDLY * (known.confidence - chance):
         report.add('warning', f'the teacher hardly knows the unlabelled pictures: {said}.', change)

@@ -34,11 +34,13 @@ def sureness(outputs: Sequence[Any]) -> Sureness | None:
     )
 
 
-def unlabelled_in(dataset: Any) -> Any:
-    """Return the dataset of the pictures without labels in a training set; None for none."""
+def unlabelled_in(runner: Runner) -> Any:
+    """Return the dataset of the pictures whose labels, if they have any, nobody sees, or None."""
+    dataset = runner.train_dataloader.dataset
     if name_of(type(dataset)) == 'WithUnlabelled':
         return dataset.datasets[1]
-    return dataset if getattr(dataset, 'with_label', True) is False else None
+    unseen = getattr(runner.model, 'calculate_student_loss', True) is False
+    return dataset if unseen and hasattr(dataset, 'get_data_info') else None
 
 
 def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | None:
@@ -52,7 +54,7 @@ def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | No
         taught: The teacher.
         batches: How many batches of the validation's size.
     """
-    dataset, loader = unlabelled_in(runner.train_dataloader.dataset), runner.val_loop.dataloader
+    dataset, loader = unlabelled_in(runner), runner.val_loop.dataloader
     if dataset is None:
         return None
     pipeline = loader.dataset.pipeline

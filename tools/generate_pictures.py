@@ -14,6 +14,7 @@ several processes share the work. At the end there is an index,
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def main() -> None:
             f'{left:,}, about {size / 1e9:.3g} GB at {args.size} x {args.size} pixels'
         )
         generation.begin(args.out, what, args.process[0])
-        draw = _nothing
+        draw: Callable[[int, int], list] = _nothing
         if left:
             pipeline = generation.load_pipeline(what, device, args.dtype)
             draw = generation.drawing(pipeline, what, device)

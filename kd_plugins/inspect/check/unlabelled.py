@@ -20,7 +20,7 @@ def sureness(outputs: Sequence[Any]) -> Sureness | None:
     Args:
         outputs: Samples with ``pred_score``, the probabilities of the classes, (C,).
     """
-    scores = [getattr(sample, 'pred_score', None) for sample in outputs]
+    scores: list[Any] = [getattr(sample, 'pred_score', None) for sample in outputs]
     if not scores or not all(isinstance(s, Tensor) and s.dim() == 1 for s in scores):
         return None
     p = torch.stack(scores).double().cpu()

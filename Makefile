@@ -76,6 +76,7 @@ format: setup
 	@$(RUN) -m ruff check --fix .
 	@$(RUN) -m ruff format .
 	@$(RUN) tools/dev/methods_table.py
+	@$(RUN) tools/dev/citation.py
 
 docs: setup
 	@$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build

@@ -33,8 +33,10 @@ def network(depth: int, width: int) -> dict:
     )
 
 
-def algorithm(tau: float | dict, device: str, width: int = 16) -> torch.nn.Module:
-    """Build KD at this temperature, ready to train."""
+def algorithm(
+    tau: float | dict, device: str, width: int = 16, loss: dict | None = None
+) -> torch.nn.Module:
+    """Build KD at this temperature, or another loss on logits, ready to train."""
     record = dict(recorder='logits', from_student=True)
     recorders = dict(logits=dict(type='ModuleOutputs', source='head.fc'))
     model = MODELS.build(
@@ -46,7 +48,7 @@ def algorithm(tau: float | dict, device: str, width: int = 16) -> torch.nn.Modul
             distiller=dict(
                 student_recorders=recorders,
                 teacher_recorders=recorders,
-                distill_losses=dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=tau)),
+                distill_losses=dict(loss_kd=loss or dict(type='kd_plugins.KDLoss', tau=tau)),
                 loss_forward_mappings=dict(
                     loss_kd=dict(preds_S=record, preds_T=dict(record, from_student=False))
                 ),

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from kd_plugins import checks
 from kd_plugins.structures import Progress
 
@@ -52,6 +54,9 @@ class Schedule:
         """Return the value when ``part`` of the way, in [0, 1], is over."""
         return FORMS[self.form](part) * (self.max - self.min) + self.min
 
+    # Compiled by torch 2.1 it would stay where it was: attributes of modules, such as their
+    # progress, are constants there.
+    @torch.compiler.disable
     def __call__(self, progress: Progress | None) -> float:
         """Return the value for the running step.
 

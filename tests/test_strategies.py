@@ -26,6 +26,7 @@ from helpers.tiny_pictures import (
     beside_ctkd,
     boxes,
     half_labelled,
+    necks,
     patches,
     recursive_mix,
     rois,
@@ -43,6 +44,7 @@ from kd_plugins.structures import Progress
 
 KD = dict(type='kd_plugins.KDLoss', tau=2.0)
 GLOBAL = dict(type='kd_plugins.GlobalTemperature')
+LSKD = dict(type='kd_plugins.LSKDTemperature')
 INSTANCE = dict(type='kd_plugins.InstanceTemperature', num_classes=4)
 CURRICULUM = dict(type='kd_plugins.CurriculumTemperatureHook', length=2)
 
@@ -102,11 +104,18 @@ BOXES = dict(data='Boxes', part='backbone.layer4')
 #: A method more is a line more.
 METHODS = {
     'KD': Method(vectors(), sgd()),
-    'DKD': Method(vectors(type='kd_plugins.DKDLoss', beta=2.0), sgd()),
+    'DKD': Method(vectors(type='kd_plugins.DKDLoss', beta=2.0, warmup=2), sgd()),
     'CTKD': Method(vectors(tau=GLOBAL), sgd(), CURRICULUM),
     'CTKD by instance': Method(vectors(tau=INSTANCE), sgd(), CURRICULUM),
     'KD + DOT': Method(vectors(), dot()),
     'CTKD + DOT': Method(vectors(tau=GLOBAL), dot(), CURRICULUM),
+    'DIST': Method(vectors(type='kd_plugins.DISTLoss'), sgd(0.02)),
+    'WTTM': Method(
+        lambda: algorithm_cfg(distiller=distiller(dict(type='kd_plugins.WTTMLoss'))), sgd()
+    ),
+    'LSKD': Method(vectors(tau=LSKD), sgd()),
+    'LSKD + CTKD': Method(vectors(tau=dict(LSKD, tau=dict(GLOBAL, init=-2.0))), sgd(), CURRICULUM),
+    'LSKD + DOT': Method(vectors(tau=LSKD), dot()),
     'EEKD': Method(eekd(), sgd()),
     'CheckpointKD': Method(
         eekd(mode='equal', mix='logits', tau=3.0, channels_S=None, channels_T=None), sgd()
@@ -131,6 +140,11 @@ METHODS = {
     ),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
+    'CWD, PKD': Method(
+        lambda: necks(CWD=dict(loss_weight=1.0), PKD=dict(loss_weight=0.1)), sgd(0.01), **BOXES
+    ),
+    'MGD, SL2': Method(lambda: necks(MGD=dict(loss_weight=1e-3), SL2={}), sgd(0.01), **BOXES),
+    'CWD + DOT': Method(lambda: necks(CWD={}), dot(0.01), **BOXES),
     'RoI-DKD + CTKD + DOT + PKD': Method(
         lambda: rois(tau=GLOBAL, fpn=True), dot(0.01), CURRICULUM, **BOXES
     ),
@@ -208,8 +222,9 @@ def test_bfloat16_autocast(tmp_path, method):
 
 
 # mmdet divides by the objects of a step, so a detector's steps are not those of the batch;
-# every pass of RecursiveMix pastes another batch, and CTC's memories go on with every step.
-IN_PARTS = ('RecursiveMix', 'CTC')
+# every pass of RecursiveMix pastes another batch, CTC's memories go on with every step, and
+# DIST compares classes over the pictures of a step.
+IN_PARTS = ('RecursiveMix', 'CTC', 'DIST')
 WHOLE = [
     name
     for name, method in METHODS.items()
@@ -270,7 +285,7 @@ COMPILED = [
     name
     for name, method in METHODS.items()
     if name not in ('EEKD + DOT', 'CTC + DOT')
-    and 'PKD' not in name
+    and 'RoI' not in name
     and (not NO_MOMENTUM or ('DOT' not in name and method.data == 'Vectors'))
 ]
 

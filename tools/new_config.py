@@ -5,10 +5,13 @@
 
 ``--method alone`` is for the teacher's own training, or to compare with. Without
 ``--teacher-ckpt`` the teacher gets the weights that its package lists for
-its config. ``--data FOLDER`` trains on a folder with ``train/CLASS/`` and
-``val/CLASS/``. ``--unlabelled FOLDER`` adds pictures without labels to every batch,
-for methods that need none, or is all of the training set where ``--data`` has no
-``train/``. Both networks are built, to find out what to read of them, and so is
+its config. ``--data FOLDER`` trains on data of your own: for classifiers a folder with
+``train/CLASS/`` and ``val/CLASS/``, for detectors a COCO, VOC or YOLO folder, of which
+the last two are written as COCO files beside the config. It sets the classes of both
+heads, the evaluator and, for detectors, the learning rate and the warm-up that follow
+from ``--batch-size``. ``--unlabelled FOLDER`` adds pictures without labels to every batch
+of a classifier, for methods that need none, or is all of the training set where
+``--data`` has no ``train/``. Both networks are built, to find out what to read of them, and so is
 the model of what is written. Relative paths are written as counted from the new
 file, so that it works from any working directory. It is meant to be read, changed,
 and checked by ``tools/check.py``.
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.compat import chatter
+from kd_plugins.datasets.boxes import Boxes, faults
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.writing import ALONE, Request, write_config
 
@@ -37,7 +41,16 @@ def parse_args() -> argparse.Namespace:
         required=True,
         help=f'what the student learns by; {ALONE}: without a teacher',
     )
-    parser.add_argument('--data', type=Path, help='a folder with train/CLASS/ and val/CLASS/')
+    parser.add_argument(
+        '--data',
+        type=Path,
+        help='a folder with train/CLASS/ and val/CLASS/; for detectors a COCO, VOC or YOLO folder',
+    )
+    parser.add_argument(
+        '--batch-size',
+        type=int,
+        help="pictures of a batch on one process, for --data of detectors; default: the student's",
+    )
     parser.add_argument(
         '--unlabelled', type=Path, help='a folder of pictures without labels, at any depth'
     )
@@ -55,9 +68,23 @@ def parse_args() -> argparse.Namespace:
         path = getattr(args, option)
         if path and '::' not in path and not Path(path).is_file():
             parser.error(f'--{option} {path!r} is no file: give a config file, or PACKAGE::PATH.')
+    if args.batch_size is not None and args.batch_size < 1:
+        parser.error(f'--batch-size {args.batch_size} is no number of pictures: give 1 or more.')
     if args.out.exists():
         parser.error(f'--out {str(args.out)!r} exists: give another name, or remove it.')
     return args
+
+
+def describe(boxes: Boxes) -> None:
+    """Say what was found in the data, and what is wrong with it."""
+    for name, part in (('train', boxes.train), ('val', boxes.val)):
+        images, things = part.content['images'], part.content['annotations']
+        print(f'{boxes.form}, {name}: {len(images)} pictures, {len(things)} boxes')
+    print(f'{len(boxes.classes)} classes: {", ".join(boxes.classes)}')
+    for note in boxes.notes:
+        print(note)
+    for fault in faults(boxes):
+        print(f'{fault.level}: {fault.what} {fault.change}')
 
 
 def main() -> None:
@@ -66,9 +93,12 @@ def main() -> None:
     chatter.hush(unless=args.verbose)
     request = {name: value for name, value in vars(args).items() if name != 'verbose'}
     try:
-        write_config(Request(**request))
+        asked = Request(**request)
+        write_config(asked)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
+    if asked.boxes is not None:
+        describe(asked.boxes)
     print(f'wrote {args.out}; next: python tools/check.py {args.out}')
 
 

@@ -427,6 +427,8 @@ def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module | None
                 f'{KEY}.distill_losses.{name} would compare different classes: {", ".join(said)}: '
                 'give a teacher and a student of the same ones.'
             )
+        for number in classes:
+            loss.tau.check_classes(f'{KEY}.distill_losses.{name}.tau', number)
 
 
 def _num_classes(recorder: Any, network: nn.Module | None) -> int | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,29 @@ def short_names(work_dirs: Iterable[Path]) -> dict[Path, str]:
         if len(set(names.values())) == len(parts):
             break
     return names
+
+
+def average(trainings: Sequence[Training], name: str) -> Training:
+    """Return the mean over seeds of everything that was logged, in the band of their range.
+
+    Args:
+        trainings: Of one config; steps that not all of them have are left out.
+        name: What to call it.
+    """
+    mean = Training(name)
+    for kind in ('train', 'val'):
+        every = [getattr(training, kind) for training in trainings]
+        into: Curves = getattr(mean, kind)
+        for item in every[0] if every else ():
+            if not all(item in curves for curves in every):
+                continue
+            steps = [
+                step for step in every[0][item] if all(step in curves[item] for curves in every)
+            ]
+            values = {step: [curves[item][step] for curves in every] for step in steps}
+            into[item] = {step: statistics.fmean(each) for step, each in values.items()}
+            if len(trainings) > 1:
+                # What is a band already keeps its own.
+                into.setdefault(f'{item}_min', {s: min(each) for s, each in values.items()})
+                into.setdefault(f'{item}_max', {s: max(each) for s, each in values.items()})
+    return mean

@@ -64,7 +64,11 @@ def panels_of(trainings: Sequence[Training]) -> list[tuple[Panel, list[Curves]]]
     found = []
     for panel in PANELS:
         curves = [
-            {name: c for name, c in getattr(t, panel.of).items() if panel.wanted(name)}
+            {
+                name: c
+                for name, c in getattr(t, panel.of).items()
+                if panel.wanted(name) and not _is_edge(name, getattr(t, panel.of))
+            }
             for t in trainings
         ]
         names = {name for named in curves for name in named}
@@ -72,6 +76,11 @@ def panels_of(trainings: Sequence[Training]) -> list[tuple[Panel, list[Curves]]]
         if names and not (panel.title == 'each term' and len(names) < 2):
             found.append((panel, curves))
     return found
+
+
+def _is_edge(name: str, curves: Curves) -> bool:
+    """Whether a curve is the edge of another one's band."""
+    return any(name.endswith(end) and name.removesuffix(end) in curves for end in _ENDS)
 
 
 def draw_panel(
@@ -151,28 +160,50 @@ def draw(trainings: Sequence[Training]) -> Any:
     return figure
 
 
-def page(trainings: Sequence[Training]) -> str:
-    """Return a page of HTML that needs nothing else: every panel, and a table to compare by."""
-    pictures = []
+def pictures(trainings: Sequence[Training]) -> list[str]:
+    """Return an SVG figure of each panel, for a page of HTML."""
+    found = []
     for number, (panel, curves) in enumerate(panels_of(trainings)):
-        pyplot = _pyplot()
-        # Names inside an SVG belong to the whole page.
-        with matplotlib.rc_context({'svg.hashsalt': str(number), 'svg.fonttype': 'none'}):
-            figure, axes = pyplot.subplots(figsize=(5.4, 3.4), layout='constrained')
+
+        def fill(axes: Any, panel: Panel = panel, curves: list[Curves] = curves) -> None:
             draw_panel(axes, panel, trainings, curves)
             if len({name for named in curves for name in named}) > 1:
                 axes.legend(fontsize=7, frameon=False)
-            buffer = io.StringIO()
-            figure.savefig(buffer, format='svg', metadata={'Date': None})
-            pyplot.close(figure)
-        svg = buffer.getvalue()
-        svg = svg[svg.index('<svg') :]
-        pictures.append(f'<figure>{_own_ids(svg, number)}</figure>')
+
+        found.append(picture(fill, number))
+    return found
+
+
+def picture(
+    fill: Callable[[Any], None], number: int, size: tuple[float, float] = (5.4, 3.4)
+) -> str:
+    """Return one pair of axes as an SVG figure for a page of HTML.
+
+    Args:
+        fill: Draws on the axes.
+        number: Of the figure on its page; no two have the same.
+        size: Width and height in inches.
+    """
+    pyplot = _pyplot()
+    # Names inside an SVG belong to the whole page.
+    with matplotlib.rc_context({'svg.hashsalt': str(number), 'svg.fonttype': 'none'}):
+        figure, axes = pyplot.subplots(figsize=size, layout='constrained')
+        fill(axes)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format='svg', metadata={'Date': None})
+        pyplot.close(figure)
+    svg = buffer.getvalue()
+    return f'<figure>{_own_ids(svg[svg.index("<svg") :], number)}</figure>'
+
+
+def page(trainings: Sequence[Training]) -> str:
+    """Return a page of HTML that needs nothing else: every panel, and a table to compare by."""
     rows = ''.join(_row(i, training) for i, training in enumerate(trainings))
     return _PAGE.format(
+        style=STYLE,
         head=''.join(f'<th>{html.escape(name)}</th>' for name in ('', *_COLUMNS)),
         rows=rows,
-        pictures='\n'.join(pictures),
+        pictures='\n'.join(pictures(trainings)),
     )
 
 
@@ -236,23 +267,25 @@ def _pyplot() -> Any:
     return pyplot
 
 
+#: How pages look.
+STYLE = """body { font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 1500px;
+  padding: 0 1rem }
+table { border-collapse: collapse; margin-bottom: 1rem; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .8rem .25rem 0; text-align: right;
+  border-bottom: 1px solid #ddd }
+th:first-child, td:first-child { text-align: left }
+main { display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 1rem }
+figure { margin: 0 }
+svg { width: 100%; height: auto }
+.hidden { display: none }
+"""
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
 <title>Trainings</title>
 <style>
-body {{ font: 15px/1.4 system-ui, sans-serif; margin: 1.5rem auto; max-width: 1500px;
-  padding: 0 1rem }}
-table {{ border-collapse: collapse; margin-bottom: 1rem; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .25rem .8rem .25rem 0; text-align: right;
-  border-bottom: 1px solid #ddd }}
-th:first-child, td:first-child {{ text-align: left }}
-main {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(380px, 1fr)); gap: 1rem }}
-figure {{ margin: 0 }}
-svg {{ width: 100%; height: auto }}
-.hidden {{ display: none }}
-</style>
+{style}</style>
 <table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>
 <main>
 {pictures}

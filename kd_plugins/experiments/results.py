@@ -57,6 +57,8 @@ class Result:
         metrics: Those that every validation gave, in upstream's units.
         versions: Of the packages that it was trained with.
         hardware: What it was trained on.
+        memory_mib: The peak, see :class:`~kd_plugins.experiments.memory.PeakMemory`;
+            of an interrupted training that of its last part, 0 if it was not measured.
     """
 
     config_hash: str
@@ -68,6 +70,7 @@ class Result:
     metrics: dict[str, list[float]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     hardware: str = ''
+    memory_mib: int = 0
 
     @property
     def last(self) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from kd_plugins.experiments.environment import hardware, versions
 from kd_plugins.experiments.identity import config_hash
+from kd_plugins.experiments.memory import PeakMemory
 from kd_plugins.experiments.metrics import HEADLINES, Headline, headline
 from kd_plugins.experiments.results import (
     RESULT,
@@ -110,6 +111,8 @@ def _train(run: Run, cfg: Config, identity: str) -> Result:
     runner = Runner.from_cfg(cfg)
     curve = Validations(folder / VALIDATIONS)
     runner.register_hook(curve)
+    memory = PeakMemory()
+    memory.start()
     model = runner.train()
     student = getattr(model, 'architecture', model)
     counted = curve.headline()
@@ -123,6 +126,7 @@ def _train(run: Run, cfg: Config, identity: str) -> Result:
         metrics={name: curve.of(name) for name in curve.names()},
         versions=used,
         hardware=hardware(),
+        memory_mib=memory.read()[0],
     )
     write_aside(json.dumps(asdict(result)).encode(), folder / RESULT)
     return result

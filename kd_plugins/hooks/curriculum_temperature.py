@@ -123,5 +123,6 @@ def _log_name(path: str) -> str:
 
     Without "loss" in it, because mmengine logs running means of such names.
     """
-    term = path.removeprefix('distiller.distill_losses.').removesuffix('.tau')
+    # LSKD's temperature holds a temperature.
+    term = path.removeprefix('distiller.distill_losses.').removesuffix('.tau').removesuffix('.tau')
     return 'tau.' + term.removeprefix('loss_').replace('loss', 'term')

@@ -8,11 +8,15 @@ from kd_plugins.losses.bckd import (
 )
 from kd_plugins.losses.cskd import CSKDLoss, fused_target
 from kd_plugins.losses.ctc import CTCLoss, nce_loss
+from kd_plugins.losses.cwd import CWDLoss, cwd_loss
 from kd_plugins.losses.deit import DeiTLoss, hard_loss
+from kd_plugins.losses.dist_kd import DISTLoss, dist_loss
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
+from kd_plugins.losses.mgd import MGDLoss, mgd_loss
+from kd_plugins.losses.pkd import PKDLoss, pkd_loss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
 from kd_plugins.losses.recursive_mix import (
     RecursiveMixLoss,
@@ -22,11 +26,13 @@ from kd_plugins.losses.recursive_mix import (
 from kd_plugins.losses.reviewkd import ReviewKDLoss, hcl_loss
 from kd_plugins.losses.roi import RoILoss
 from kd_plugins.losses.sigmoid_kd import SigmoidKDLoss, sigmoid_kd_loss
+from kd_plugins.losses.sl2 import SL2Loss, sl2_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
 from kd_plugins.losses.weighted import Weighted
 from kd_plugins.losses.with_temperature import WithTemperature
+from kd_plugins.losses.wttm import WTTMLoss, wttm_loss
 from kd_plugins.losses.zipf import ZipfLoss, vote_ranks, zipf_loss, zipf_target
 
 #: Names that they had first, for configs that import classes.
@@ -39,24 +45,32 @@ __all__ = [
     'BCKDLocalizationLoss',
     'CSKDLoss',
     'CTCLoss',
+    'CWDLoss',
+    'DISTLoss',
     'DKDLoss',
     'DeiTLoss',
     'EEKDLoss',
     'KDLoss',
     'LDLoss',
+    'MGDLoss',
+    'PKDLoss',
     'PKTLoss',
     'RecursiveMixLoss',
     'ReviewKDLoss',
     'RoILoss',
+    'SL2Loss',
     'SPLoss',
     'SRRLLoss',
     'SigmoidKDLoss',
     'VIDLoss',
+    'WTTMLoss',
     'Weighted',
     'WithTemperature',
     'ZipfLoss',
     'binary_classification_kd',
     'consistency_loss',
+    'cwd_loss',
+    'dist_loss',
     'dkd_loss',
     'eekd_loss',
     'fused_target',
@@ -64,14 +78,18 @@ __all__ = [
     'hcl_loss',
     'kd_loss',
     'localization_weight',
+    'mgd_loss',
     'nce_loss',
+    'pkd_loss',
     'pkt_loss',
     'pool_region',
     'sigmoid_kd_loss',
+    'sl2_loss',
     'sp_loss',
     'srrl_loss',
     'vid_loss',
     'vote_ranks',
+    'wttm_loss',
     'zipf_loss',
     'zipf_target',
 ]

@@ -155,8 +155,9 @@ class LogitsLoss(WeightedLoss):
         self.progress = progress
 
     def _prepare(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor, float | Tensor]:
-        """Check, leave half precision, cut the teacher's graph, ask for tau."""
+        """Check, leave half precision, cut the teacher's graph, ask the temperature."""
         check_logits(type(self).__name__, preds_S, preds_T, self.least_classes)
         preds_S = at_least_float32(preds_S)
         preds_T = at_least_float32(preds_T.detach())
-        return preds_S, preds_T, self.tau(preds_S, preds_T)
+        tau = self.tau(preds_S, preds_T)
+        return *self.tau.transform(preds_S, preds_T), tau

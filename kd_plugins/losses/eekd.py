@@ -159,6 +159,7 @@ class EEKDLoss(LogitsLoss):
         preds_S, preds_T = self._logits(preds_S, preds_T)
         log_weights = self.log_weights(preds_T.shape[1], preds_T, features_S, features_T)
         tau = self.tau(preds_S, _averaged(preds_T, log_weights.detach()))
+        preds_S, preds_T = self.tau.transform(preds_S, preds_T)
         loss = eekd_loss(preds_S, preds_T, log_weights, tau, self.mix)
         if self.square_tau:
             loss = loss * per_sample(tau) ** 2

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from kd_plugins.losses.base import LogitsLoss, batch_mean
 from kd_plugins.registry import MODELS
+from kd_plugins.temperatures import LSKDTemperature
 from kd_plugins.temperatures.base import per_sample
 
 
@@ -58,6 +59,11 @@ class SigmoidKDLoss(LogitsLoss):
         self, tau: float | Mapping[str, Any] | nn.Module = 1.0, loss_weight: float = 1.0
     ) -> None:
         super().__init__(tau, loss_weight)
+        if isinstance(self.tau, LSKDTemperature):
+            raise ValueError(
+                'SigmoidKDLoss.tau=LSKDTemperature would take from every class whether it is in '
+                'the picture, since standardised logits of a picture add up to 0: give a number.'
+            )
 
     def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar in float32 or better.

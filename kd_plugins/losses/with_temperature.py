@@ -57,7 +57,7 @@ class WithTemperature(nn.Module):
                 'itself if it is of kd_plugins.'
             )
         self.tau = as_temperature(tau, 'WithTemperature.tau')
-        if isinstance(self.tau, InstanceTemperature):
+        if any(isinstance(module, InstanceTemperature) for module in self.tau.modules()):
             self._refuse_per_sample()
         self._arguments = list(inspect.signature(self.loss.forward).parameters)
 
@@ -75,10 +75,12 @@ class WithTemperature(nn.Module):
         for name, value in values.items():
             if isinstance(value, Tensor) and value.is_floating_point():
                 values[name] = at_least_float32(value)
-        student, teacher = (values[name] for name in self._arguments[:2])
+        pair = self._arguments[:2]
+        student, teacher = (values[name] for name in pair)
         tau = self.tau(student, teacher)
         if isinstance(tau, Tensor) and tau.numel() != 1:
             self._refuse_per_sample()
+        values.update(zip(pair, self.tau.transform(student, teacher), strict=True))
         number = self.loss.tau
         self.loss.tau = tau
         try:

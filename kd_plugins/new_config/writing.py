@@ -15,12 +15,23 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, DefaultScope
 
 from kd_plugins import checks
+from kd_plugins.datasets.boxes import Boxes, read_boxes
 from kd_plugins.files.writing import write_aside
 from kd_plugins.networks import build_network, resolve_network
+from kd_plugins.new_config.detection import (
+    check_masks,
+    count_of,
+    heads_of,
+    root_of,
+    sections_of_data,
+    teachers_order,
+    write_annotations,
+)
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.python import Code, statement
 from kd_plugins.new_config.reading import Named, distiller
 from kd_plugins.registry import name_of
+from kd_plugins.teachers.classes import keep_classes
 
 #: The endings of the pictures that mmpretrain's CustomDataset finds.
 PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
@@ -48,9 +59,12 @@ class Request:
         teacher: Config of the teacher, like the student's; None for the student alone.
         teacher_ckpt: The teacher's checkpoint; None for the weights that the
             package's model index lists for its config.
-        data: A folder with ``train/CLASS/`` and ``val/CLASS/``, in the place of
-            the data of the student's config. With ``unlabelled``, ``train/`` may be
-            missing.
+        data: In the place of the data of the student's config. For a classifier a
+            folder with ``train/CLASS/`` and ``val/CLASS/``, for a detector one of
+            :func:`kd_plugins.datasets.boxes.read_boxes`. With ``unlabelled``, ``train/``
+            may be missing.
+        batch_size: Of a detector's training on ``data``, on one process; None for
+            that of the student's config.
         unlabelled: A folder of pictures without labels, for a method that needs none.
         unlabelled_ratio: How many of them there are in a batch for each labelled
             picture; ``'all'`` for no labelled ones, as where ``data`` has no ``train/``.
@@ -62,9 +76,12 @@ class Request:
     teacher: str | None = None
     teacher_ckpt: str | None = None
     data: Path | None = None
+    batch_size: int | None = None
     unlabelled: Path | None = None
     unlabelled_ratio: int | str = 1
     classes: list[str] = field(default_factory=list, init=False)
+    boxes: Boxes | None = field(default=None, init=False)
+    class_map: list[str] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if (self.teacher is None) != (self.method == ALONE):
@@ -82,10 +99,34 @@ class Request:
                 'which the classic file that is written here cannot inherit: make a classic one of '
                 'it with mmengine.config.Config.fromfile(FILE).dump(OTHER_FILE), and give that.'
             )
+        if self.data is None and self.batch_size is not None:
+            raise ValueError(
+                f'--batch-size {self.batch_size} is for --data of detectors: without it, set '
+                'train_dataloader.batch_size in the config.'
+            )
+        if self.data is None and self.unlabelled is None:
+            return
+        network, _ = resolve_network(dict(cfg_path=self.student), '--student')
         if self.unlabelled is not None:
+            if 'head' not in network:
+                raise ValueError(
+                    f'--unlabelled is for classifiers, but --student {self.student!r} is a '
+                    f'{name_of(network.type)}.'
+                )
             self._check_unlabelled(self.unlabelled)
-        if self.data is not None:
+        if self.data is None:
+            return
+        if 'head' in network:
+            if self.batch_size is not None:
+                raise ValueError(
+                    f'--batch-size {self.batch_size} is for detectors, and --student '
+                    f'{self.student!r} is a {name_of(network.type)}.'
+                )
             self.classes = _classes_in(self.data, self.unlabelled_alone)
+        else:
+            self.boxes = read_boxes(self.data)
+            self.classes = self.boxes.classes
+            self.class_map = teachers_order(self.teacher_ckpt, self.classes)
 
     @property
     def unlabelled_alone(self) -> bool:
@@ -110,10 +151,28 @@ class Request:
                 '--unlabelled-ratio', self.unlabelled_ratio, right='a whole number, or all'
             )
 
-    def network(self, path: str, **more: Any) -> dict[str, Any]:
-        """Return the config of one of the networks, for these classes."""
-        head = dict(head=dict(num_classes=len(self.classes))) if self.classes else {}
-        return dict(cfg_path=path, **head, **more)
+    def network(self, path: str, teaches: bool = False, **more: Any) -> dict[str, Any]:
+        """Return the config of one of the networks, for these classes.
+
+        Args:
+            path: Its config.
+            teaches: Whether it is the teacher, which may know other classes beside these.
+            **more: More of it; ``cfg_path`` as it shall stand there.
+        """
+        cfg: dict[str, Any] = dict(cfg_path=path)
+        if self.boxes is not None:
+            if not (teaches and self.class_map):
+                key = '--teacher' if teaches else '--student'
+                cfg.update(heads_of(path, len(self.classes), key))
+        elif self.classes:
+            cfg['head'] = dict(num_classes=len(self.classes))
+        return {**cfg, **more}
+
+    @property
+    def annotations(self) -> Path:
+        """Where annotations of another form go as COCO files: beside the config."""
+        assert self.data is not None
+        return self.out.parent / f'{self.data.resolve().name}_coco'
 
     def path(self, path: str | Path, prefix: str = '{{ fileDirname }}/') -> str:
         """Return a path as it stands in the config, where relative ones count from its folder.
@@ -144,6 +203,8 @@ def write_config(request: Request) -> None:
     text = new_config(request)
     request.out.parent.mkdir(parents=True, exist_ok=True)
     _try(text, request.out)
+    if request.boxes is not None:
+        write_annotations(request.boxes, request.annotations)
     write_aside(text.encode(), request.out)
 
 
@@ -155,34 +216,34 @@ def new_config(request: Request) -> str:
     Raises:
         ValueError: As :func:`write_config`.
     """
-    if request.data is not None or request.unlabelled is not None:
-        network, _ = resolve_network(dict(cfg_path=request.student), '--student')
-        if 'head' not in network:
-            given = '--data' if request.data is not None else '--unlabelled'
-            raise ValueError(
-                f'{given} is for classifiers, but --student {request.student!r} is a '
-                f'{name_of(network.type)}: give a student config that has your data.'
-            )
     student = Named(f'--student {request.student!r}', _build(request.network(request.student)))
     if request.teacher is None:
         sections = _data(request)
         if request.classes:
-            sections['model'] = dict(head=dict(num_classes=len(request.classes)))
+            model = request.network(request.student)
+            model.pop('cfg_path')
+            sections['model'] = model
     else:
         sections = _distillation(request, student, request.teacher)
     head = f'# python tools/check.py {request.out}\n# python tools/train.py {request.out}\n'
+    if 'optim_wrapper' in sections and request.boxes is not None:
+        size = sections['train_dataloader']['batch_size']
+        head += (
+            f'# The learning rate is for batches of {size}: where more processes train, pass '
+            '--auto-scale-lr.\n'
+        )
     sections = dict(_base_=[request.path(request.student, prefix='')], **sections)
     return head + '\n'.join(statement(name, value) for name, value in sections.items())
 
 
 def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]:
     says = methods()[request.method]
-    teacher = Named(f'--teacher {path!r}', _build(request.network(path)))
+    teacher = Named(f'--teacher {path!r}', _build(request.network(path, teaches=True)))
     recorded = distiller(request.method, says, student, teacher, request.unlabelled is not None)
     model = dict(
         _delete_=True,
         type='kd_plugins.SingleTeacherDistill',
-        architecture=request.network(request.path(request.student)),
+        architecture=request.network(request.student, cfg_path=request.path(request.student)),
     )
     if request.unlabelled_alone:
         if name_of(says.settings.get('optim_wrapper', {}).get('type')) == 'DOTOptimWrapper':
@@ -193,10 +254,12 @@ def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]
         model['calculate_student_loss'] = False
     if request.teacher_ckpt is None:
         _check_listed_weights(request, path)
-        model['teacher'] = request.network(path, pretrained=True)
+        model['teacher'] = request.network(path, teaches=True, pretrained=True)
     else:
-        model['teacher'] = request.network(request.path(path))
+        model['teacher'] = request.network(path, teaches=True, cfg_path=request.path(path))
         model['teacher_ckpt'] = request.path(request.teacher_ckpt)
+    if request.class_map:
+        model['teacher_class_map'] = request.class_map
     settings = dict(says.settings)
     hooks = {name: dict(type=f'kd_plugins.{kind}') for name, kind in _HOOKS.items()}
     return dict(
@@ -223,7 +286,11 @@ def _check_listed_weights(request: Request, teacher: str) -> None:
             f'--teacher {teacher!r}: {teacher.split("::")[0]} lists no weights for it: give '
             '--teacher-ckpt.'
         ) from None
-    listed = network.get('head', {}).get('num_classes')
+    listed = (
+        count_of(network, '--teacher')
+        if request.boxes is not None
+        else network.get('head', {}).get('num_classes')
+    )
     if request.classes and listed != len(request.classes):
         raise ValueError(
             f'--teacher {teacher!r}: the weights that its package lists know {listed} classes, and '
@@ -244,8 +311,11 @@ def _try(text: str, out: Path) -> None:
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         if 'teacher' in model:
             # A network that is built already needs no weights.
-            teacher = dict(model['teacher'], pretrained=False)
-            model.update(teacher=_build(teacher), teacher_ckpt=None)
+            teacher = _build(dict(model['teacher'], pretrained=False))
+            if chosen := model.pop('teacher_class_map', None):
+                # Which classes they are is of no matter here, as many as the student's.
+                keep_classes(teacher, range(len(chosen)))
+            model.update(teacher=teacher, teacher_ckpt=None)
         MODELS.build(model)
 
 
@@ -275,6 +345,8 @@ def _data(request: Request) -> dict[str, Any]:
             f'--student {request.student!r} says how to test and not how to train (it has no '
             'train_dataloader): give a config that trains, with that architecture.'
         )
+    if request.boxes is not None:
+        return _boxes(request, request.boxes, base)
     sections: dict[str, Any] = {}
     if request.data is not None:
         sections = dict(
@@ -332,6 +404,18 @@ def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, ba
             source_ratio=parts,
             **(dict(infinite=True) if endless else {}),
         ),
+    )
+
+
+def _boxes(request: Request, boxes: Boxes, base: Config) -> dict[str, Any]:
+    check_masks(base, boxes, request.student)
+    files = {
+        name: part.ann_file or request.annotations / f'{name}.json'
+        for name, part in (('train', boxes.train), ('val', boxes.val))
+    }
+    paths = {name: request.path(path) for name, path in files.items()}
+    return sections_of_data(
+        base, boxes, dict(root=request.path(root_of(boxes)), **paths), request.batch_size
     )
 
 

@@ -30,6 +30,18 @@ class Temperature(nn.Module):
         """Return tau for logits of shape (N, C)."""
         raise NotImplementedError
 
+    def transform(self, preds_S: Tensor, preds_T: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both logits as the loss divides them by tau; here they are what they were.
+
+        Args:
+            preds_S: The student's logits, shape (N, C), in float32 or better.
+            preds_T: The teacher's, detached: shape (N, C), or (N, M, C) of M teachers.
+        """
+        return preds_S, preds_T
+
+    def check_classes(self, key: str, number: int) -> None:
+        """Refuse logits of so many classes; ``key`` is what the user calls this temperature."""
+
 
 @MODELS.register_module()
 class FixedTemperature(Temperature):

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
-from helpers.tiny_pictures import Pictures, half_labelled, patches, zipf
+from helpers.tiny_pictures import Pictures, half_labelled, patches, stages, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
@@ -24,20 +24,44 @@ from kd_plugins.structures import Progress
 #: KD and DKD at once.
 TERMS = dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=2.0),
              loss_dkd=dict(type='kd_plugins.DKDLoss', tau=3.0, beta=2.0))  # fmt: skip
+#: DIST's part over classes runs over the pictures of each process, so it is left out.
+NEWER = dict(
+    loss_dist=dict(type='kd_plugins.DISTLoss', tau=4.0, gamma=0.0),
+    loss_wttm=dict(type='kd_plugins.WTTMLoss'),
+    loss_lskd=dict(
+        type='kd_plugins.KDLoss',
+        tau=dict(type='kd_plugins.LSKDTemperature', tau=dict(type='kd_plugins.GlobalTemperature')),
+    ),
+)
 
 
-def of_vectors():
+def of_vectors(terms=TERMS):
     """An algorithm and its batch."""
     cfg = distiller()
     mapping = cfg['loss_forward_mappings']['loss_kd']
-    cfg.update(distill_losses=TERMS, loss_forward_mappings=dict(loss_kd=mapping, loss_dkd=mapping))
-    return build(distiller=cfg), *batch(size=8)
+    cfg.update(distill_losses=terms, loss_forward_mappings=dict.fromkeys(terms, mapping))
+    model = build(distiller=cfg)
+    model.set_progress(Progress(iter=4, max_iters=10, epoch=4, max_epochs=10))
+    return model, *batch(size=8)
 
 
 def of_patches():
     """CSKD, with a target between the teacher's dense and its global answers."""
     model = MODELS.build(patches(data_preprocessor=dict(type='BaseDataPreprocessor')))
     model.set_progress(Progress(iter=4, max_iters=10, epoch=4, max_epochs=10))
+    model.init_weights()
+    samples = [Pictures(8)[i] for i in range(8)]
+    pictures = torch.stack([sample['inputs'] for sample in samples])
+    return model, pictures, [sample['data_samples'] for sample in samples]
+
+
+def of_maps():
+    """CWD, and MGD without a mask, of which every process draws its own.
+
+    PKD's deviations and SL2's weights are those of each process's pictures, as published.
+    """
+    cfg = stages(CWD=dict(tau=2.0), MGD=dict(loss_weight=1e-3, mask_ratio=0.0))
+    model = MODELS.build(cfg).train()
     model.init_weights()
     samples = [Pictures(8)[i] for i in range(8)]
     pictures = torch.stack([sample['inputs'] for sample in samples])
@@ -81,7 +105,9 @@ def of_both_parts():
 
 CASES = {
     'KD, DKD': of_vectors,
+    'DIST, WTTM, LSKD + CTKD': lambda: of_vectors(NEWER),
     'ReviewKD': of_levels,
+    'CWD, MGD': of_maps,
     'CSKD': of_patches,
     'Zipf': of_votes,
     'EEKD': of_checkpoints,

@@ -14,7 +14,10 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
 #: The smallest config of every method.
-SMALLEST = [*sorted(CONFIGS.glob('*/*_digits.py')), CONFIGS / 'bckd/bckd_scenes.py']
+SMALLEST = [
+    *sorted(CONFIGS.glob('*/*_digits.py')),
+    *(CONFIGS / f'{name}/{name}_scenes.py' for name in ('bckd', 'cwd', 'pkd', 'mgd', 'sl2')),
+]
 
 
 @MODELS.register_module(force=True)

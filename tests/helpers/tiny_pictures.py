@@ -168,3 +168,44 @@ def rois(tau=1.0, fpn=False):
                 for side in 'ST'
             }
     return cfg
+
+
+def _on_maps(terms, layers):
+    """``distill_losses`` and ``loss_forward_mappings`` of terms on all levels at once."""
+    losses, mappings = {}, {}
+    for name, settings in terms.items():
+        own = layers if name in ('MGD', 'SL2') else {}
+        losses[f'loss_{name.lower()}'] = dict(settings, type=f'kd_plugins.{name}Loss', **own)
+        mapping = {
+            f'preds_{side}': dict(recorder='maps', from_student=side == 'S') for side in 'ST'
+        }
+        if name == 'SL2':
+            mapping['head_T'] = dict(recorder='head', from_student=False)
+        mappings[f'loss_{name.lower()}'] = mapping
+    return dict(distill_losses=losses, loss_forward_mappings=mappings)
+
+
+def necks(**terms):
+    """Config of terms on both FPNs of two thin detectors, by name: their settings."""
+    cfg = boxes()
+    distiller = cfg['distiller']
+    for side in ('student', 'teacher'):
+        distiller[f'{side}_recorders'].maps = dict(type='kd_plugins.Features')
+    layers = dict(channels_S=[16] * 5, channels_T=[16] * 5)
+    for key, value in _on_maps(terms, layers).items():
+        distiller[key] = value
+    return cfg
+
+
+def stages(**terms):
+    """Config of terms on two stages of small ResNets, by name: their settings."""
+    maps = dict(
+        maps=dict(type='kd_plugins.Features', sources=['backbone.layer2', 'backbone.layer3'])
+    )
+    layers = dict(channels_S=[32, 64], channels_T=[32, 64])
+    return algorithm_cfg(
+        architecture=dict(resnet(norm_eval=True), _scope_='mmpretrain'),
+        teacher=dict(resnet(), _scope_='mmpretrain'),
+        distiller=dict(student_recorders=maps, teacher_recorders=maps, **_on_maps(terms, layers)),
+        data_preprocessor=dict(type='BaseDataPreprocessor'),
+    )

@@ -19,10 +19,10 @@ from mmengine.registry import DATASETS, LOOPS, METRICS, MODELS, init_default_sco
 from mmengine.runner import EpochBasedTrainLoop, set_random_seed
 from rich.console import Console
 
+from kd_plugins.experiments.memory import PeakMemory
 from kd_plugins.inspect.check import check, probe
 from kd_plugins.inspect.check.describe import describe_value, multiply_adds
 from kd_plugins.inspect.check.findings import examine
-from kd_plugins.inspect.check.memory import PeakMemory
 from kd_plugins.inspect.check.report import Network, Report
 from kd_plugins.inspect.check.show import show
 
@@ -569,7 +569,7 @@ def test_memory_of_a_gpu_is_that_since_its_start(monkeypatch):
 
 
 def test_a_system_that_cannot_tell_says_so(monkeypatch, tmp_path):
-    monkeypatch.setattr('kd_plugins.inspect.check.memory._CLEAR', tmp_path / 'no' / 'clear_refs')
+    monkeypatch.setattr('kd_plugins.experiments.memory._CLEAR', tmp_path / 'no' / 'clear_refs')
     memory = PeakMemory()
     memory.start()
     mib, of = memory.read()

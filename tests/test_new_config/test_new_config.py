@@ -212,7 +212,7 @@ def test_pictures_of_classes_are_for_classifiers(tmp_path, method):
     data = picture_folders(tmp_path / 'pictures')
     teacher = None if method == 'alone' else DENSE
     says = refusal(DENSE, method, tmp_path / 'my.py', teacher, data=data)
-    assert says.startswith(f"--data is for classifiers, but --student '{DENSE}' is a GFL")
+    assert says.startswith(f'--data {str(data)!r} has no boxes: give a COCO folder')
 
 
 @pytest.mark.parametrize('folder', ['configs', 'link'])
@@ -395,7 +395,7 @@ def test_unlabelled_pictures_come_beside_the_labelled_or_in_their_place(tmp_path
         if name == 'all':
             (data / 'train').rename(tmp_path / 'elsewhere')
         out = tmp_path / f'{name}.py'
-        write_config(Request(SMALL, 'kd', out, SMALL, ckpt, data, folder, **more))
+        write_config(Request(SMALL, 'kd', out, SMALL, ckpt, data, unlabelled=folder, **more))
         cfg = Config.fromfile(out)
         assert cfg.data_preprocessor.type == 'kd_plugins.ClsDataPreprocessor'
         assert cfg.data_preprocessor.num_classes == 3
@@ -436,4 +436,6 @@ def test_unlabelled_pictures_that_fit_nothing_are_refused(tmp_path, ckpt):
     assert says('dkd').startswith('--method dkd needs labels (kd_plugins.DKDLoss), and the')
     assert says('dot', unlabelled_ratio='all').startswith('--method dot keeps the gradient of')
     assert 'have 32 pictures, which 3 does not divide' in says(unlabelled_ratio=2)
+    with pytest.raises(ValueError, match=r'^--unlabelled is for classifiers, .* is a GFL\.$'):
+        Request(DENSE, 'bckd', out, DENSE, unlabelled=folder)
     assert '--unlabelled-ratio=0 is wrong: give a whole number, or all' in says(unlabelled_ratio=0)

@@ -55,6 +55,7 @@ def examine_values(
 
 def examine_unused(report: Report, unused: Sequence[str]) -> None:
     """Tell which parameters no loss reaches."""
+    report.unreached = list(unused)
     if unused:
         report.add(
             'warning',
@@ -187,6 +188,7 @@ def _teacher(report: Report) -> None:
     if found is not None and report.teacher_samples:
         _skill(report, found)
         _own_input(report, found)
+        _against_alone(report, found)
 
 
 def _skill(report: Report, found: Headline) -> None:
@@ -257,4 +259,30 @@ def _unlabelled(report: Report) -> None:
             f'the teacher gives one class to {100 * found.one_class:.0f} % of {found.samples} '
             'unlabelled pictures.',
             change,
+        )
+
+
+def _against_alone(report: Report, found: Headline) -> None:
+    """Compare the teacher with the student alone, on the same samples."""
+    taught, alone = found.value(report.teacher_metrics), found.value(report.alone_metrics)
+    if taught is None or alone is None:
+        return
+    said = (
+        f'{found.label} is {taught:.4g} of the teacher and {alone:.4g} of the student alone, on '
+        f'the same {report.teacher_samples} samples'
+    )
+    # Two standard errors of a difference of shares, were the answers independent.
+    p = (taught + alone) / 200
+    luck = 200 * math.sqrt(2 * p * (1 - p) / report.teacher_samples) if found.is_top1 else 0.0
+    if taught <= alone:
+        report.add(
+            'warning',
+            f'the teacher is no better than the student alone: {said}.',
+            'train a better teacher on this data first; there is little to learn from this one.',
+        )
+    elif taught - alone < max(CLEARLY, luck):
+        report.add(
+            'note',
+            f'the teacher is hardly better than the student alone: {said}.',
+            'draw more with --teacher-batches to be sure.',
         )

@@ -45,18 +45,19 @@ def take_gradients(
         found = {k: g for k, g in zip(trained, grads, strict=True) if g is not None}
         reached.update(found)
         own = {k: g for k, g in found.items() if id(trained[k]) in students}
-        norms[name] = _norm(own.values())
+        norms[name] = norm_of(own.values())
         if name.startswith('student.'):
             for key, grad in own.items():
                 task[key] = task[key] + grad if key in task else grad
     if task:
-        report.task_gradient = _norm(task.values())
+        report.task_gradient = norm_of(task.values())
     for term in report.terms:
         term.gradient = norms.get(f'distill.{term.name}')
     findings.examine_unused(report, sorted(set(trained) - reached))
 
 
-def _norm(grads: Iterable[Tensor]) -> float:
+def norm_of(grads: Iterable[Tensor]) -> float:
+    """Return the norm of gradients taken together."""
     return sum(g.float().pow(2).sum().item() for g in grads) ** 0.5
 
 

@@ -18,8 +18,11 @@ from kd_plugins import launch
 from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.checks import is_number
 from kd_plugins.compat import operators
+from kd_plugins.experiments.memory import PeakMemory
 from kd_plugins.experiments.timing import median, now
+from kd_plugins.inspect.check import calibration as calibrating
 from kd_plugins.inspect.check import findings
+from kd_plugins.inspect.check.boxes import examine_annotations
 from kd_plugins.inspect.check.convolutions import watch_convolutions
 from kd_plugins.inspect.check.describe import (
     describe_data,
@@ -29,8 +32,8 @@ from kd_plugins.inspect.check.describe import (
     tensors_in,
 )
 from kd_plugins.inspect.check.gradients import take_gradients
-from kd_plugins.inspect.check.memory import PeakMemory
-from kd_plugins.inspect.check.report import Cost, Read, Report, Term
+from kd_plugins.inspect.check.pictures import Pictures
+from kd_plugins.inspect.check.report import Calibration, Cost, Read, Report, Term
 from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
@@ -43,7 +46,13 @@ class _Enough(Exception):
 
 
 def check(
-    cfg: Config, iterations: int = 3, teacher_batches: int = 4, debug: bool = False
+    cfg: Config,
+    iterations: int = 3,
+    teacher_batches: int = 4,
+    debug: bool = False,
+    calibration: Calibration | None = None,
+    alone: str | None = None,
+    pictures: Pictures | None = None,
 ) -> Report:
     """Train a few iterations in a temporary directory and report.
 
@@ -57,17 +66,24 @@ def check(
         teacher_batches: On how many batches of the validation set, drawn at
             random, to evaluate the teacher; 0 for none.
         debug: Let errors through instead of reporting them.
+        calibration: Which ratio of the terms' gradients to the task's to propose
+            weights for, and over how many iterations to measure it, before the others.
+        alone: The checkpoint of a student that was trained alone, to compare the
+            teacher with.
+        pictures: Gets the first training pictures, as the pipeline makes them.
 
     Returns:
         The report, worst findings first.
     """
-    report = Report(config=str(cfg.filename or 'the config'))
+    report = Report(config=str(cfg.filename or 'the config'), calibration=calibration)
     steps = 'the config cannot be built'
+    if not examine_annotations(report, cfg):
+        return report
     with tempfile.TemporaryDirectory() as folder, silence():
         try:
             runner = launch.build_runner(_for_check(cfg, folder))
             steps = 'the training stops in its first iterations'
-            probe = _Probe(report, cfg, iterations)
+            probe = _Probe(report, cfg, iterations, pictures)
             runner.register_hook(probe)
             with contextlib.suppress(_Enough):
                 runner.train()
@@ -79,7 +95,7 @@ def check(
                     'give val_dataloader, val_evaluator and val_cfg.',
                 )
             elif report.teacher is not None and teacher_batches:
-                evaluate_teacher(report, runner, teacher_batches)
+                evaluate_teacher(report, runner, teacher_batches, alone)
         except (Exception, SystemExit) as error:
             if debug:
                 raise
@@ -114,13 +130,17 @@ class _Probe(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, report: Report, cfg: Config, iterations: int) -> None:
+    def __init__(
+        self, report: Report, cfg: Config, iterations: int, pictures: Pictures | None = None
+    ) -> None:
         self.report = report
+        self.pictures = pictures
         self.cfg = cfg
         self.iterations = iterations
         self.times: list[float] = []
         self.teacher_times: list[float] = []
         self.memory = PeakMemory()
+        self.left_to_calibrate = report.calibration.iterations if report.calibration else 0
 
     def before_train(self, runner: Runner) -> None:
         """Compare a checkpoint to start from with the model, which upstream does not do."""
@@ -131,6 +151,8 @@ class _Probe(Hook):
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         """Look at everything once, then let the iterations run."""
+        if self.pictures is not None:
+            self.pictures.add(data_batch, runner)
         if self.report.student is None:
             self._look(runner, data_batch)
             if self.report.teacher is not None and self.report.distils:
@@ -139,13 +161,37 @@ class _Probe(Hook):
                     lambda: begun.append(now()),
                     lambda *_: self.teacher_times.append(now() - begun.pop()),
                 )
-            self.memory.start()
-            self.started = now()
+            self._begin()
+        if self.left_to_calibrate > 0:
+            self._calibrate(runner, data_batch)
+
+    def _begin(self) -> None:
+        self.times.clear()
+        self.teacher_times.clear()
+        self.memory.start()
+        self.started = now()
+
+    def _calibrate(self, runner: Runner, batch: Any) -> None:
+        report, model = self.report, runner.model
+        assert report.calibration is not None
+        if not report.distils:
+            self.left_to_calibrate = 0
+            return
+        data = model.data_preprocessor(copy.deepcopy(batch), True)
+        with runner.optim_wrapper.optim_context(model):
+            losses = model._run_forward(data, mode='loss')
+        calibrating.measure(report.calibration, model, model.architecture, losses)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Take the time; leave after the last iteration."""
+        if self.left_to_calibrate > 0:
+            self.left_to_calibrate -= 1
+            if self.left_to_calibrate == 0:
+                self._propose(runner)
+                self._begin()
+            return
         self.times.append(now() - self.started)
         self.started = now()
         if len(self.times) == self.iterations:
@@ -153,9 +199,21 @@ class _Probe(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Leave a training that is shorter than that."""
-        self._leave(runner)
+        if self.times or runner.epoch + 1 >= runner.max_epochs:
+            self._leave(runner)
+
+    def _propose(self, runner: Runner) -> None:
+        assert self.report.calibration is not None
+        if self.report.distils:
+            self.report.calibration.iterations -= self.left_to_calibrate
+            calibrating.propose(self.report, runner.model)
+        self.left_to_calibrate = 0
 
     def _leave(self, runner: Runner) -> None:
+        if self.left_to_calibrate > 0:
+            self._propose(runner)
+        if not self.times:
+            raise _Enough
         # The first iteration pays for workers, caches and compiling.
         seconds = median(self.times, warm_up=1)
         data = self.report.data

@@ -123,6 +123,23 @@ class Sureness:
 
 
 @dataclass
+class Calibration:
+    """Of each term, the ratio of its gradient's norm to the task's, and a weight for another.
+
+    ``ratios`` are those of the batches in their order, of terms at their full
+    strength; ``proposed`` are the weights with which their median would be ``wanted``,
+    and ``line`` is the config's line that sets them.
+    """
+
+    wanted: float
+    iterations: int
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    proposed: dict[str, float] = field(default_factory=dict)
+    line: str = ''
+
+
+@dataclass
 class Report:
     """Everything that a check found out; what it did not get to is None.
 
@@ -133,7 +150,9 @@ class Report:
     has the name and the metrics of each. ``unlabelled`` is how sure the teacher is of
     the training's pictures without labels, and ``labelled`` of the validation's, where
     there are such pictures. ``snapshot`` says that the student itself
-    will be the teacher, and is not yet.
+    will be the teacher, and is not yet. ``alone_metrics`` are those of a student that was
+    trained alone, on the samples of ``teacher_metrics``. ``unreached`` names the trainable
+    parameters that no loss of the first batch reaches.
     """
 
     config: str
@@ -147,12 +166,15 @@ class Report:
     teacher_samples: int = 0
     unlabelled: Sureness | None = None
     labelled: Sureness | None = None
+    alone_metrics: dict[str, float] = field(default_factory=dict)
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)
     task_gradient: float | None = None
     terms: list[Term] = field(default_factory=list)
+    unreached: list[str] = field(default_factory=list)
     optimizer: str = ''
     groups: list[Group] = field(default_factory=list)
+    calibration: Calibration | None = None
     cost: Cost | None = None
     operators: str | None = None
     findings: list[Finding] = field(default_factory=list)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -26,7 +28,7 @@ def show(report: Report, console: Console) -> None:
         console.print(_networks(report))
     if report.terms:
         console.print(_terms(report))
-    for line in _lines(report):
+    for line in [*_calibration(report), *_lines(report)]:
         console.print(escape(line))
     verdict = '[bold green]ready to train[/]' if report.ok else '[bold red]not ready to train[/]'
     console.print(verdict)
@@ -64,6 +66,9 @@ def _networks(report: Report) -> Table:
         table.add_row('[dim]measured[/]', *empty, escape(said))
         for name, metrics in report.teacher_members:
             table.add_row('', *empty, escape(f'{_metrics(metrics)}: {name}'))
+        if report.alone_metrics:
+            alone = f'{_metrics(report.alone_metrics)}, trained alone'
+            table.add_row('', escape(alone), *empty)
     return table
 
 
@@ -101,6 +106,29 @@ def _terms(report: Report) -> Table:
             _number(term.gradient),
         )
     return table
+
+
+def _calibration(report: Report) -> list[str]:
+    calibration = report.calibration
+    if calibration is None or not calibration.ratios:
+        return []
+    lines = [
+        f"gradients beside the task's, over the first {calibration.iterations} iterations (median, "
+        'least and largest), warm-ups counted as over:'
+    ]
+    for name, ratios in calibration.ratios.items():
+        weight = calibration.weights.get(name)
+        lines.append(
+            f'  {name}: {statistics.median(ratios):.3g} ({min(ratios):.3g} to {max(ratios):.3g})'
+            + ('' if weight is None else f' with weight {weight:g}')
+        )
+    if calibration.line:
+        lines.append(
+            f'weights for a ratio of {calibration.wanted:g} each, which are a start and no '
+            'optimum: gradients change in the course of a training, and nobody knows the best:'
+        )
+        lines.append(calibration.line)
+    return lines
 
 
 def _number(value: float | None) -> str:

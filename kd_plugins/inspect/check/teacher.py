@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from mmengine.runner import Runner
 from torch import nn
 
+from kd_plugins.files.weights import load_weights
 from kd_plugins.inspect.check.report import Report
 from kd_plugins.inspect.check.unlabelled import ask_teacher, sureness
+from kd_plugins.networks import build_student_network
 from kd_plugins.teachers import AsTaught, teacher_of
 
 
-def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
+def evaluate_teacher(
+    report: Report, runner: Runner, batches: int, alone: str | None = None
+) -> None:
     """Run the validation's metrics on the teacher, over some batches.
 
     How sure it is of the training's pictures without labels is compared with that.
@@ -29,6 +33,11 @@ def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
         runner: The training's; its model is a distillation with a teacher, and
             there is a validation.
         batches: How many batches.
+        alone: The checkpoint of a student that was trained alone, to be measured on the
+            same batches.
+
+    Raises:
+        FileNotFoundError, ValueError: If that is no checkpoint of this student.
     """
     loop, taught = runner.val_loop, teacher_of(runner.model)
     drawn = [*itertools.islice(loop.dataloader, batches)]
@@ -44,6 +53,21 @@ def evaluate_teacher(report: Report, runner: Runner, batches: int) -> None:
     network = taught.teacher.network
     if network is not None and taught.own_input_differed:
         report.teacher_own_metrics, _ = _measure(loop, network, drawn)
+    if alone is not None:
+        student = _student_of(runner)
+        load_weights(student, alone, '--alone', 'student alone')
+        report.alone_metrics, _ = _measure(loop, student.eval(), drawn)
+
+
+def _student_of(runner: Runner) -> nn.Module:
+    """Return a network like the training's student, outside of any distillation."""
+    model = runner.cfg.get('model') or {}
+    architecture = model.get('architecture')
+    if not isinstance(architecture, Mapping):
+        return copy.deepcopy(getattr(runner.model, 'architecture', runner.model))
+    top = runner.cfg.get('data_preprocessor') or model.get('data_preprocessor')
+    device = next(runner.model.parameters()).device
+    return build_student_network(architecture, top).to(device)
 
 
 def _measure(

@@ -1,0 +1,12 @@
+# python tools/train.py configs/vanilla/resnet50_1xb64_cifar100.py
+# python tools/train.py configs/dist_kd/dist_resnet50_mobilenetv2_1xb64_cifar100.py
+_base_ = ['../kd/kd_resnet50_mobilenetv2_1xb64_cifar100.py']
+
+model = dict(
+    architecture=dict(head=dict(loss=dict(loss_weight=1.0))),
+    distiller=dict(
+        distill_losses=dict(
+            loss_kd=dict(_delete_=True, type='kd_plugins.DISTLoss', tau=4.0, loss_weight=2.0),
+        ),
+    ),
+)

@@ -1,0 +1,13 @@
+# python tools/train.py configs/vanilla/vgg13_1xb64_cifar100.py
+# python tools/train.py configs/lskd/lskd_kd_vgg13_mobilenetv2_1xb64_cifar100.py
+_base_ = ['../kd/kd_vgg13_mobilenetv2_1xb64_cifar100.py']
+
+model = dict(
+    distiller=dict(
+        distill_losses=dict(
+            loss_kd=dict(
+                tau=dict(_delete_=True, type='kd_plugins.LSKDTemperature', tau=3.0), loss_weight=9.0
+            ),
+        ),
+    ),
+)

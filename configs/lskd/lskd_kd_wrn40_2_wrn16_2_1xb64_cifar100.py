@@ -1,0 +1,13 @@
+# python tools/train.py configs/vanilla/wrn40_2_1xb64_cifar100.py
+# python tools/train.py configs/lskd/lskd_kd_wrn40_2_wrn16_2_1xb64_cifar100.py
+_base_ = ['../kd/kd_wrn40_2_wrn16_2_1xb64_cifar100.py']
+
+model = dict(
+    distiller=dict(
+        distill_losses=dict(
+            loss_kd=dict(
+                tau=dict(_delete_=True, type='kd_plugins.LSKDTemperature', tau=2.0), loss_weight=9.0
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,130 @@
+"""YOLO: a text file for each picture, a line for each object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kd_plugins.datasets.boxes.reading import (
+    HELD_OUT,
+    AnnotationError,
+    Boxes,
+    Builder,
+    Split,
+    held_out,
+    lines_of,
+    pictures_in,
+    size_of,
+)
+
+#: Files that hold one name on each line.
+_NAMES = ('classes.txt', 'obj.names', 'labels/classes.txt', 'names.txt')
+
+
+def read(data: Path) -> Boxes | None:
+    """Read a YOLO folder; None if it is none.
+
+    A line is ``class x y width height`` (the centre first, in parts of the picture), or
+    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, of which the box is taken.
+
+    Raises:
+        AnnotationError: If a file does not parse.
+        ValueError: If a part, or the names of the classes, are missing.
+    """
+    folders = {name: pair for name in ('train', *HELD_OUT) if (pair := _folders(data, name))}
+    if not folders:
+        return None
+    val = held_out(list(folders))
+    if 'train' not in folders or val is None:
+        raise ValueError(
+            f'--data {str(data)!r} has labels for {", ".join(folders)} only: give a training and a '
+            'validation part, as images/train and images/val.'
+        )
+    classes = _names(data)
+    train, held = (_split(data, *folders[name], classes) for name in ('train', val))
+    return Boxes('YOLO', classes, train, held)
+
+
+def _folders(data: Path, name: str) -> tuple[Path, Path] | None:
+    """Return the folders of pictures and of labels of a part."""
+    for pictures, labels in (
+        (f'images/{name}', f'labels/{name}'),
+        (f'{name}/images', f'{name}/labels'),
+    ):
+        if (data / pictures).is_dir() and (data / labels).is_dir():
+            return data / pictures, data / labels
+    return None
+
+
+def _names(data: Path) -> list[str]:
+    for path in sorted([*data.glob('*.yaml'), *data.glob('*.yml')]):
+        try:
+            content = yaml.safe_load(path.read_text(encoding='utf-8'))
+        except yaml.YAMLError as error:
+            mark = getattr(error, 'problem_mark', None)
+            raise AnnotationError(path, mark and mark.line + 1, f'is no YAML: {error}') from None
+        names: Any = content.get('names') if isinstance(content, dict) else None
+        if isinstance(names, dict):
+            if sorted(names) != list(range(len(names))):
+                raise AnnotationError(path, None, f'names has the numbers {sorted(names)}, not all '
+                                      'from 0 on')  # fmt: skip
+            names = [names[i] for i in range(len(names))]
+        if isinstance(names, list) and names:
+            return [str(name) for name in names]
+    for name in _NAMES:
+        if (data / name).is_file():
+            return [line for _, line in lines_of(data / name)]
+    raise ValueError(
+        f'--data {str(data)!r} has YOLO labels, and nothing that names the classes: give a '
+        'data.yaml with names, or a classes.txt.'
+    )
+
+
+def _split(data: Path, pictures: Path, labels: Path, classes: list[str]) -> Split:
+    builder, found = Builder(classes, data), pictures_in(pictures)
+    for path in sorted(labels.rglob('*.txt')):
+        name = str(path.relative_to(labels).with_suffix(''))
+        if name not in found and path.name != 'classes.txt':
+            raise AnnotationError(path, None, f'there is no picture called {name!r} for it')
+    for name, path in found.items():
+        width, height = size_of(path)
+        builder.picture(path, width, height)
+        file = labels / f'{name}.txt'
+        # A picture without a file has no object.
+        for number, line in lines_of(file) if file.is_file() else ():
+            label, box = _parse(file, number, line, len(classes))
+            x, y, w, h = box
+            builder.box(label, x * width, y * height, w * width, h * height)
+    return Split(builder.content, data)
+
+
+def _parse(
+    file: Path, number: int, line: str, classes: int
+) -> tuple[int, tuple[float, float, float, float]]:
+    """Return the class of a line, and its box: its corner, width and height."""
+    try:
+        values = [float(part) for part in line.split()]
+    except ValueError:
+        raise AnnotationError(file, number, f'{line!r} are not all numbers') from None
+    polygon = len(values) >= 7 and len(values) % 2 == 1
+    if len(values) != 5 and not polygon:
+        raise AnnotationError(
+            file, number, f'{line!r} has {len(values)} numbers, and not a class and a box of four'
+        )
+    label, place = values[0], values[1:]
+    if label != int(label) or not 0 <= label < classes:
+        raise AnnotationError(
+            file, number, f'the class {label:g} is none of the {classes} that are named, 0 to '
+            f'{classes - 1}'
+        )  # fmt: skip
+    if not all(-1 <= value <= 2 for value in place):
+        raise AnnotationError(
+            file, number, f'{line!r} is in pixels: YOLO counts in parts of the picture, 0 to 1'
+        )
+    if polygon:
+        xs, ys = place[::2], place[1::2]
+        return int(label), (min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys))
+    x, y, width, height = place
+    return int(label), (x - width / 2, y - height / 2, width, height)

@@ -1,0 +1,270 @@
+"""The student alone: what a distillation is to be compared with, made from its config."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+
+from kd_plugins.networks import initialisations, resolve_network
+from kd_plugins.registry import name_of
+
+#: Hooks of a distillation, which have nothing to do without one.
+_DISTILLS = ('CurriculumTemperatureHook', 'GradientCosineHook', 'StopDistillHook')
+#: Hooks that change how the student itself learns: without them it is another training.
+_TRAINS = ('CTCHook',)
+#: Settings of :class:`kd_plugins.DOTOptimWrapper` that no other wrapper has.
+_DOTS_OWN = ('delta', 'distill_keys')
+#: What has to be the same in two trainings for their figures to be compared: data, steps.
+_SAME = (
+    ('data', 'data_preprocessor'),
+    *(('data', f'{split}_dataloader.{key}') for split in ('train', 'val') for key in ('dataset',)),
+    ('data', 'val_evaluator'),
+    ('steps', 'train_dataloader.batch_size'),
+    ('steps', 'train_dataloader.sampler'),
+    ('steps', 'train_dataloader.batch_sampler'),
+    ('steps', 'train_dataloader.drop_last'),
+    ('steps', 'train_cfg'),
+    ('steps', 'optim_wrapper.accumulative_counts'),
+)
+#: What a method may have its own of, and what is worth saying where it has.
+_TOLD = ('optim_wrapper', 'param_scheduler', 'load_from', 'custom_hooks', 'auto_scale_lr')
+#: Parts of these that change no figure, or are looked at by themselves.
+_ELSEWHERE = (
+    'val_interval', 'val_begin', 'dynamic_intervals', 'accumulative_counts', '_scope_',
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Alone:
+    """The config of a student alone.
+
+    Args:
+        cfg: The config of its training.
+        notes: What was changed in it that does not go without saying.
+    """
+
+    cfg: Config
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting that two configs have otherwise.
+
+    Args:
+        of: ``'data'``, ``'steps'``, ``'student'`` or ``'training'``.
+        key: The config key.
+        first, second: What the one and the other say; None where it says nothing.
+    """
+
+    of: str
+    key: str
+    first: Any
+    second: Any
+
+    def __str__(self) -> str:
+        return f'{self.key} is {_short(self.first)} and {_short(self.second)}'
+
+
+def student_alone(cfg: Config) -> Alone:
+    """Return the config of the student alone, with the same data, steps and random numbers.
+
+    The model is ``model.architecture``; DOT's optimizer wrapper becomes an ordinary
+    one; hooks of the distillation are left out. The weight of the student's own
+    loss, which a method may have lowered, is what it is without one: that of the
+    config behind ``cfg_path``, and 1 for a head that is written out.
+
+    Args:
+        cfg: The config of a distillation; it is not changed.
+
+    Raises:
+        ValueError: If it has no student alone in it.
+    """
+    model = cfg.get('model') or {}
+    if 'architecture' not in model or 'distiller' not in model:
+        raise ValueError(
+            f'{cfg.filename}: model.type={name_of(model.get("type"))!r} has no model.architecture '
+            'beside a distiller, so there is no student alone to take out of it: give the config '
+            'of the student alone by --alone.'
+        )
+    # Of a new-style config the names of its types, which a file can hold.
+    alone, notes = Config(copy.deepcopy(cfg.to_dict())), []
+    for hook in _hooks_of(cfg):
+        if name_of(hook.get('type')) in _TRAINS:
+            raise ValueError(
+                f'{cfg.filename}: {name_of(hook["type"])} sets how the student itself trains, and '
+                'without it this is another training: give the config of the student alone by '
+                '--alone.'
+            )
+    alone.model, weights = _student(alone)
+    if weights:
+        notes.append(
+            f"the weight of the student's own loss, {', '.join(f'{w:g}' for w in weights)} in the "
+            'distillation, is what it is without one'
+        )
+    for name, hook in list((alone.get('default_hooks') or {}).items()):
+        if hook and name_of(hook.get('type')) in _DISTILLS:
+            alone.default_hooks.pop(name)
+    if alone.get('custom_hooks'):
+        alone.custom_hooks = [
+            hook for hook in alone.custom_hooks if name_of(hook.get('type')) not in _DISTILLS
+        ]
+    wrapper = alone.get('optim_wrapper') or {}
+    if name_of(wrapper.get('type')) == 'DOTOptimWrapper':
+        alone.optim_wrapper = _without_dot(wrapper)
+        notes.append('it trains with plain SGD, without DOT')
+    return Alone(alone, notes)
+
+
+def _student(cfg: Config) -> tuple[dict[str, Any], list[float]]:
+    """Return the student's config, and which weights of its loss were undone."""
+    model, weights = cfg.model, []
+    architecture = copy.deepcopy(dict(model.architecture))
+    if 'cfg_path' in architecture:
+        weights = [weight for weight in _drop_weights(architecture) if weight != 1]
+        network, pretrained = resolve_network(architecture, 'model.architecture')
+        student = dict(network)
+        if pretrained:
+            student['init_cfg'] = dict(type='Pretrained', checkpoint=pretrained)
+    else:
+        student = architecture
+        head = student.get('head')
+        loss = head.get('loss') if isinstance(head, Mapping) else None
+        if isinstance(loss, Mapping) and loss.get('loss_weight', 1.0) != 1.0:
+            weights = [loss['loss_weight']]
+            loss['loss_weight'] = 1.0  # type: ignore[index]
+    preprocessor = model.get('data_preprocessor')
+    if cfg.get('data_preprocessor') is not None:
+        # The Runner puts it only where there is none, and in a distillation it counts first.
+        student.pop('data_preprocessor', None)
+    elif preprocessor is not None:
+        student['data_preprocessor'] = preprocessor
+    if model.get('init_cfg'):
+        own = student.get('init_cfg')
+        student['init_cfg'] = [*initialisations(model.init_cfg), *initialisations(own)]
+    return student, weights
+
+
+def _drop_weights(overrides: Any) -> Iterator[float]:
+    """Take every ``loss_weight`` out of what overrides an upstream config; yield it."""
+    if isinstance(overrides, dict):
+        for key, value in list(overrides.items()):
+            if key == 'loss_weight':
+                yield overrides.pop(key)
+            else:
+                yield from _drop_weights(value)
+    elif isinstance(overrides, list):
+        for value in overrides:
+            yield from _drop_weights(value)
+
+
+def _without_dot(wrapper: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {key: value for key, value in wrapper.items() if key not in _DOTS_OWN}
+    if plain.get('dtype'):
+        plain['type'] = 'AmpOptimWrapper'
+    else:
+        # mmengine's OptimWrapper is what it takes where there is no type.
+        for key in ('type', 'dtype', 'loss_scale'):
+            plain.pop(key, None)
+    optimizer = dict(plain['optimizer'])
+    if name_of(optimizer.get('type')) == 'DOTSGD':
+        optimizer['type'] = 'SGD'
+        optimizer.pop('delta', None)
+    plain['optimizer'] = optimizer
+    return plain
+
+
+def differences(first: Config, second: Config, of_students: bool = False) -> list[Difference]:
+    """Return what two trainings differ in, as far as it may change their figures.
+
+    Args:
+        first, second: The configs.
+        of_students: Whether both are students alone, whose models have to agree.
+
+    Returns:
+        The first difference below each key, those of data and steps first.
+    """
+    wanted = [*_SAME, *([('student', 'model')] if of_students else []),
+              *(('training', key) for key in _TOLD)]  # fmt: skip
+    found: list[Difference] = []
+    for of, key in wanted:
+        if any(key.startswith(each.key) for each in found):
+            continue
+        both = [_plain(_at(cfg, key)) for cfg in (first, second)]
+        if key == 'model':
+            both = [{k: v for k, v in each.items() if k != 'data_preprocessor'} for each in both]
+        elif key == 'custom_hooks':
+            both = [_kinds(value) for value in both]
+        elif key == 'data_preprocessor' and not all(each and each.get('type') for each in both):
+            # Networks of mmpretrain add the type themselves.
+            both = [each and {k: v for k, v in each.items() if k != 'type'} for each in both]
+        found += [Difference(of, *each) for each in _unlike(key, *both)][:1]
+    return found
+
+
+def _preprocessor(cfg: Config) -> Any:
+    """Return the student's preprocessor, wherever it is."""
+    model = cfg.get('model') or {}
+    own, top = model.get('data_preprocessor'), cfg.get('data_preprocessor')
+    if 'architecture' not in model:
+        return own or top
+    if top or own:
+        return top or own
+    architecture = model['architecture']
+    if 'cfg_path' in architecture:
+        architecture, _ = resolve_network(architecture, 'model.architecture')
+    return architecture.get('data_preprocessor')
+
+
+def _at(cfg: Config, key: str) -> Any:
+    if key == 'data_preprocessor':
+        return _preprocessor(cfg)
+    value: Any = cfg
+    for part in key.split('.'):
+        value = value.get(part) if isinstance(value, Mapping | Config) else None
+    return value
+
+
+def _plain(value: Any) -> Any:
+    """Return plain values, with names in the place of classes."""
+    if isinstance(value, Mapping):
+        return {
+            str(k): name_of(v) if k == 'type' else _plain(v)
+            for k, v in value.items()
+            if k not in _ELSEWHERE
+        }
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _kinds(hooks: Any) -> Any:
+    return sorted(hook['type'] for hook in hooks or () if hook['type'] not in _DISTILLS)
+
+
+def _unlike(key: str, first: Any, second: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(first, dict) and isinstance(second, dict):
+        for name in dict.fromkeys([*first, *second]):
+            yield from _unlike(f'{key}.{name}', first.get(name), second.get(name))
+    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
+        for i, pair in enumerate(zip(first, second, strict=True)):
+            yield from _unlike(f'{key}[{i}]', *pair)
+    elif first != second:
+        yield key, first, second
+
+
+def _short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 80 else f'{said[:77]}...'
+
+
+def _hooks_of(cfg: Config) -> list[Mapping[str, Any]]:
+    return [
+        hook
+        for hook in [*(cfg.get('default_hooks') or {}).values(), *(cfg.get('custom_hooks') or ())]
+        if isinstance(hook, Mapping)
+    ]

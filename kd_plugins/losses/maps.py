@@ -1,0 +1,193 @@
+"""What the terms on feature maps (CWD, PKD, MGD, SL2) share: checks, precision, levels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_plugins import checks
+from kd_plugins.losses.base import WeightedLoss, at_least_float32
+from kd_plugins.structures import FeaturesSpec, as_maps
+
+
+class MapsLoss(WeightedLoss):
+    """Base of the losses on one or several feature maps, added up over the levels.
+
+    Args:
+        loss_weight: As in :class:`WeightedLoss`.
+        levels: Which levels take part, counted from 0, the first one. None for all.
+
+    Raises:
+        ValueError: On a setting out of range, or maps that differ. What is known of two necks is
+            compared before training, the rest in the first step.
+    """
+
+    #: Whether heights and widths may differ.
+    resizes = False
+
+    def __init__(self, loss_weight: float = 1.0, levels: Sequence[int] | None = None) -> None:
+        super().__init__(loss_weight)
+        if levels is not None:
+            key = f'{type(self).__name__}.levels'
+            right = 'a list of different levels, counted from 0'
+            if isinstance(levels, (str, int)) or len(set(levels)) != len(levels) or not levels:
+                raise checks.refuse(key, levels, right)
+            levels = [checks.whole_number(key, level, 0, right) for level in levels]
+        self.levels = levels
+
+    def taken_channels(self, spec: Any) -> tuple[int, ...] | None:
+        """Channels that the loss can compare with the teacher's; None if anything fits."""
+        return spec.channels
+
+    def check_specs(self, key: str, preds_S: Any = None, preds_T: Any = None, **_: Any) -> None:
+        """Refuse two networks whose maps will differ.
+
+        Args:
+            key: The config key of this loss.
+            preds_S: What is known of the student's maps behind the connector, or None.
+            preds_T: What is known of the teacher's, or None.
+
+        Raises:
+            ValueError: Naming both sides.
+        """
+        if not (isinstance(preds_S, FeaturesSpec) and isinstance(preds_T, FeaturesSpec)):
+            return
+        known = preds_S.strides is not None and preds_T.strides is not None
+        strides_differ = known and not self.resizes and preds_S.strides != preds_T.strides
+        taken = self.taken_channels(preds_S)
+        if len(preds_S.channels) != len(preds_T.channels) or strides_differ or (
+            taken is not None and taken != preds_T.channels
+        ):  # fmt: skip
+            raise ValueError(
+                f'{key} compares level with level, but {preds_S.source} of the student gives '
+                f'{preds_S.said}, and {preds_T.source} of the teacher {preds_T.said}: give '
+                'networks with the same levels, and a connector where their channels differ.'
+            )
+        if self.levels is not None and max(self.levels) >= len(preds_S.channels):
+            raise ValueError(
+                f'{key}.levels={self.levels} do not fit {preds_S.source} of the student, which '
+                f'gives {preds_S.said}: count them from 0.'
+            )
+
+    def _maps(
+        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Return pairs of maps that take part; the teacher's detached, in float32 or better.
+
+        The student's keep their precision: what is learned between both may run in half.
+        """
+        both = [as_maps(preds_S), [at_least_float32(x.detach()) for x in as_maps(preds_T)]]
+        shapes_S, shapes_T = ([tuple(x.shape) for x in maps] for maps in both)
+        if (
+            not shapes_S
+            or len(shapes_S) != len(shapes_T)
+            or any(len(shape) != 4 for shape in shapes_S + shapes_T)
+            or any(a[0] != b[0] for a, b in zip(shapes_S, shapes_T, strict=True))
+            or (
+                not self.resizes
+                and any(a[2:] != b[2:] for a, b in zip(shapes_S, shapes_T, strict=True))
+            )
+        ):
+            raise ValueError(
+                f'{type(self).__name__} needs maps (N, C, H, W) of the same levels'
+                f'{"" if self.resizes else " and sizes"}, but preds_S has {shapes_S} and preds_T '
+                f'has {shapes_T}: check the sources of the recorders (and data_idx where a module '
+                'returns several).'
+            )
+        pairs = list(zip(*both, strict=True))
+        if self.levels is None:
+            return pairs
+        if max(self.levels) >= len(pairs):
+            raise ValueError(
+                f'{type(self).__name__}.levels={self.levels} do not fit {len(pairs)} levels: count '
+                'them from 0.'
+            )
+        return [pairs[level] for level in self.levels]
+
+    def _check_channels(self, x_S: Tensor, x_T: Tensor) -> None:
+        if x_S.shape[1] != x_T.shape[1]:
+            raise ValueError(
+                f'{type(self).__name__} needs maps of the same channels, but preds_S has '
+                f'{tuple(x_S.shape)} and preds_T has {tuple(x_T.shape)}: give a connector, such as '
+                "dict(type='mmrazor.ConvModuleConnector', in_channel=<student's>, "
+                "out_channel=<teacher's>)."
+            )
+
+
+class ProjectedMapsLoss(MapsLoss):
+    """Base of the losses with layers of their own on the student's maps, one module a level.
+
+    Args:
+        channels_S: Channels of the student's maps that take part, the first level first.
+        channels_T: Those of the teacher's.
+        loss_weight, levels: As in :class:`MapsLoss`.
+    """
+
+    def __init__(
+        self,
+        channels_S: Sequence[int],
+        channels_T: Sequence[int],
+        loss_weight: float,
+        levels: Sequence[int] | None,
+    ) -> None:
+        super().__init__(loss_weight, levels)
+        name = type(self).__name__
+        for key, value in (('channels_S', channels_S), ('channels_T', channels_T)):
+            if isinstance(value, (str, int)) or not len(value):
+                raise checks.refuse(f'{name}.{key}', value, 'a list of channels, one a level')
+            for channels in value:
+                checks.whole_number(f'{name}.{key}', channels)
+        number = len(channels_S)
+        for key, more in (('channels_T', channels_T), ('levels', levels)):
+            if more is not None and len(more) != number:
+                raise checks.refuse(f'{name}.{key}', more, f'one for each of {number} levels')
+        self.channels_S, self.channels_T = tuple(channels_S), tuple(channels_T)
+        self.projectors = nn.ModuleList(
+            self.projector(*pair) for pair in zip(channels_S, channels_T, strict=True)
+        )
+
+    def projector(self, channels_S: int, channels_T: int) -> nn.Module:
+        """Return the layers of one level."""
+        raise NotImplementedError
+
+    def taken_channels(self, spec: Any) -> tuple[int, ...] | None:
+        return None
+
+    def check_specs(self, key: str, preds_S: Any = None, preds_T: Any = None, **_: Any) -> None:
+        """Refuse networks whose maps have other channels than the settings say."""
+        super().check_specs(key, preds_S, preds_T)
+        for name, side, spec in (
+            ('channels_S', 'student', preds_S),
+            ('channels_T', 'teacher', preds_T),
+        ):
+            if not isinstance(spec, FeaturesSpec):
+                continue
+            levels = range(len(spec.channels)) if self.levels is None else self.levels
+            expected = tuple(spec.channels[level] for level in levels)
+            if getattr(self, name) != expected:
+                raise ValueError(
+                    f'{key}.{name}={list(getattr(self, name))} does not fit {spec.source} of the '
+                    f'{side}, which gives {spec.said}: give {list(expected)}.'
+                )
+
+    def _projected(
+        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
+    ) -> list[tuple[Any, Tensor, Tensor]]:
+        """Return the module and both maps of every level."""
+        pairs = self._maps(preds_S, preds_T)
+        found = tuple(zip(*((a.shape[1], b.shape[1]) for a, b in pairs), strict=True))
+        if found != (self.channels_S, self.channels_T):
+            raise ValueError(
+                f'{type(self).__name__}.channels_S={list(self.channels_S)}, '
+                f'channels_T={list(self.channels_T)} do not fit maps of {list(found[0])} (student) '
+                f'and {list(found[1])} channels (teacher).'
+            )
+        return [(m, a, b) for m, (a, b) in zip(self.projectors, pairs, strict=True)]
+
+
+def added(parts: Sequence[Tensor]) -> Tensor:
+    """Sum of scalars, one a level."""
+    return torch.stack(list(parts)).sum()

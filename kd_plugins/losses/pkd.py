@@ -1,0 +1,97 @@
+"""PKD: every channel is to be correlated with the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kd_plugins.losses.base import at_least_float32
+from kd_plugins.losses.maps import MapsLoss, added
+from kd_plugins.registry import MODELS
+
+#: Added to every deviation in the published code.
+EPS = 1e-6
+#: The least deviation of a channel, as a share of the mean of all channels' deviations.
+LEAST = 1e-3
+
+
+def pkd_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
+    """Half the mean squared difference of both maps, standardised channel by channel.
+
+    A channel's mean and its unbiased deviation are taken over the batch and all positions. With n
+    values a channel that is ``(1 - mean r) * (n - 1) / n``, r being Pearson's correlation of a
+    channel with the teacher's.
+
+    Args:
+        preds_S: The student's map, shape (N, C, H, W).
+        preds_T: The teacher's, of that shape.
+
+    Returns:
+        Scalar, from 0 to 2; 0 where a channel has fewer than two values. A channel that is
+        constant has no correlation, and a gradient within 1 / LEAST of the other channels'.
+
+    Source: Cao, Zhang, Gao, Cheng, Cheng, Zhang, "PKD: General Distillation Framework for Object
+    Detectors via Pearson Correlation Coefficient", NeurIPS 2022, arXiv 2207.02039, equations 2
+    to 4; the constant 1e-6 is that of mmrazor and of github.com/jbwang1997/CrossKD.
+    """
+    x_S, x_T = (x.transpose(0, 1).flatten(1) for x in (preds_S, preds_T))
+    if x_S.shape[1] < 2:
+        return x_S.sum() * 0
+    return F.mse_loss(_standardized(x_S), _standardized(x_T)) / 2
+
+
+def _standardized(x: Tensor) -> Tensor:
+    mean, std = x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True)
+    typical = std.detach().mean()
+    # Where no channel has a deviation, no share of it can be the least.
+    least = torch.where(typical > 0, LEAST * typical, torch.ones_like(typical))
+    return (x - mean) / (torch.maximum(std, least) + EPS)
+
+
+@MODELS.register_module()
+class PKDLoss(MapsLoss):
+    """:func:`pkd_loss`, added up over the levels, times ``loss_weight``.
+
+    In a config ``kd_plugins.PKDLoss``; mmrazor's loss of that name is the same where no channel
+    of the student is constant. Such a channel gets a gradient a million times as large there, a
+    level of one position and one picture NaN, and only the heights are compared before maps are
+    resized.
+
+    Args:
+        loss_weight: Factor of the loss. Published: 6 between two-stage detectors, 10 between
+            dense ones.
+        levels: Which levels take part, counted from 0; None for all. Published: the first four of
+            five, ``(0, 1, 2, 3)``.
+
+    Raises:
+        ValueError: On a setting out of range, or maps of other channels or levels. Maps of
+            another size are resized to the teacher's, bilinearly.
+
+    Source: as :func:`pkd_loss`.
+    """
+
+    resizes = True
+
+    def __init__(self, loss_weight: float = 10.0, levels: Sequence[int] | None = None) -> None:
+        super().__init__(loss_weight, levels)
+
+    def forward(
+        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
+    ) -> Tensor:
+        """Return the loss, a scalar in float32 or better.
+
+        Args:
+            preds_S: The student's map, (N, C, H, W), or several, one a level.
+            preds_T: The teacher's; detached here.
+        """
+        parts = []
+        for x_S, x_T in self._maps(preds_S, preds_T):
+            self._check_channels(x_S, x_T)
+            x_S = at_least_float32(x_S)
+            if x_S.shape[2:] != x_T.shape[2:]:
+                x_S = F.interpolate(x_S, x_T.shape[2:], mode='bilinear')
+            parts.append(pkd_loss(x_S, x_T))
+        return added(parts) * self.loss_weight

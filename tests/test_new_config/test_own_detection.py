@@ -1,0 +1,309 @@
+"""Configs of detectors on data of one's own."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import ROOT
+from helpers.own_boxes import CLASSES, coco_folder, voc_folder, yolo_folder
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from kd_plugins.datasets.boxes import read_boxes
+from kd_plugins.inspect.check import check
+from kd_plugins.inspect.check.pictures import Pictures
+from kd_plugins.networks import build_network, classes_of, resolve_network
+from kd_plugins.new_config.detection import heads_of
+from kd_plugins.new_config.writing import Request, new_config, write_config
+
+STUDENT = str(ROOT / 'configs/vanilla/gfl_scenes_student.py')
+TEACHER = str(ROOT / 'configs/vanilla/gfl_scenes_teacher.py')
+TWO_STAGE = str(ROOT / 'configs/vanilla/faster-rcnn_scenes_student.py')
+GFL = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+
+
+@pytest.fixture(scope='module')
+def own(tmp_path_factory):
+    """The same scenes in three forms."""
+    root = tmp_path_factory.mktemp('own')
+    source = coco_folder(root / 'coco')
+    voc_folder(source, root / 'voc')
+    yolo_folder(source, root / 'yolo')
+    return root
+
+
+def written(path, student, method='alone', teacher=None, ckpt=None, data=None, batch=None):
+    request = Request(student, method, path, teacher, ckpt, data, batch)
+    write_config(request)
+    return Config.fromfile(path)
+
+
+@pytest.mark.parametrize('form', ['coco', 'voc', 'yolo'])
+def test_a_config_for_each_form_trains(own, tmp_path, form):
+    student = TWO_STAGE if form == 'voc' else STUDENT
+    cfg = written(tmp_path / 'my.py', student, data=own / form, batch=4)
+    report = check(cfg, iterations=2, teacher_batches=0, debug=True)
+    assert report.ok and report.data.samples == 8 and report.data.classes == 10
+    assert report.student.classes == 10 and report.data.batch_size == 4
+    assert cfg.val_evaluator.type == cfg.test_evaluator.type == 'CocoMetric'
+    annotations = Path(cfg.val_evaluator.ann_file)
+    assert len(json.loads(annotations.read_text())['images']) == 4
+    # COCO's own files are used as they are, others are written beside the config.
+    assert annotations.is_relative_to(own / 'coco' if form == 'coco' else tmp_path)
+
+
+def test_of_all_forms_the_same_is_learnt(own, tmp_path):
+    """One batch in the same order: the same pictures and boxes, so the same losses."""
+    losses = []
+    for form in ('coco', 'voc', 'yolo'):
+        cfg = written(tmp_path / f'{form}.py', STUDENT, data=own / form, batch=8)
+        cfg.train_dataloader.sampler.shuffle = False
+        losses.append(check(cfg, 1, 0, debug=True).losses)
+    assert losses[0].keys() == losses[1].keys() and len(losses[0]) == 3
+    for other in losses[1:]:
+        assert other == pytest.approx(losses[0], rel=1e-4)
+
+
+def test_the_learning_rate_and_the_warm_up_follow_from_the_batch(own, tmp_path):
+    base = Config.fromfile(STUDENT)
+    cfg = written(tmp_path / 'a.py', STUDENT, data=own / 'coco', batch=2)
+    assert base.auto_scale_lr.base_batch_size == 8 and cfg.train_dataloader.batch_size == 2
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(base.optim_wrapper.optimizer.lr / 4)
+    assert cfg.optim_wrapper.optimizer.type == 'AdamW'
+    assert cfg.auto_scale_lr.base_batch_size == 2
+    # A warm-up of 500 iterations would be longer than the training of 4 iterations an epoch.
+    warmup = [s for s in cfg.param_scheduler if s.type == 'LinearLR'][0]
+    assert warmup.end == 4 < [s for s in base.param_scheduler if s.type == 'LinearLR'][0].end
+    assert '--auto-scale-lr' in (tmp_path / 'a.py').read_text()
+    same = written(tmp_path / 'b.py', STUDENT, data=own / 'coco')
+    assert same.optim_wrapper.optimizer.lr == base.optim_wrapper.optimizer.lr
+    stock = written(tmp_path / 'c.py', GFL, data=own / 'voc', batch=4)
+    assert stock.optim_wrapper.optimizer.lr == pytest.approx(0.01 / 4)
+    assert [s.type for s in stock.param_scheduler] == ['LinearLR', 'MultiStepLR']
+
+
+@pytest.mark.parametrize('path, heads', [
+    (GFL, 1),
+    ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 1),
+    ('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', 3),
+    ('mmdet::detr/detr_r50_8xb2-150e_coco.py', 1),
+    ('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', 1),
+    ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 1),
+    ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', 1),
+    ('mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', 1),
+])  # fmt: skip
+def test_all_heads_of_stock_detectors_get_the_classes(path, heads):
+    override = heads_of(path, 7)
+    network, _ = resolve_network(dict(cfg_path=path, **override), 'x')
+    network.pop('init_cfg', None)
+    network.backbone.pop('init_cfg', None)
+    init_default_scope('mmdet')
+    model = build_network(network, 'x')
+    assert classes_of(model) == 7
+    heads_seen = [
+        module.num_classes
+        for name, module in model.named_modules()
+        if isinstance(getattr(module, 'num_classes', None), int) and 'rpn' not in name
+    ]
+    assert set(heads_seen) == {7} and len(heads_seen) >= heads
+
+
+def test_datasets_that_mix_others_keep_doing_so(own, tmp_path):
+    cfg = written(tmp_path / 'yolox.py', 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py',
+                  data=own / 'yolo', batch=2)  # fmt: skip
+    mixed = cfg.train_dataloader.dataset
+    assert mixed.type == 'MultiImageMixDataset' and len(mixed.pipeline) > 2
+    assert mixed.dataset.type == 'CocoDataset' and mixed.dataset.data_root == str(own / 'yolo')
+    assert [step.type for step in mixed.dataset.pipeline] == [
+        'LoadImageFromFile',
+        'LoadAnnotations',
+    ]
+    assert mixed.dataset.metainfo.classes == CLASSES
+
+
+def save(path, target, classes=None):
+    network, _ = resolve_network(dict(cfg_path=path), 'x')
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    model = build_network(network, 'x')
+    content = dict(state_dict=model.state_dict())
+    if classes:
+        content['meta'] = dict(dataset_meta=dict(classes=tuple(classes)))
+    torch.save(content, target)
+    return str(target)
+
+
+def test_a_distillation_on_own_data_trains(own, tmp_path):
+    ckpt = save(TEACHER, tmp_path / 't.pth', CLASSES)
+    cfg = written(tmp_path / 'kd.py', STUDENT, 'bckd', TEACHER, ckpt, own / 'yolo', 4)
+    assert 'teacher_class_map' not in cfg.model
+    report = check(cfg, 2, 2, debug=True)
+    assert report.student.classes == report.teacher.classes == 10
+    assert [finding for finding in report.findings if 'class' in finding.what.split(':')[0]] == []
+    assert len(report.terms) == 2
+
+
+def test_a_teacher_that_orders_its_classes_otherwise_gets_a_map(own, tmp_path):
+    """Its answers to a class are the same, whichever order it knows them in."""
+    straight = save(TEACHER, tmp_path / 'straight.pth', CLASSES)
+    content = torch.load(straight)
+    for key, value in content['state_dict'].items():
+        if key.startswith('bbox_head.gfl_cls'):
+            content['state_dict'][key] = value.flip(0).clone()
+    content['meta'] = dict(dataset_meta=dict(classes=tuple(reversed(CLASSES))))
+    torch.save(content, tmp_path / 'turned.pth')
+    found = []
+    for name in ('straight', 'turned'):
+        cfg = written(tmp_path / f'{name}.py', STUDENT, 'bckd', TEACHER,
+                      str(tmp_path / f'{name}.pth'), own / 'coco', 8)  # fmt: skip
+        cfg.train_dataloader.sampler.shuffle = False
+        found.append((cfg, check(cfg, 1, 0, debug=True)))
+    assert found[1][0].model.teacher_class_map == CLASSES
+    assert 'num_classes' not in found[1][0].model.teacher.get('bbox_head', {})
+    assert found[1][1].losses == pytest.approx(found[0][1].losses, rel=1e-5)
+    # By hand without the map it is refused, by the check as by the training.
+    cfg = found[1][0]
+    cfg.model.pop('teacher_class_map')
+    report = check(cfg, 1, 0)
+    assert not report.ok and any('not those of the training set' in f.what for f in report.findings)
+
+
+def refusal(*args, **kwargs):
+    with pytest.raises(ValueError) as caught:
+        new_config(Request(*args, **kwargs))
+    return str(caught.value)
+
+
+def test_what_does_not_fit_is_refused(own, tmp_path):
+    out = tmp_path / 'my.py'
+    mask = 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py'
+    assert 'learns masks, and --data (YOLO) has boxes only' in refusal(
+        mask, 'alone', out, data=own / 'yolo'
+    )
+    says = refusal(GFL, 'bckd', out, GFL, data=own / 'voc')
+    assert 'know 80 classes, and --data has 10: train the teacher' in says
+    assert 'is for --data of detectors' in refusal(GFL, 'alone', out, batch_size=4)
+    classifier = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+    says = refusal(classifier, 'alone', out, data=own / 'voc', batch_size=4)
+    assert says.startswith('--batch-size 4 is for detectors')
+    assert not out.exists()
+
+
+def test_paths_hold_from_any_working_directory(own, tmp_path, monkeypatch):
+    for form in ('coco', 'voc', 'yolo'):
+        (tmp_path / form).symlink_to(own / form, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    for form in ('coco', 'yolo'):
+        written(Path(f'configs/{form}.py'), STUDENT, data=Path(form), batch=4)
+        assert str(tmp_path) not in Path(f'configs/{form}.py').read_text()
+    monkeypatch.chdir('/')
+    for form in ('coco', 'yolo'):
+        cfg = Config.fromfile(tmp_path / 'configs' / f'{form}.py')
+        assert Path(cfg.val_evaluator.ann_file).is_file() and Path(cfg.data_root).is_dir()
+
+
+# ---------------------------------------------------------------- what the check says
+
+
+def test_the_check_names_faults_of_the_data(own, tmp_path):
+    cfg = written(tmp_path / 'my.py', STUDENT, data=own / 'voc', batch=4)
+    file = Path(cfg.train_dataloader.dataset.ann_file)
+    content = json.loads(file.read_text())
+    content['annotations'][0]['bbox'] = [500, 500, 9, 9]
+    file.write_text(json.dumps(content))
+    report = check(cfg, 1, 0)
+    assert [f.level for f in report.findings if 'lie outside' in f.what] == ['warning']
+    content['annotations'][1]['id'] = content['annotations'][0]['id']
+    file.write_text(json.dumps(content))
+    report = check(cfg, 1, 0)
+    assert not report.ok and any('are there twice' in f.what for f in report.findings)
+    file.write_text('{"images": [],\n"annotations": [,\n')
+    report = check(cfg, 1, 0)
+    (said,) = report.findings
+    assert said.level == 'error' and said.what.startswith(f'{file}, line 2: is no JSON')
+
+
+def test_the_page_shows_pictures_as_they_are_trained(own, tmp_path):
+    cfg = written(tmp_path / 'my.py', STUDENT, data=own / 'coco', batch=4)
+    flip = dict(type='RandomFlip', prob=1.0)
+    cfg.train_dataloader.dataset.pipeline.insert(-1, flip)
+    cfg.train_dataloader.sampler.shuffle = False
+    pictures = Pictures()
+    check(cfg, 2, 0, debug=True, pictures=pictures)
+    assert len(pictures.shown) == 8 and pictures.names == CLASSES
+    import cv2
+
+    content = json.loads(Path(cfg.train_dataloader.dataset.ann_file).read_text())
+    for shown, image in zip(pictures.shown, content['images'], strict=True):
+        bgr = cv2.imread(str(own / 'coco/train' / image['file_name']))
+        assert np.array_equal(shown.picture, bgr[:, ::-1, ::-1])
+        wanted = sorted(
+            (128 - x - w, y, 128 - x, y + h, names(content)[t['category_id']])
+            for t in content['annotations'] if t['image_id'] == image['id']
+            for x, y, w, h in [t['bbox']]
+        )  # fmt: skip
+        seen = sorted((*box, pictures.names[label]) for box, label in shown.boxes)
+        assert [s[4] for s in seen] == [w[4] for w in wanted]
+        assert np.allclose([s[:4] for s in seen], [w[:4] for w in wanted], atol=1e-3)
+    figure = pictures.draw()
+    assert sum(len(axes.patches) for axes in figure.axes) == len(content['annotations'])
+    assert {t.get_text() for axes in figure.axes for t in axes.texts} <= set(CLASSES)
+
+
+def names(content):
+    return {each['id']: each['name'] for each in content['categories']}
+
+
+def test_classifiers_have_a_page_too():
+    pictures = Pictures()
+    cfg = Config.fromfile(ROOT / 'configs/vanilla/digits_student.py')
+    check(cfg, 2, 0, debug=True, pictures=pictures)
+    assert len(pictures.shown) == 16 and not pictures.shown[0].boxes
+    assert {shown.title for shown in pictures.shown} <= set(CLASSES)
+    assert pictures.shown[0].picture.shape == (8, 8, 3)
+    assert len([a for a in pictures.draw().axes if a.get_title()]) == 16
+
+
+def test_from_the_command_line(own, tmp_path, monkeypatch, capsys):
+    tool = str(ROOT / 'tools/new_config.py')
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, 'argv', ['new_config.py', *map(str, arguments)])
+        runpy.run_path(tool, run_name='__main__')
+
+    call('--student', STUDENT, '--method', 'alone', '--data', own / 'voc', '--batch-size', 4,
+         '--out', tmp_path / 'my.py')  # fmt: skip
+    printed = capsys.readouterr().out
+    assert 'VOC, train: 8 pictures' in printed and '10 classes: 0, 1' in printed
+    assert 'coordinates were taken to count from 1' in printed
+    labels = sorted((own / 'yolo/labels/train').glob('*.txt'))[0]
+    whole = labels.read_text()
+    labels.write_text(whole + '3 0.5 0.5\n')
+    with pytest.raises(SystemExit, match=f'{labels.name}, line {len(whole.splitlines()) + 1}: '):
+        call('--student', STUDENT, '--method', 'alone', '--data', own / 'yolo',
+             '--out', tmp_path / 'other.py')  # fmt: skip
+    labels.write_text(whole)
+    assert not (tmp_path / 'other.py').exists()
+    with pytest.raises(SystemExit):
+        call('--student', STUDENT, '--method', 'alone', '--batch-size', 0, '--out', 'x.py')
+
+
+def test_the_tutorials_folders_are_of_three_forms(own, tmp_path, monkeypatch):
+    """What the page tells to run, on a few scenes."""
+    text = (ROOT / 'docs/tutorial_detection.md').read_text()
+    (code,) = (part for part in text.split('```')[1::2] if part.startswith('python\n# forms.py'))
+    (tmp_path / 'data').mkdir()
+    (tmp_path / 'data/digit_scenes').symlink_to(own / 'coco', target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    exec(code.removeprefix('python\n'), {})
+    found = [read_boxes(Path(name)) for name in ('data/digit_scenes', 'my_voc', 'my_yolo')]
+    assert [each.form for each in found] == ['COCO', 'VOC', 'YOLO']
+    boxes = [
+        np.array([thing['bbox'] for thing in each.train.content['annotations']]) for each in found
+    ]
+    assert boxes[0].shape == (26, 4) and all(each.classes == CLASSES for each in found)
+    assert np.allclose(boxes[1], boxes[0]) and np.allclose(boxes[2], boxes[0], atol=1e-6)

@@ -1,0 +1,195 @@
+"""Find out whether a distillation helps: the student alone and distilled, in pairs of one seed.
+
+    python tools/verdict.py configs/dkd/dkd_digits.py --seeds 0 1 2
+
+Trains both with the same data, steps and seeds, and says GO, NO-GO or INCONCLUSIVE,
+with the confidence interval of the gain, how many more seeds would settle it, what it
+costs, and what the logs know of the reasons. Several configs are compared with one
+student alone, with Holm's correction. The student alone is made from the config, or
+given by ``--alone``. Runs go on where an interrupted one stopped, and finished ones
+are kept while they are the config's. Writes ``WORK_DIR/verdict.html``, a page that
+needs nothing else, and ``verdict.json``. The exit code is 1 if a run failed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins.compat import chatter
+from kd_plugins.experiments import paired, verdict_page
+from kd_plugins.experiments.environment import hardware, versions
+from kd_plugins.experiments.logs import average
+from kd_plugins.experiments.repeat import RunsFailedError, run_all
+from kd_plugins.experiments.results import Failure, Result, Run, length, load_config, steps_done
+from kd_plugins.experiments.summary import set_aside
+from kd_plugins.experiments.timing import duration
+from kd_plugins.experiments.verdict import conclude
+from kd_plugins.experiments.verdict_plan import Plan, inspect_all, plan, side
+from kd_plugins.files.writing import write_aside
+
+_COLUMNS = ('', 'verdict', 'gain', 'interval', 'p', 'pairs', 'time', 'memory', 'teacher')
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Find out whether a distillation helps.',
+        epilog='example: python tools/verdict.py configs/dkd/dkd_digits.py --seeds 0 1 2',
+    )
+    parser.add_argument('configs', type=Path, nargs='+', metavar='CONFIG', help='distillations')
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[0, 1, 2], help='by default %(default)s'
+    )
+    parser.add_argument(
+        '--alone',
+        type=Path,
+        metavar='CONFIG',
+        help='config of the student alone; by default it is made from the first config',
+    )
+    parser.add_argument(
+        '--worth',
+        type=float,
+        default=0.0,
+        metavar='POINTS',
+        help='the gain that a distillation has to be above; by default %(default)s',
+    )
+    parser.add_argument(
+        '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
+    )
+    parser.add_argument(
+        '--work-dir', type=Path, default=Path('work_dirs/verdict'), help='by default %(default)s'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='settings to override in all configs; with --alone those of model in the '
+        'distillations only',
+    )
+    chatter.add_argument(parser)
+    args = parser.parse_args()
+    for config in (*args.configs, *([args.alone] if args.alone else [])):
+        if not config.is_file():
+            parser.error(f'config {str(config)!r} is not a file: give the path of a config.')
+    if len(set(args.seeds)) < len(args.seeds):
+        parser.error(f'--seeds {args.seeds} repeats a seed, which would only repeat its result.')
+    if args.jobs is not None and args.jobs < 1:
+        parser.error(f'--jobs {args.jobs} is not a number of runs above 0.')
+    return args
+
+
+def train(
+    whole: Plan, args: argparse.Namespace, console: Console
+) -> tuple[dict[Run, Result], dict[Run, Failure]]:
+    """Train what is not there yet; say what is done, and twice a minute how far it is."""
+    gpus = list(range(torch.cuda.device_count()))
+    runs = whole.runs
+    steps, unit = length(load_config(runs[0]))
+    began = time.monotonic()
+    at_start = sum(min(steps_done(run, unit), steps) for run in runs)
+    last_line = began
+
+    def report(run: Run, outcome: Result | Failure) -> None:
+        if isinstance(outcome, Failure):
+            console.print(f'{run.name}, seed {run.seed}: failed: {escape(outcome.reason)}')
+        else:
+            console.print(
+                f'{run.name}, seed {run.seed}: {outcome.last:.2f} in {duration(outcome.seconds)}'
+            )
+
+    def tick() -> None:
+        nonlocal last_line
+        now = time.monotonic()
+        if now - last_line > 30:
+            last_line = now
+            done, total = sum(min(steps_done(run, unit), steps) for run in runs), len(runs) * steps
+            new = done - at_start
+            left = f', about {duration((now - began) / new * (total - done))} left' if new else ''
+            console.print(f'{done} of {total} {unit} trained{left}')
+
+    jobs = args.jobs or len(gpus) or os.cpu_count() or 1
+    try:
+        return run_all(runs, jobs, args.work_dir / 'output.log', report, tick, gpus), {}
+    except RunsFailedError as error:
+        return dict(error.results), dict(error.failures)
+
+
+def table(verdict: dict) -> Table:
+    """Return the table of a verdict."""
+    shown = Table(title=f'gain of the last validation over the student alone, {verdict["label"]}')
+    for column in _COLUMNS:
+        shown.add_column(column, justify='right' if column else 'left', overflow='fold')
+    for config in verdict['configs']:
+        shown.add_row(*map(escape, verdict_page.figures(config, verdict)))
+    return shown
+
+
+def main() -> None:
+    """Look, train, conclude, write."""
+    args = parse_args()
+    chatter.hush(unless=args.verbose)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    try:
+        whole = plan(args.configs, args.seeds, args.work_dir, args.alone, args.cfg_options)
+        seen = inspect_all(whole, lambda name: console.print(f'looking at {escape(name)}'))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
+    if len(args.seeds) == 1:
+        console.print('One seed: there will be a difference, and no interval to judge it by.')
+    results, failures = train(whole, args, console)
+    alone, *distilled = (
+        side(each, results, failures, seen[each.name]) for each in (whole.alone, *whole.distilled)
+    )
+    try:
+        verdict = conclude(alone, distilled, args.worth, paired.ALPHA)
+    except ValueError as error:
+        sys.exit(f'{error} See {args.work_dir / "output.log"}')
+    verdict = dict(
+        config_hash=whole.identity,
+        cfg_options=dict(args.cfg_options),
+        **verdict,
+        hardware=hardware(),
+        versions=versions(),
+    )
+    path, page = args.work_dir / 'verdict.json', args.work_dir / 'verdict.html'
+    if other := set_aside(path, whole.identity):
+        if page.is_file():
+            page.rename(other.with_suffix('.html'))
+        console.print(f'a verdict on other configs was here, and is kept in {escape(str(other))}')
+    curves = [average(list(s.trainings.values()), s.name) for s in (alone, *distilled)]
+    write_aside(json.dumps(verdict, indent=2).encode() + b'\n', path)
+    write_aside(verdict_page.page(verdict, curves).encode(), page)
+    console.print(table(verdict))
+    for config in verdict['configs']:
+        console.print(f'[bold]{escape(config["name"])}[/]: {escape(config["says"])}')
+        for reason in config.get('reasons', ()):
+            console.print(escape(f'  {reason["what"]} {reason["change"]}'))
+        for note in config['notes']:
+            console.print(escape(f'  {note}.'))
+    for note in verdict['alone']['notes']:
+        console.print(f'[bold]{escape(verdict["alone"]["name"])}[/]: {escape(note)}.')
+    console.print(escape(verdict['rule']))
+    console.print(f'Everything: {escape(str(page))} and {escape(str(path))}')
+    if failures:
+        sys.exit(
+            f'{len(failures)} of {len(whole.runs)} runs failed; see {args.work_dir / "output.log"}'
+        )
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('interrupted; the same command goes on where this one stopped')

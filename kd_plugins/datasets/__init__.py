@@ -2,7 +2,7 @@
 
 from kd_plugins.datasets.contrast import PackContrastInputs
 from kd_plugins.datasets.digits import Digits
-from kd_plugins.datasets.generated import GeneratedPictures
+from kd_plugins.datasets.dmkd import GeneratedPictures
 from kd_plugins.datasets.pictures import LoadImageFromFile
 from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
 

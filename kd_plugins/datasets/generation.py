@@ -1,4 +1,4 @@
-"""Drawing pictures for every class with a diffusion model, as DM-KD does."""
+"""DM-KD: drawing pictures of every class with a diffusion model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from kd_plugins import checks
-from kd_plugins.datasets.generated import NAME
+from kd_plugins.datasets.dmkd import NAME
 from kd_plugins.files.writing import write_aside
 
 #: Where the settings stand that a folder was drawn with.

@@ -1,4 +1,4 @@
-"""Pictures that a diffusion model has drawn, as DM-KD lays them out."""
+"""DM-KD: pictures that a diffusion model has drawn, as it lays them out."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import functools
 from collections import Counter
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ from torch.utils.data import DataLoader
 
 from kd_plugins.algorithms import single_teacher_distill
 from kd_plugins.datasets import MultiSourceSampler, WithUnlabelled, unlabelled
+from kd_plugins.hooks.term_watch import TermWatch
+from kd_plugins.losses import KDLoss
 from kd_plugins.models import ClsDataPreprocessor
 from kd_plugins.structures import Progress
 
@@ -482,3 +485,23 @@ def test_workers_give_the_batches_of_one_process(folders):
         return [[each['data_samples'].img_path for each in batch] for batch in loader]
 
     assert batches(0) == batches(2)
+
+
+@pytest.mark.parametrize('broken', [0, 1])
+def test_a_term_that_went_wrong_on_one_part_is_left_out_of_the_step(broken):
+    runner = SimpleNamespace(iter=0)
+    loss = KDLoss(tau=2.0)
+    watch = TermWatch('distill.loss_kd', loss, runner, skip=True)
+
+    def gradients(broken):
+        parts = [torch.randn(3, 4, requires_grad=True) for _ in range(2)]
+        answers = [torch.randn(3, 4) for _ in range(2)]
+        if broken is not None:
+            answers[broken][1, 2] = torch.nan
+        sum(loss(s, t) for s, t in zip(parts, answers, strict=True)).backward()
+        runner.iter += 1
+        return [part.grad.abs().max().item() for part in parts]
+
+    assert min(gradients(None)) > 0
+    assert gradients(broken) == [0, 0]
+    assert min(gradients(None)) > 0 and int(watch.count) == 1

@@ -8,6 +8,7 @@ from kd_plugins.distillers.building import (
     check_student_loss,
     compute_losses,
     features_suffice,
+    mappings_without_labels,
     reset_records,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     'check_student_loss',
     'compute_losses',
     'features_suffice',
+    'mappings_without_labels',
     'reset_records',
 ]

@@ -9,7 +9,6 @@ nothing.
 from __future__ import annotations
 
 import difflib
-import inspect
 import traceback
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -21,7 +20,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from kd_plugins.distillers.protocols import check_protocols
-from kd_plugins.losses.base import LogitsLoss
+from kd_plugins.losses.base import LogitsLoss, needed_arguments
 from kd_plugins.networks import classes_of
 from kd_plugins.recorders.building import name_recorders
 from kd_plugins.teachers.base import Teacher
@@ -136,6 +135,39 @@ def check_student_loss(distiller: Any) -> None:
                 "nothing to record, which is what the student's own loss is computed on: leave it "
                 'True (a loss_weight of 0 switches a loss of the student off).'
             )
+
+
+def mappings_without_labels(distiller: Any, key: str) -> dict[str, Any]:
+    """Return ``loss_forward_mappings`` for pictures that the student's own loss does not see.
+
+    They leave out what only that loss is given, the labels, where a term can do without.
+
+    Args:
+        distiller: The distiller.
+        key: The setting that keeps that loss from them, for the message.
+
+    Raises:
+        ValueError: Naming the term that needs them.
+    """
+    mappings = {}
+    for name, mapping in distiller.loss_forward_mappings.items():
+        loss = distiller.distill_losses[name]
+        missing = [argument for argument, of in mapping.items() if _is_loss_input(distiller, of)]
+        for argument in missing:
+            if argument in needed_arguments(loss):
+                instead = getattr(loss, 'without_labels', 'take a term that needs none')
+                raise ValueError(
+                    f'{key} gives {KEY}.distill_losses.{name}={type(loss).__name__} no labels, '
+                    f'and it needs {argument}: {instead}.'
+                )
+        mappings[name] = {k: of for k, of in mapping.items() if k not in missing}
+    return mappings
+
+
+def _is_loss_input(distiller: Any, record: Mapping[str, Any]) -> bool:
+    """Whether something is recorded only where the student computes a loss of its own."""
+    source = str(getattr(_recorder(distiller, record), 'source', ''))
+    return record['from_student'] and 'loss_module' in source.split('.')
 
 
 def check_records(distiller: Any) -> None:
@@ -261,16 +293,18 @@ def _check_record(cfg: ConfigDict, key: str, record: Mapping[str, Any]) -> None:
 
 def _check_arguments(distiller: Any) -> None:
     for name, loss in distiller.distill_losses.items():
-        for argument in inspect.signature(loss.forward).parameters.values():
-            required = argument.default is argument.empty and argument.kind in (
-                argument.POSITIONAL_OR_KEYWORD,
-                argument.KEYWORD_ONLY,
-            )
-            if required and argument.name not in distiller.loss_forward_mappings[name]:
+        for argument in needed_arguments(loss):
+            if argument not in distiller.loss_forward_mappings[name]:
                 raise ValueError(
-                    f'{KEY}.loss_forward_mappings.{name} lacks {argument.name}, which '
-                    f'{type(loss).__name__} needs.'
+                    f'{KEY}.loss_forward_mappings.{name} lacks {argument}, which '
+                    f'{type(loss).__name__} needs{_instead(loss, argument)}.'
                 )
+
+
+def _instead(loss: nn.Module, argument: str) -> str:
+    """Say what a term can do without labels, if there is something."""
+    instead = getattr(loss, 'without_labels', None) if argument == 'gt_labels' else None
+    return f': map it, or {instead}' if instead else ''
 
 
 def _check_sources(manager: Any, network: nn.Module, side: str, other: nn.Module | None) -> None:

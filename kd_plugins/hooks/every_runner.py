@@ -15,6 +15,7 @@ from torch import nn
 
 from kd_plugins.files.matching import TERMS
 from kd_plugins.hooks.of_runner import teacher_in, trained_model
+from kd_plugins.registry import name_of
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
 from kd_plugins.teachers.upstreams import check_upstreams_teacher
@@ -32,7 +33,8 @@ def before_train(runner: Any) -> None:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
             the teacher's classes stand in another order than the data's, or if
             annotations lack a class, or if the last batch of an epoch has one
-            sample and a term normalises over the batch; or if the teacher that a
+            sample and a term normalises over the batch, or if pictures without labels
+            come where one is needed; or if the teacher that a
             model of upstream keeps does not fit; or if nobody tells the sampler of
             repeatable views its epoch, or pictures would be mixed twice.
     """
@@ -50,6 +52,7 @@ def before_train(runner: Any) -> None:
         teacher = teacher_in(model)
         check_classes(runner.train_dataloader, teacher.classes, teacher.class_map)
         check_last_batch(runner.train_dataloader, model)
+        check_labels(runner.train_dataloader, model)
         teacher.begin(getattr(runner.train_dataloader, 'dataset', None))
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
@@ -228,6 +231,44 @@ def check_last_batch(loader: Any, model: nn.Module) -> None:
             'batch: set train_dataloader.drop_last=True (or that of its batch_sampler), or another '
             'batch_size.'
         )
+
+
+def check_labels(loader: Any, model: nn.Module) -> None:
+    """Refuse pictures without labels where something needs one, or nothing keeps them apart.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    dataset = getattr(loader, 'dataset', None)
+    if name_of(type(dataset)) == 'WithUnlabelled':
+        sampler = getattr(loader, 'sampler', None)
+        kinds = {kind.__name__ for kind in type(sampler).__mro__}
+        size, of_sampler = loader.batch_size, getattr(sampler, 'batch_size', None)
+        if 'MultiSourceSampler' not in kinds or size != of_sampler:
+            raise ValueError(
+                f'train_dataloader.sampler is a {type(sampler).__name__} of batches of '
+                f'{of_sampler}, and its dataset WithUnlabelled wants some labelled and some '
+                "unlabelled pictures in every batch: give sampler=dict(type='kd_plugins."
+                f"MultiSourceSampler', batch_size={size}, source_ratio=[1, 1]) or another ratio."
+            )
+        preprocessor = type(model.data_preprocessor)
+        if preprocessor.__module__.split('.')[0] != 'kd_plugins':
+            raise ValueError(
+                f'data_preprocessor ({preprocessor.__name__}) does not keep the labelled and the '
+                'unlabelled pictures of train_dataloader.dataset apart: give '
+                "data_preprocessor.type='kd_plugins.ClsDataPreprocessor'."
+            )
+        model.check_unlabelled()
+    elif getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
+        for inner in _datasets(dataset):
+            # What mmpretrain's datasets call it.
+            if getattr(inner, 'with_label', True) is False:
+                raise ValueError(
+                    f'train_dataloader.dataset ({type(inner).__name__}, with_label=False) has no '
+                    "labels, and the student's own loss needs them: set "
+                    'model.calculate_student_loss=False, or put it beside a labelled one with '
+                    "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
+                )
 
 
 def _never_ends(sampler: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -36,6 +37,24 @@ def batch_mean(values: Tensor) -> Tensor:
 def agreement(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     """Share in % of the samples, (N, C, ...), for which both networks' first class is one."""
     return 100 * batch_mean((preds_S.argmax(1) == preds_T.argmax(1)).float())
+
+
+def needed_arguments(loss: nn.Module | type[nn.Module]) -> list[str]:
+    """Return the arguments that a loss, or every loss of a class, cannot do without.
+
+    They are those of its ``forward`` that have no default, and ``gt_labels`` where its
+    attribute ``needs_labels`` is True.
+    """
+    return [
+        name
+        for name, parameter in inspect.signature(loss.forward).parameters.items()
+        if name != 'self'
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and (
+            parameter.default is parameter.empty
+            or (name == 'gt_labels' and getattr(loss, 'needs_labels', False))
+        )
+    ]
 
 
 def check_tensors(owner: str, **preds: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import nn
 
+from kd_plugins.losses.base import needed_arguments
 from kd_plugins.new_config.logits import Logits, find_logits
 from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method
 
@@ -51,7 +51,9 @@ class Named:
         return 'neither classifier nor detector'
 
 
-def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict[str, Any]:
+def distiller(
+    method: str, says: Method, student: Named, teacher: Named, unlabelled: bool = False
+) -> dict[str, Any]:
     """Return the ``distiller`` of a method between two networks.
 
     Args:
@@ -59,6 +61,7 @@ def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict
         says: What the method adds.
         student: The student.
         teacher: The teacher.
+        unlabelled: Whether pictures without labels come.
 
     Raises:
         ValueError: If the two do not fit each other or the method; the message
@@ -74,6 +77,14 @@ def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict
             f'--method {method} is for two {wanted}s, but {" and ".join(who)}.{instead}'
         )
     needs = {name: _arguments(cfg) for name, cfg in says.distill_losses.items()}
+    for name, arguments in needs.items():
+        if unlabelled and 'gt_labels' in arguments:
+            kind = says.distill_losses[name]['type']
+            raise ValueError(
+                f'--method {method} needs labels ({kind}), and the pictures of --unlabelled have '
+                'none: give --method kd, or write this method without --unlabelled and see '
+                'missing_label of the loss.'
+            )
     if says.task == DETECTION:
         recorders = _dense_heads()
     else:
@@ -103,13 +114,7 @@ def _arguments(loss: Mapping[str, Any]) -> list[str]:
     kind = MODELS.get(loss['type']) if isinstance(loss['type'], str) else loss['type']
     if kind is None:
         raise ValueError(f'{loss["type"]} is no registered loss: import the module that has it.')
-    needed = [
-        name
-        for name, parameter in inspect.signature(kind.forward).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and name != 'self'
-    ]
+    needed = needed_arguments(kind)
     unknown = [name for name in needed if name not in _GIVEN]
     if unknown:
         raise ValueError(

@@ -36,6 +36,8 @@ from kd_plugins.new_config.reading import CLASSIFIER, Named, distiller, logits_o
 from kd_plugins.registry import name_of
 from kd_plugins.teachers.classes import keep_classes
 
+#: The endings of the pictures that mmpretrain's CustomDataset finds.
+PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 #: The method of a training without a teacher.
 ALONE = 'alone'
 #: What a network is tried on where no config says the size of its pictures.
@@ -64,12 +66,16 @@ class Request:
             package's model index lists for its config.
         data: In the place of the data of the student's config. For a classifier a
             folder with ``train/CLASS/`` and ``val/CLASS/``, for a detector one of
-            :func:`kd_plugins.datasets.boxes.read_boxes`.
+            :func:`kd_plugins.datasets.boxes.read_boxes`. With ``unlabelled``, ``train/``
+            may be missing.
         batch_size: Of a detector's training on ``data``, on one process; None for
             that of the student's config.
         student_logits: The module whose output are the student's logits; None to
             look for the network's own answer.
         teacher_logits: The teacher's.
+        unlabelled: A folder of pictures without labels, for a method that needs none.
+        unlabelled_ratio: How many of them there are in a batch for each labelled
+            picture; ``'all'`` for no labelled ones, as where ``data`` has no ``train/``.
     """
 
     student: str
@@ -81,6 +87,8 @@ class Request:
     batch_size: int | None = None
     student_logits: str | None = None
     teacher_logits: str | None = None
+    unlabelled: Path | None = None
+    unlabelled_ratio: int | str = 1
     classes: list[str] = field(default_factory=list, init=False)
     boxes: Boxes | None = field(default=None, init=False)
     class_map: list[str] | None = field(default=None, init=False)
@@ -101,25 +109,57 @@ class Request:
                 'which the classic file that is written here cannot inherit: make a classic one of '
                 'it with mmengine.config.Config.fromfile(FILE).dump(OTHER_FILE), and give that.'
             )
-        if self.data is None:
-            if self.batch_size is not None:
-                raise ValueError(
-                    f'--batch-size {self.batch_size} is for --data of detectors: without it, set '
-                    'train_dataloader.batch_size in the config.'
-                )
+        if self.data is None and self.batch_size is not None:
+            raise ValueError(
+                f'--batch-size {self.batch_size} is for --data of detectors: without it, set '
+                'train_dataloader.batch_size in the config.'
+            )
+        if self.data is None and self.unlabelled is None:
             return
         network = _whole(self.student, '--student').get('model', {})
+        if self.unlabelled is not None:
+            if 'head' not in network:
+                raise ValueError(
+                    f'--unlabelled is for classifiers, but --student {self.student!r} is a '
+                    f'{name_of(network.get("type"))}.'
+                )
+            self._check_unlabelled(self.unlabelled)
+        if self.data is None:
+            return
         if 'head' in network:
             if self.batch_size is not None:
                 raise ValueError(
                     f'--batch-size {self.batch_size} is for detectors, and --student '
                     f'{self.student!r} is a {name_of(network.get("type"))}.'
                 )
-            self.classes = _classes_in(self.data)
+            self.classes = _classes_in(self.data, self.unlabelled_alone)
         else:
             self.boxes = read_boxes(self.data)
             self.classes = self.boxes.classes
             self.class_map = teachers_order(self.teacher_ckpt, self.classes)
+
+    @property
+    def unlabelled_alone(self) -> bool:
+        """Whether no picture of the training has a label."""
+        return self.unlabelled is not None and self.unlabelled_ratio == 'all'
+
+    def _check_unlabelled(self, folder: Path) -> None:
+        if self.method == ALONE:
+            raise ValueError(
+                f'--unlabelled {str(folder)!r} teaches by the answers of a teacher, and --method '
+                'alone has none: give --teacher and another method, such as kd.'
+            )
+        if not any(path.suffix.lower() in PICTURES for path in folder.rglob('*')):
+            raise ValueError(
+                f'--unlabelled {str(folder)!r} holds no pictures ({", ".join(PICTURES)}): give a '
+                'folder that has some, at any depth.'
+            )
+        if self.data is not None and not (self.data / 'train').is_dir():
+            self.unlabelled_ratio = 'all'
+        if self.unlabelled_ratio != 'all':
+            checks.whole_number(
+                '--unlabelled-ratio', self.unlabelled_ratio, right='a whole number, or all'
+            )
 
     def network(self, side: str, whole: Config, path: str, **more: Any) -> dict[str, Any]:
         """Return the config of one of the networks, for these classes.
@@ -220,7 +260,7 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
     says = methods()[request.method]
     whole = _whole(path, '--teacher')
     teacher = _named(request, 'teacher', path, whole)
-    recorded = distiller(request.method, says, student, teacher)
+    recorded = distiller(request.method, says, student, teacher, request.unlabelled is not None)
     model = dict(
         _delete_=True,
         type='kd_plugins.SingleTeacherDistill',
@@ -228,6 +268,13 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
             'student', base, request.student, cfg_path=request.path(request.student)
         ),
     )
+    if request.unlabelled_alone:
+        if name_of(says.settings.get('optim_wrapper', {}).get('type')) == 'DOTOptimWrapper':
+            raise ValueError(
+                f"--method {request.method} keeps the gradient of the student's own loss apart, "
+                'and without labels there is none: give --method kd, or labelled pictures too.'
+            )
+        model['calculate_student_loss'] = False
     if request.teacher_ckpt is None:
         _check_listed_weights(request, path)
         model['teacher'] = request.network('teacher', whole, path, pretrained=True)
@@ -358,11 +405,13 @@ def _try(text: str, request: Request) -> None:
         raise _cannot(what, error) from error
 
 
-def _classes_in(data: Path) -> list[str]:
+def _classes_in(data: Path, only_val: bool) -> list[str]:
     found = {
         split: sorted(p.name for p in (data / split).glob('*') if p.is_dir())
         for split in ('train', 'val')
     }
+    if only_val:
+        found['train'] = found['val']
     if len(found['train']) < 2 or found['train'] != found['val']:
         raise ValueError(
             f'--data {str(data)!r} needs the same two or more folders of pictures, one a class, in '
@@ -372,18 +421,67 @@ def _classes_in(data: Path) -> list[str]:
 
 
 def _data(request: Request, base: Config) -> dict[str, Any]:
-    if request.data is None:
+    if request.data is None and request.unlabelled is None:
         return {}
     if request.boxes is not None:
         return _boxes(request, request.boxes, base)
-    return dict(
-        data_root=request.path(request.data),
-        data_preprocessor=dict(num_classes=len(request.classes)),
-        train_dataloader=_loader('train', base),
-        val_dataloader=_loader('val', base),
-        test_dataloader=Code('val_dataloader'),
-        val_evaluator=dict(_delete_=True, type='Accuracy', topk=Code('(1,)')),
-        test_evaluator=Code('val_evaluator'),
+    sections: dict[str, Any] = {}
+    if request.data is not None:
+        sections = dict(
+            data_root=request.path(request.data),
+            data_preprocessor=dict(num_classes=len(request.classes)),
+            train_dataloader=dict(dataset=_folders('train', base)),
+            val_dataloader=dict(dataset=_folders('val', base)),
+            test_dataloader=Code('val_dataloader'),
+            val_evaluator=dict(_delete_=True, type='Accuracy', topk=Code('(1,)')),
+            test_evaluator=Code('val_evaluator'),
+        )
+    if request.unlabelled is not None:
+        _add_unlabelled(sections, request, request.unlabelled, base)
+    return sections
+
+
+def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, base: Config) -> None:
+    """Put pictures without labels beside the labelled ones, or in their place."""
+    unlabelled = dict(
+        type='CustomDataset',
+        data_root=request.path(folder),
+        with_label=False,
+        pipeline=Code(_pipeline('train', base)),
+    )
+    preprocessor = sections.setdefault('data_preprocessor', {})
+    preprocessor['type'] = 'kd_plugins.ClsDataPreprocessor'
+    if request.unlabelled_alone:
+        sections['train_dataloader'] = dict(dataset=dict(_delete_=True, **unlabelled))
+        return
+    labelled: Any = Code('_base_.train_dataloader.dataset')
+    if request.data is not None:
+        labelled = sections['train_dataloader']['dataset']
+        del labelled['_delete_']
+    parts, size = [1, int(request.unlabelled_ratio)], base.train_dataloader.batch_size
+    if size % sum(parts):
+        raise ValueError(
+            f'--unlabelled-ratio {parts[1]}: the batches of --student {request.student!r} have '
+            f'{size} pictures, which {sum(parts)} does not divide: give a ratio R for which 1 + R '
+            'does.'
+        )
+    endless = name_of(base.train_dataloader.sampler.type) == 'InfiniteSampler' or not (
+        base.train_cfg.get('by_epoch', True)
+    )
+    sections['train_dataloader'] = dict(
+        dataset=dict(
+            _delete_=True,
+            type='kd_plugins.WithUnlabelled',
+            labelled=labelled,
+            unlabelled=unlabelled,
+        ),
+        sampler=dict(
+            _delete_=True,
+            type='kd_plugins.MultiSourceSampler',
+            batch_size=size,
+            source_ratio=parts,
+            **(dict(infinite=True) if endless else {}),
+        ),
     )
 
 
@@ -399,23 +497,29 @@ def _boxes(request: Request, boxes: Boxes, base: Config) -> dict[str, Any]:
     )
 
 
-def _loader(split: str, base: Config) -> dict[str, Any]:
+def _folders(split: str, base: Config) -> dict[str, Any]:
+    return dict(
+        _delete_=True,
+        type='CustomDataset',
+        data_root=Code('data_root'),
+        data_prefix=split,
+        pipeline=Code(_pipeline(split, base)),
+    )
+
+
+def _pipeline(split: str, base: Config) -> str:
     dataset = base[f'{split}_dataloader'].dataset
     if 'pipeline' not in dataset:
         raise ValueError(
-            f'--data: {split}_dataloader.dataset of the student is a {name_of(dataset.type)}, '
-            'which has no pipeline of its own: start from a config with a plain dataset.'
+            f'--data, --unlabelled: {split}_dataloader.dataset of the student is a '
+            f'{name_of(dataset.type)}, which has no pipeline of its own: start from a config with '
+            'a plain dataset.'
         )
     pipeline = f'_base_.{split}_dataloader.dataset.pipeline'
-    if not any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
-        # The base's dataset, CIFAR's say, has its pictures in memory.
-        pipeline = f"[dict(type='LoadImageFromFile'), *{pipeline}]"
-    return dict(
-        dataset=dict(
-            _delete_=True,
-            type='CustomDataset',
-            data_root=Code('data_root'),
-            data_prefix=split,
-            pipeline=Code(pipeline),
-        )
-    )
+    if any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
+        return pipeline
+    # The base's dataset, CIFAR's say, has its pictures in memory, as RGB.
+    load = "dict(type='LoadImageFromFile')"
+    if not (base.get('data_preprocessor') or {}).get('to_rgb', False):
+        load = "dict(type='kd_plugins.LoadImageFromFile', channel_order='rgb')"
+    return f'[{load}, *{pipeline}]'

@@ -20,11 +20,16 @@ from kd_plugins.teachers.agreement import AGREES
 DROWNS = 1000.0
 #: So many points of accuracy or average precision less are clearly worse.
 CLEARLY = 1.0
+#: A teacher of this share of its sureness on the validation set hardly knows pictures, with
+#: this share of its doubt it is far too sure of them, and so many are of one class to it.
+HARDLY, NO_DOUBT, ALL_ONE = 0.25, 0.1, 0.95
+#: Of fewer pictures nothing is said.
+ENOUGH = 16
 
 
 def examine(report: Report) -> None:
     """Add what follows from the report as a whole."""
-    for part in (_classes, _losses, _batch, _teacher, _stored):
+    for part in (_classes, _losses, _batch, _teacher, _stored, _unlabelled):
         part(report)
 
 
@@ -290,6 +295,33 @@ def _own_input(report: Report, found: Headline) -> None:
         if worse
         else '',
     )
+
+
+def _unlabelled(report: Report) -> None:
+    """Compare the teacher on the training's pictures without labels with the validation set."""
+    found, known = report.unlabelled, report.labelled
+    classes = report.teacher and report.teacher.classes
+    if found is None or known is None or not classes or found.samples < ENOUGH:
+        return
+    said = (
+        f'its largest probability is {found.confidence:.3g} on average of {found.samples} of them, '
+        f'and {known.confidence:.3g} on the validation set'
+    )
+    change = 'look at the pictures of train_dataloader.dataset, and at their colours.'
+    chance = 1 / classes
+    if found.confidence - chance < HARDLY * (known.confidence - chance):
+        report.add('warning', f'the teacher hardly knows the unlabelled pictures: {said}.', change)
+    elif 1 - found.confidence < NO_DOUBT * (1 - known.confidence):
+        report.add(
+            'warning', f'the teacher is far too sure of the unlabelled pictures: {said}.', change
+        )
+    if found.one_class > ALL_ONE:
+        report.add(
+            'warning',
+            f'the teacher gives one class to {100 * found.one_class:.0f} % of {found.samples} '
+            'unlabelled pictures.',
+            change,
+        )
 
 
 def _against_alone(report: Report, found: Headline) -> None:

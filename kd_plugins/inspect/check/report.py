@@ -111,6 +111,20 @@ class Cost:
 
 
 @dataclass
+class Sureness:
+    """How sure a classifier is of some pictures, on average.
+
+    ``confidence`` is the largest probability, ``entropy`` in nats, and ``one_class``
+    the share of the pictures that get the class which most of them get.
+    """
+
+    samples: int
+    confidence: float
+    entropy: float
+    one_class: float
+
+
+@dataclass
 class Calibration:
     """Of each term, the ratio of its gradient's norm to the task's, and a weight for another.
 
@@ -137,10 +151,11 @@ class Report:
     of the same samples. Where it is made of several checkpoints, ``teacher_members``
     has the name and the metrics of each. ``store`` is the folder of what the teacher
     says, and ``stored`` how far that of the first batch is from what it says now.
-    ``snapshot`` says that the student itself will be the teacher, and is not yet.
-    ``alone_metrics`` are those of a student that was trained alone, on the samples of
-    ``teacher_metrics``. ``unreached`` names the trainable parameters that no loss of the
-    first batch reaches.
+    ``unlabelled`` is how sure the teacher is of the training's pictures without labels,
+    and ``labelled`` of the validation's, where there are such pictures. ``snapshot`` says
+    that the student itself will be the teacher, and is not yet. ``alone_metrics`` are
+    those of a student that was trained alone, on the samples of ``teacher_metrics``.
+    ``unreached`` names the trainable parameters that no loss of the first batch reaches.
     """
 
     config: str
@@ -154,6 +169,8 @@ class Report:
     teacher_own_metrics: dict[str, float] = field(default_factory=dict)
     teacher_members: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     teacher_samples: int = 0
+    unlabelled: Sureness | None = None
+    labelled: Sureness | None = None
     alone_metrics: dict[str, float] = field(default_factory=dict)
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)

@@ -53,7 +53,7 @@ def before_train(runner: Any) -> None:
         check_classes(runner.train_dataloader, teacher.classes, teacher.class_map)
         check_last_batch(runner.train_dataloader, model)
         check_labels(runner.train_dataloader, model)
-        teacher.begin(getattr(runner.train_dataloader, 'dataset', None))
+        teacher.begin(getattr(runner.train_dataloader, 'dataset', None), runner.hooks)
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
         check_classes(runner.train_dataloader, classes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -49,8 +49,8 @@ class Teacher:
     def connect(self, distiller: Any) -> None:
         """Take notice of the distiller, built, whose recorders it will fill."""
 
-    def begin(self, dataset: Any) -> None:
-        """Take notice of the training set before a training."""
+    def begin(self, dataset: Any, hooks: Iterable[Any] = ()) -> None:
+        """Take notice of the training set, and of the runner's hooks, before a training."""
 
     def flush(self) -> None:
         """Write what it keeps in memory, if it keeps anything."""

@@ -44,7 +44,7 @@ def fill(
     given = runner.train_dataloader
     if not isinstance(given, DataLoader):
         given = runner.build_dataloader(given, seed=runner.seed)
-    teacher.begin(given.dataset)
+    teacher.begin(given.dataset, runner.hooks)
     rank, ranks = get_dist_info()
     samples = [each[rank::ranks] for each in teacher.missing()]
     # What another process writes before would be missing in the count of this one.

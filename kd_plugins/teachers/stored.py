@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from kd_plugins.teachers.agreement import AGREES, Agreement, agreement, apart
 from kd_plugins.teachers.base import Answer, Teacher
 from kd_plugins.teachers.identity import data_identity, difference, plain, teacher_identity
 from kd_plugins.teachers.storable import KEY, check_terms, record_names, settings_of
-from kd_plugins.views import check_no_batch_augments
+from kd_plugins.views import check_no_batch_augments, check_one_pipeline
 
 #: The version of what is in a header and in records.
 FORMAT = 1
@@ -164,13 +164,14 @@ class StoredTeacher(Teacher):
             },
         )
 
-    def begin(self, dataset: Any) -> None:
+    def begin(self, dataset: Any, hooks: Iterable[Any] = ()) -> None:
         """See :meth:`Teacher.begin`; make the store, or compare it with this training.
 
         Raises:
             ValueError: If the store is of other data or another teacher, or another job
-                is writing it.
+                is writing it, or a hook exchanges the augmentation.
         """
+        check_one_pipeline(hooks, KEY)
         data = data_identity(dataset)
         if data['views'] != self.views:
             raise ValueError(

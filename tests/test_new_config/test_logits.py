@@ -5,6 +5,7 @@ import torch
 from helpers import ROOT
 from mmengine.config import Config
 from mmengine.hub import get_config
+from mmengine.model import BaseDataPreprocessor
 from mmengine.registry import DefaultScope, init_default_scope
 
 from kd_plugins.networks import build_network, resolve_network
@@ -72,8 +73,8 @@ def test_the_logits_are_the_networks_own_answer(source):
 
 
 def test_a_preprocessor_that_leaves_a_list_is_no_matter():
-    plain = dict(_delete_=True, type='mmengine.BaseDataPreprocessor')
-    network, size = built(NETWORKS['head.fc'][0], data_preprocessor=plain)
+    network, size = built(NETWORKS['head.fc'][0])
+    network.data_preprocessor = BaseDataPreprocessor()
     assert find(network, size).source == 'head.fc'
 
 

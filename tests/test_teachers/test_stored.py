@@ -409,6 +409,18 @@ def test_a_training_set_without_views_is_refused(tmp_path, checkpoint):
         model.loss(given['inputs'], bare)
 
 
+class PipelineSwitchHook:
+    """Of mmdet's name."""
+
+
+def test_a_hook_that_exchanges_the_augmentation_is_refused(tmp_path, checkpoint):
+    model = MODELS.build(pair(tmp_path, checkpoint))
+    with pytest.raises(
+        ValueError, match=r'PipelineSwitchHook exchanges .* model.teacher_cache needs pictures'
+    ):
+        model.teacher.begin(noisy(), [PipelineSwitchHook()])
+
+
 def test_without_writing_a_store_stays_as_it_is(tmp_path, checkpoint):
     data = noisy()
     folder = tmp_path / 'store'

@@ -7,6 +7,7 @@ indices: it comes with them, from the sampler, which is in the training's own pr
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -88,7 +89,7 @@ class ViewNumbering:
     ) -> Iterator[SampleView]:
         rank, ranks = getattr(sampler, 'rank', 0), getattr(sampler, 'world_size', 1)
         repeats, size = getattr(sampler, 'num_repeats', None), len(sampler)
-        before, seen = None, bytearray()
+        before, seen = None, array('L')
         for position, index in enumerate(indices):
             if not isinstance(index, int):
                 raise ValueError(
@@ -102,11 +103,11 @@ class ViewNumbering:
                 view = epoch * repeats + (position * ranks + rank) % repeats
             else:
                 if epoch != before:
-                    before, seen = epoch, bytearray(size)
+                    before, seen = epoch, array('L', [0]) * size
                 if index >= len(seen):
-                    seen.extend(bytes(index + 1))
+                    seen.extend(array('L', [0]) * (index + 1 - len(seen)))
                 view = epoch + seen[index]
-                seen[index] = min(seen[index] + 1, 255)
+                seen[index] += 1
             yield SampleView(index, view % self.views)
 
 

@@ -19,6 +19,7 @@ from kd_plugins.registry import name_of
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
 from kd_plugins.teachers.upstreams import check_upstreams_teacher
+from kd_plugins.views.dataset import RepeatableViews
 from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
 
@@ -240,6 +241,8 @@ def check_labels(loader: Any, model: nn.Module) -> None:
         ValueError: Naming the setting.
     """
     dataset = getattr(loader, 'dataset', None)
+    # Pictures that come again are those of the dataset in it.
+    dataset = dataset.dataset if isinstance(dataset, RepeatableViews) else dataset
     if name_of(type(dataset)) == 'WithUnlabelled':
         sampler = getattr(loader, 'sampler', None)
         kinds = {kind.__name__ for kind in type(sampler).__mro__}

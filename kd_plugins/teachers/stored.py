@@ -267,6 +267,7 @@ class StoredTeacher(Teacher):
                 'filled anew.'
             )
         try:
+            encoding.check_padding(layouts[0], _sizes(inputs, data_samples))
             buffers = encoding.decode(
                 layouts[0], contents, self._names.values(), _size(inputs), inputs.device
             )
@@ -391,9 +392,7 @@ class StoredTeacher(Teacher):
         dtype: torch.dtype,
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Return the layout of what recorders have recorded, and the bytes of each sample."""
-        infos = [sample.metainfo for sample in data_samples or ()]
-        own = [info.get('pad_shape', inputs.shape[-2:])[:2] for info in infos]
-        sizes = encoding.Sizes(_size(inputs), own)
+        sizes = _sizes(inputs, data_samples)
         buffers = {
             kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
         }
@@ -500,11 +499,11 @@ class StoredTeacher(Teacher):
 
     def _refused(self, error: encoding.NotStorableError) -> ValueError:
         cause = str(error)
-        remedy = (
-            "set its dtype='float32'"
-            if 'not finite in float16' in cause
-            else 'leave out the term that reads it, or the store'
-        )
+        remedy = 'leave out the term that reads it, or the store'
+        if 'not finite in float16' in cause:
+            remedy = "set its dtype='float32'"
+        elif 'is padded to' in cause:
+            remedy = 'bring all pictures to one size in the pipeline, or leave out the store'
         return ValueError(f'{KEY}: {cause}: {remedy}.')
 
     def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
@@ -599,6 +598,12 @@ class Key(NamedTuple):
     sample: int
     view: int
     picture: int
+
+
+def _sizes(inputs: Tensor, data_samples: Sequence[Any] | None) -> encoding.Sizes:
+    infos = [sample.metainfo for sample in data_samples or ()]
+    own = [info.get('pad_shape', inputs.shape[-2:])[:2] for info in infos]
+    return encoding.Sizes(_size(inputs), own)
 
 
 def _size(inputs: Tensor) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from mmpretrain.structures import DataSample
 
 from kd_plugins.files import records as files
 from kd_plugins.teachers import storable
+from kd_plugins.teachers.identity import difference, teacher_identity
 from kd_plugins.teachers.stored import StoredTeacher
 
 FLOAT32 = dict(dtype='float32')
@@ -179,6 +180,8 @@ def changed(what, cfg, path):
         cfg['teacher']['backbone']['depth'] = 20
     elif what == 'preprocessor':
         cfg['data_preprocessor'].update(mean=[1.0] * 3, std=[2.0] * 3)
+    elif what == 'padding':
+        cfg['data_preprocessor'].update(pad_value=7)
     elif what == 'dtype':
         cfg['teacher_cache']['dtype'] = 'float16'
     elif what == 'precision':
@@ -207,6 +210,7 @@ def changed(what, cfg, path):
         'checkpoint': 'checkpoint.file 0 was ',
         'teacher': 'teacher.backbone.depth was 14 and is 20',
         'preprocessor': 'input.mean was .* and is ',
+        'padding': 'input.pad_value was 0 and is 7',
         'dtype': "dtype was 'float32' and is 'float16'",
         'precision': "teacher_dtype was missing and is 'bfloat16'",
         'size': 'input.size was missing and is 48',
@@ -472,6 +476,35 @@ def test_a_network_that_is_given_built_is_known_by_its_weights(tmp_path, checkpo
     cfg.update(teacher=built(2))
     with pytest.raises(ValueError, match='checkpoint.its weights was'):
         start(cfg, data)
+
+
+def test_a_network_that_is_given_built_with_a_checkpoint_is_known_by_that(tmp_path):
+    path = save_teacher(tmp_path / 'teacher.pth', seed=5)
+    data = noisy()
+
+    def cfg(seed):
+        torch.manual_seed(seed)
+        network = MODELS.build(dict(resnet(depth=14), _scope_='mmpretrain'))
+        return pair(tmp_path / 'store', path, teacher=None) | dict(teacher=network)
+
+    train(start(cfg(1), data), data)
+    # What it was initialised to does not matter.
+    assert start(cfg(2), data).teacher.complete
+    save_teacher(path, seed=6)
+    with pytest.raises(ValueError, match=r'another distillation .checkpoint.file 0 was '):
+        start(cfg(1), data)
+
+
+def test_the_pads_of_a_batch_belong_to_the_store():
+    def said(**pad):
+        pads = [dict(type='mmdet.BatchFixedSizePad', **pad)]
+        cfg = dict(type='mmdet.DetDataPreprocessor', batch_augments=pads)
+        network = MODELS.build(dict(resnet(depth=14), _scope_='mmpretrain'))
+        return teacher_identity(network, 'none.pth', MODELS.build(cfg))
+
+    assert said(size=(64, 64)) == said(size=(64, 64), pad_mask=True)
+    for other in (dict(size=(64, 96)), dict(size=(64, 64), img_pad_value=9)):
+        assert 'batch_pads' in difference(said(size=(64, 64)), said(**other))
 
 
 def test_the_constant_of_the_pyramid_is_that_of_faster_rcnn():

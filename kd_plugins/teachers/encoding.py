@@ -181,7 +181,7 @@ def _batches(layout: Mapping[str, Any], contents: Sequence[Any]) -> list[Any]:
     rows = np.frombuffer(b''.join(contents), np.uint8).reshape(len(contents), -1)
     batches, at = [], begin
     for one in arrays_of(layout, contents[0]):
-        columns = np.ascontiguousarray(rows[:, at : at + one.nbytes])
+        columns = rows[:, at : at + one.nbytes].copy()
         batches.append(columns.view(one.dtype).reshape(len(contents), *one.shape))
         at += one.nbytes
     return batches

@@ -229,7 +229,7 @@ def of_necks(cache):
 def test_maps_of_a_neck_are_refused_where_a_batch_pads_pictures(tmp_path):
     data = sized([(64, 64), (64, 64), (128, 128)])
     cache = dict(dir=str(tmp_path), views=1, dtype='float32')
-    said = r'Features\(\) is a map, .* 64 x 64 pixels is padded to the 128 x 128 of its batch.*one size'
+    said = r'Features\(\) is a map, .* 64 x 64 pixels is padded to the 128 x 128 of .* one size'
     model = of_necks(cache)
     model.teacher.begin(data)
     with pytest.raises(ValueError, match=said):
@@ -248,3 +248,12 @@ def test_maps_of_a_neck_are_refused_where_a_batch_pads_pictures(tmp_path):
     torch.testing.assert_close(found_gradient, gradient)
     with pytest.raises(ValueError, match=said):
         step(model, several(data, [1, 2]))
+
+
+def test_who_changes_what_was_read_of_one_picture_changes_nothing_that_is_stored():
+    sizes, logits = Sizes((8, 8), [(8, 8)]), torch.arange(5.0)[None]
+    layout, contents = encode(dict(a=[logits]), torch.float32, sizes)
+    for _ in range(2):
+        (found,) = decode(layout, contents, ['a'], (8, 8), torch.device('cpu'))['a']
+        assert torch.equal(found, logits)
+        found.add_(1)

@@ -3,13 +3,14 @@
 import itertools
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.tiny_pictures import Pictures
 from helpers.view_data import Photos  # noqa: F401  (registers it)
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.hooks import Hook
+from mmengine.hooks import DistSamplerSeedHook, Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS, init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import (
@@ -115,6 +116,15 @@ def test_every_pass_of_a_sampler_that_knows_no_epoch_is_one():
         loader = number_views(DataLoader(data, sampler=sampler, collate_fn=list))
         for epoch in range(4):
             assert sorted(asked(loader.sampler)) == [(i, epoch % 3) for i in range(5)]
+
+
+def test_a_resumed_training_tells_a_sampler_that_knows_no_epoch_how_many_passes_there_were():
+    data = RepeatableViews(Pictures(5), views=4)
+    loader = number_views(DataLoader(data, batch_size=2, collate_fn=list))
+    runner = SimpleNamespace(train_loop=SimpleNamespace(dataloader=loader), epoch=2)
+    DistSamplerSeedHook().before_train_epoch(runner)
+    for epoch in (2, 3, 4):
+        assert asked(loader.sampler) == [(i, epoch % 4) for i in range(5)]
 
 
 def test_a_sample_that_comes_again_within_an_epoch_gets_the_next_view():

@@ -81,6 +81,7 @@ class StoredTeacher(Teacher):
         self._records: files.Records | None = None
         self._writer: files.Writer | None = None
         self._lock: files.Lock | None = None
+        self._has_left = False
         self._watchers: list[tuple[Callable[..., None] | None, Callable[..., None] | None]] = []
         self._header: dict[str, Any] = dict(
             plain(identity),
@@ -353,7 +354,7 @@ class StoredTeacher(Teacher):
         # A block may have been full.
         self._records.refresh()
         if self._writes and self._records.missing == len(self._writer.waiting):
-            self._finish()
+            self.flush()
 
     def _begin_writing(self, layout: Any, size: int) -> None:
         """Make sure that there is room for all records, and say how much they take."""
@@ -425,19 +426,6 @@ class StoredTeacher(Teacher):
                     'is not of this teacher; give another dir.'
                 )
 
-    def _finish(self) -> None:
-        """Write what waits; if everything is there, the network leaves the device."""
-        self.flush()
-        assert self._records is not None
-        if self._records.missing:
-            return
-        MMLogger.get_current_instance().info(
-            f'{self.folder!r} is complete: the teacher is not asked any more.'
-        )
-        self.release()
-        if self.live is not None:
-            self.live.follow(lambda network: network.to('cpu'))
-
     def missing(self) -> list[np.ndarray]:
         """Return for every view the samples whose record is not there."""
         assert self._records is not None
@@ -476,10 +464,21 @@ class StoredTeacher(Teacher):
         ]
 
     def flush(self) -> None:
-        """Write the records that wait for a block to be full."""
-        if self._writer is not None and self._records is not None:
+        """Write what waits; if everything is there, the network leaves the device."""
+        if self.live is None or self._records is None:
+            return
+        if self._writer is not None:
             self._writer.flush()
-            self._records.refresh()
+        # Other processes write, too.
+        self._records.refresh()
+        if self._records.missing or self._has_left:
+            return
+        self._has_left = True
+        MMLogger.get_current_instance().info(
+            f'{self.folder!r} is complete: the teacher is not asked any more.'
+        )
+        self._unlock()
+        self.live.follow(lambda network: network.to('cpu'))
 
     def end(self) -> None:
         """See :meth:`Teacher.end`; what all processes have said is written by then."""
@@ -493,6 +492,9 @@ class StoredTeacher(Teacher):
     def release(self) -> None:
         """Write what waits, and let other jobs write."""
         self.flush()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.release()
             self._lock = None

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from kd_plugins.files import records as files
-from kd_plugins.teachers import storable
+from kd_plugins.teachers import storable, stored
 from kd_plugins.teachers.identity import difference, teacher_identity
 from kd_plugins.teachers.stored import StoredTeacher
 
@@ -576,6 +576,26 @@ def test_maps_of_several_layers_are_stored_and_read(tmp_path, checkpoint):
     assert 'holds' not in reading.teacher.told
     size = sum(path.stat().st_size for path in tmp_path.glob('*.records')) / 24
     assert 4 * (16384 + 8192 + 4096 + 9) < size < 4 * (16384 + 8192 + 4096 + 9) + 150
+
+
+def test_the_teacher_leaves_every_process_when_all_have_written(tmp_path, checkpoint, monkeypatch):
+    data = noisy(views=1)
+    models, left = [], []
+    for rank in range(2):
+        monkeypatch.setattr(stored, 'get_rank', lambda rank=rank: rank)
+        model = start(pair(tmp_path, checkpoint, views=1, cache=FLOAT32), data)
+        monkeypatch.setattr(model.teacher.live, 'follow', lambda _, rank=rank: left.append(rank))
+        given = model.data_preprocessor(batch(data, range(6 * rank, 6 * rank + 6)), True)
+        model.teacher.record(model.distiller.teacher_recorders, **given)
+        models.append(model)
+    # As epochs begin.
+    for model in models:
+        model.teacher.flush()
+    assert left == [1]
+    for _ in range(2):
+        models[0].teacher.flush()
+        assert left == [1, 0]
+    files.Lock(tmp_path, patience=0).release()
 
 
 def test_who_watches_sees_what_the_network_says_or_nothing(tmp_path, checkpoint):

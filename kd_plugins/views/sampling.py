@@ -7,6 +7,7 @@ indices: it comes with them, from the sampler, which is in the training's own pr
 
 from __future__ import annotations
 
+import operator
 from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -97,12 +98,15 @@ class ViewNumbering:
         repeats, size = getattr(sampler, 'num_repeats', None), len(sampler)
         before, seen = None, array('L')
         for position, index in enumerate(indices):
-            if not isinstance(index, int):
+            try:
+                # Also numpy's, and those of tensors.
+                index = operator.index(index)
+            except TypeError:
                 raise ValueError(
                     f'train_dataloader.sampler is a {type(sampler).__name__}, which draws '
                     f'{index!r}, and RepeatableViews numbers single samples: give a sampler of '
                     'whole numbers, such as DefaultSampler.'
-                )
+                ) from None
             epoch = (self._drawn * ranks + rank) // size if told is None else told
             self._drawn += 1
             if repeats:

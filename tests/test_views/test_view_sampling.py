@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_pictures import Pictures
@@ -19,6 +20,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    SubsetRandomSampler,
     WeightedRandomSampler,
 )
 
@@ -315,3 +317,11 @@ def test_views_of_a_sampler_are_whole_numbers_for_everybody_else():
     view = SampleView(3, 2)
     assert [10, 11, 12, 13][view] == 13 and view == 3 and view + 1 == 4
     assert torch.arange(5)[view] == 3 and repr(view) == 'SampleView(3, 2)'
+
+
+@pytest.mark.parametrize('numbers', [np.arange(5), torch.arange(5)])
+def test_whole_numbers_of_numpy_and_torch_are_numbered(numbers):
+    data = RepeatableViews(Pictures(5), views=3)
+    loader = DataLoader(data, sampler=SubsetRandomSampler(numbers), collate_fn=list)
+    for epoch in range(4):
+        assert sorted(asked(number_views(loader).sampler)) == [(i, epoch % 3) for i in range(5)]

@@ -353,9 +353,10 @@ def _stored(x: Tensor, dtype: torch.dtype) -> Tensor:
     # Half precision first leaves the device with half of the bytes.
     stored = x.to(dtype).cpu()
     if not stored.isfinite().all():
+        # Another type helps only where the numbers themselves are finite.
+        where = f' in {str(dtype).removeprefix("torch.")}' if x.isfinite().all() else ''
         raise NotStorableError(
-            f'not finite in {str(dtype).removeprefix("torch.")} (its largest number is '
-            f'{float(x.abs().max()):.3g})'
+            f'not finite{where} (its largest number is {float(x.abs().max()):.3g})'
         )
     return stored
 

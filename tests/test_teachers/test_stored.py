@@ -394,6 +394,10 @@ def test_a_record_that_is_too_large_for_its_limit_or_type_is_refused(tmp_path, c
         model.teacher.live.network.head.fc.bias[2] = 1e5
     with pytest.raises(ValueError, match=r"not finite in float16 .*1e\+05.*dtype='float32'"):
         train(model, data)
+    with torch.no_grad():
+        model.teacher.live.network.head.fc.bias[2] = torch.nan
+    with pytest.raises(ValueError, match=r'is not finite \(its largest number is nan\): leave out'):
+        train(model, data)
 
 
 def test_a_training_set_without_views_is_refused(tmp_path, checkpoint):

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from kd_plugins.experiments.alone import Alone, differences, student_alone
+from kd_plugins.experiments.alone import Alone, another_network, differences, student_alone
 from kd_plugins.experiments.inspected import Inspected, inspect_config, keep, kept
 from kd_plugins.experiments.logs import read_training
 from kd_plugins.experiments.results import Failure, Result, Run, hash_of_all_seeds, load_config
@@ -88,10 +88,11 @@ def plan(
         FileNotFoundError: If a config is not there.
     """
     options = dict(options or {})
-    names = [config.stem for config in configs]
+    configs_of_all = [*configs, *([alone] if alone else [])]
+    names = [config.stem for config in configs_of_all]
     if len(set(names)) < len(names):
         raise ValueError(
-            f'{" ".join(map(str, configs))}: two configs have one name, and would share a '
+            f'{" ".join(map(str, configs_of_all))}: two configs have one name, and would share a '
             'directory: give each once, or another file name.'
         )
     distilled = [_contender(config, seeds, work_dir, options) for config in configs]
@@ -101,7 +102,7 @@ def plan(
     if alone is None:
         made = _common_student(distilled)
         return Plan(_write(made, first.cfg, seeds, work_dir), distilled, True)
-    own = {key: value for key, value in options.items() if not key.startswith('model.')}
+    own = {key: value for key, value in options.items() if key.split('.')[0] != 'model'}
     given = _contender(alone, seeds, work_dir, own)
     if 'distiller' in given.cfg.model:
         raise ValueError(
@@ -114,6 +115,11 @@ def plan(
             f'It differs from the student alone in its training: {difference}'
             for difference in differences(given.cfg, each.cfg)
         ]
+        if difference := another_network(given.cfg, each.cfg):
+            each.notes.append(
+                f'It differs from the student alone in its network, so that the gain may be that '
+                f'of the network: {difference}'
+            )
     return Plan(given, distilled, False)
 
 

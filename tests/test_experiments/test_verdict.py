@@ -211,6 +211,26 @@ def test_what_a_method_has_of_its_own_is_noted(tmp_path):
     assert plan([ctc], [0], tmp_path, STUDENT).distilled[0].notes
 
 
+def test_a_student_that_is_another_network_is_noted(tmp_path):
+    deeper = write(tmp_path, 'deeper', STUDENT, 'model = dict(backbone=dict(depth=14))')
+    notes = plan([KD], [0], tmp_path, deeper).distilled[0].notes
+    assert [n for n in notes if 'model.backbone.depth is 14 and 18' in n]
+    assert not any(
+        'network' in note for note in plan([KD], [0], tmp_path, STUDENT).distilled[0].notes
+    )
+    started = write(
+        tmp_path, 'a', STUDENT, "model = dict(init_cfg=dict(type='Pretrained', checkpoint='x'))"
+    )
+    assert any('init_cfg' in note for note in plan([KD], [0], tmp_path, started).distilled[0].notes)
+
+
+def test_an_override_that_fits_one_side_only_is_a_sentence(tmp_path):
+    with pytest.raises(
+        ValueError, match=r'--cfg-options custom_hooks.3.x does not fit .*kd_digits'
+    ):
+        plan([KD], [0], tmp_path, STUDENT, {'custom_hooks.3.x': 1})
+
+
 def write(tmp_path, name, base, text):
     path = tmp_path / f'{name}.py'
     path.write_text(f"_base_ = ['{base}']\n{text}\n")
@@ -236,6 +256,10 @@ def test_other_students_are_refused(tmp_path):
         plan([DKD, other], [0], tmp_path)
     with pytest.raises(ValueError, match='two configs have one name'):
         plan([DKD, DKD], [0], tmp_path)
+    # They would train in one directory, each over the other.
+    same = write(tmp_path, 'dkd_digits', STUDENT, '')
+    with pytest.raises(ValueError, match='two configs have one name'):
+        plan([DKD], [0], tmp_path, same)
     with pytest.raises(ValueError, match='is a distillation itself'):
         plan([DKD], [0], tmp_path, KD)
 

@@ -72,7 +72,7 @@ class Request:
     batch_size: int | None = None
     classes: list[str] = field(default_factory=list, init=False)
     boxes: Boxes | None = field(default=None, init=False)
-    class_map: list[str] | None = field(default=None, init=False)
+    teachers_classes: list[str] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if (self.teacher is None) != (self.method == ALONE):
@@ -108,7 +108,7 @@ class Request:
         else:
             self.boxes = read_boxes(self.data)
             self.classes = self.boxes.classes
-            self.class_map = teachers_order(self.teacher_ckpt, self.classes)
+            self.teachers_classes = teachers_order(self.teacher_ckpt, self.classes)
 
     def network(self, path: str, teaches: bool = False, **more: Any) -> dict[str, Any]:
         """Return the config of one of the networks, for these classes.
@@ -120,9 +120,9 @@ class Request:
         """
         cfg: dict[str, Any] = dict(cfg_path=path)
         if self.boxes is not None:
-            if not (teaches and self.class_map):
-                key = '--teacher' if teaches else '--student'
-                cfg.update(heads_of(path, len(self.classes), key))
+            key = '--teacher' if teaches else '--student'
+            classes = (teaches and self.teachers_classes) or self.classes
+            cfg.update(heads_of(path, len(classes), key))
         elif self.classes:
             cfg['head'] = dict(num_classes=len(self.classes))
         return {**cfg, **more}
@@ -210,8 +210,8 @@ def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]
     else:
         model['teacher'] = request.network(path, teaches=True, cfg_path=request.path(path))
         model['teacher_ckpt'] = request.path(request.teacher_ckpt)
-    if request.class_map:
-        model['teacher_class_map'] = request.class_map
+    if request.teachers_classes:
+        model['teacher_class_map'] = list(request.classes)
     settings = dict(says.settings)
     hooks = {name: dict(type=f'kd_plugins.{kind}') for name, kind in _HOOKS.items()}
     return dict(
@@ -316,7 +316,11 @@ def _boxes(request: Request, boxes: Boxes, base: Config) -> dict[str, Any]:
     }
     paths = {name: request.path(path) for name, path in files.items()}
     return sections_of_data(
-        base, boxes, dict(root=request.path(root_of(boxes)), **paths), request.batch_size
+        base,
+        boxes,
+        dict(root=request.path(root_of(boxes)), **paths),
+        request.batch_size,
+        Path(request.student).name,
     )
 
 

@@ -253,6 +253,8 @@ class Validations(Hook):
             for name, value in _of_no_detection(metric).items():
                 numbers.setdefault(name, value)
         self.values[self._step(runner)] = numbers
+        # What gives no figure at the end gives none now, before the rest is trained.
+        self.headline()
         write_aside(json.dumps(self.values).encode(), self.path)
 
     @staticmethod

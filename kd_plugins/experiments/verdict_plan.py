@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,17 @@ from typing import Any
 from mmengine.config import Config
 
 from kd_plugins.experiments.alone import Alone, another_network, differences, student_alone
+from kd_plugins.experiments.environment import hardware
 from kd_plugins.experiments.inspected import Inspected, inspect_config, keep, kept
 from kd_plugins.experiments.logs import read_training
-from kd_plugins.experiments.results import Failure, Result, Run, hash_of_all_seeds, load_config
+from kd_plugins.experiments.results import (
+    Failure,
+    Result,
+    Run,
+    hash_of_all_seeds,
+    load_config,
+    other_versions,
+)
 from kd_plugins.experiments.verdict import Side
 
 #: What the folders of students alone, and their config files, begin with.
@@ -236,6 +244,25 @@ def side(
         done,
         trainings,
         {run.seed: failures[run].reason for run in each.runs if run in failures},
-        notes=each.notes,
+        notes=[*each.notes, *_kept_from_elsewhere(done), *_warnings(seen)],
     )
     return replace(made, ratios=seen.ratios, teacher=seen.teacher) if seen else made
+
+
+def _kept_from_elsewhere(done: Mapping[int, Result]) -> Iterator[str]:
+    """Say which finished runs are of other versions, or of another machine, than now."""
+    told: dict[str, list[int]] = {}
+    here = hardware()
+    for seed, result in done.items():
+        if unlike := other_versions(result):
+            told.setdefault(f'trained with {"; ".join(unlike)}', []).append(seed)
+        if result.hardware and result.hardware != here:
+            said = f'trained on {result.hardware}, so that times are not to be compared'
+            told.setdefault(said, []).append(seed)
+    for said, seeds in told.items():
+        yield f'Kept: seed {", ".join(map(str, seeds))} was {said}'
+
+
+def _warnings(seen: Inspected | None) -> Iterator[str]:
+    for warning in seen.warnings if seen else ():
+        yield f'tools/check.py warns: {warning.rstrip(".")}'

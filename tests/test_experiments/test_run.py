@@ -263,6 +263,13 @@ def test_a_validation_set_without_objects_is_named(tmp_path):
         curve(tmp_path, [{'level': 1.0}]).headline()
 
 
+def test_a_metric_that_counts_for_nothing_stops_at_the_first_validation(tmp_path):
+    run = tiny_run(tmp_path, val_evaluator=dict(type='Level'))
+    with pytest.raises(ValueError, match=r"gives \['level'\] and none of"):
+        run_once(run)
+    assert Path(Path(run.work_dir, 'last_checkpoint').read_text()).stem == 'epoch_1'
+
+
 def test_numbers_of_every_kind_are_kept():
     assert all(map(running._is_number, (1, 1.5, np.float32(2), torch.tensor(3.0))))
     assert not any(map(running._is_number, ('1', [1], torch.zeros(2), None)))

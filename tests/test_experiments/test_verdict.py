@@ -11,6 +11,7 @@ from helpers import CONFIGS, ROOT
 from scipy import stats
 
 from kd_plugins.experiments import verdict_plan
+from kd_plugins.experiments.environment import hardware, versions
 from kd_plugins.experiments.inspected import Inspected, inspect_config
 from kd_plugins.experiments.logs import Training, average
 from kd_plugins.experiments.repeat import RunsFailedError
@@ -285,6 +286,29 @@ def test_a_config_that_cannot_train_is_refused_before_anything_trains(tmp_path):
     config = tiny(tmp_path, more='del model\nmodel = dict(teacher_ckpt="absent.pth")')
     with pytest.raises(ValueError, match=r'^tiny: .*absent.pth'):
         verdict_plan.inspect_all(plan([config], [0], tmp_path))
+
+
+def test_what_was_kept_from_elsewhere_and_what_the_check_warns_of_is_noted(tmp_path):
+    config = tiny(tmp_path, more='auto_scale_lr = dict(base_batch_size=512)\n')
+    whole = plan([config], [0, 1], tmp_path)
+    (kd,) = whole.distilled
+    seen = inspect_config(kd.cfg)
+    assert any('is meant for batches of 512' in warning for warning in seen.warnings)
+    results = dict(
+        zip(
+            kd.runs,
+            [
+                result(60.0, versions=versions(), hardware=hardware()),
+                result(61.0, versions=dict(versions(), torch='1.0'), hardware='1 core of wood'),
+            ],
+            strict=True,
+        )
+    )
+    notes = verdict_plan.side(kd, results, {}, seen).notes
+    assert any('tools/check.py warns: ' in note and '512' in note for note in notes)
+    kept = [note for note in notes if note.startswith('Kept: ')]
+    assert len(kept) == 2 and all('seed 1 was trained' in note for note in kept)
+    assert 'torch 1.0, now' in kept[0] and 'on 1 core of wood' in kept[1]
 
 
 def test_a_look_finds_gradients_and_measures_the_teacher(tmp_path):

@@ -285,8 +285,11 @@ def test_the_check_names_faults_of_the_data(own, tmp_path):
     assert said.level == 'error' and said.what.startswith(f'{file}, line 2: is no JSON')
 
 
-def test_the_page_shows_pictures_as_they_are_trained(own, tmp_path):
+@pytest.mark.parametrize('caffe', [False, True])
+def test_the_page_shows_pictures_as_they_are_trained(own, tmp_path, caffe):
     cfg = written(tmp_path / 'my.py', STUDENT, data=own / 'coco', batch=4)
+    # Caffe's networks take blue first, as files are read.
+    cfg.model.data_preprocessor.bgr_to_rgb = not caffe
     flip = dict(type='RandomFlip', prob=1.0)
     cfg.train_dataloader.dataset.pipeline.insert(-1, flip)
     cfg.train_dataloader.sampler.shuffle = False

@@ -7,6 +7,7 @@ names the key, the value and what would be right.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from typing import Any, TypeGuard
 
@@ -25,6 +26,11 @@ def refuse(key: str, value: Any, right: str) -> ValueError:
         right: What would be right; it goes on after "give".
     """
     return ValueError(f'{key}={value!r} is wrong: give {right}.')
+
+
+def said(error: BaseException) -> str:
+    """Return an error's message in one line, without addresses of objects."""
+    return re.sub(r' at 0x[0-9a-f]+', '', ' '.join(str(error).split())) or 'no message'
 
 
 def whole_number(key: str, value: Any, least: int = 1, right: str | None = None) -> int:

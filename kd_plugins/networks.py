@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -247,6 +247,22 @@ def classes_of(network: nn.Module, layer: str | None = None) -> int | None:
         classes = getattr(head, 'num_classes', None)
         if isinstance(classes, int) and classes > 0:
             return classes
+    return None
+
+
+def size_made_for(network: nn.Module) -> tuple[int, int] | None:
+    """Return height and width of the pictures that a network's positions are laid out for.
+
+    Transformers say it, in mmpretrain's layout or timm's; None where no size is said.
+    """
+    backbone = getattr(network, 'backbone', None) or getattr(network, 'model', None)
+    for module in (backbone, getattr(backbone, 'patch_embed', None)):
+        for key in ('img_size', 'init_input_size'):
+            size = getattr(module, key, None)
+            if isinstance(size, int):
+                return size, size
+            if isinstance(size, Sequence) and len(size) == 2:
+                return int(size[0]), int(size[1])
     return None
 
 

@@ -7,6 +7,7 @@ hold the types are listed as ``locations`` and imported on the first look-up.
 from importlib import import_module
 from typing import Any
 
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import FUNCTIONS as MMENGINE_FUNCTIONS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -53,11 +54,17 @@ MODELS = ModelRegistry(
         'kd_plugins.temperatures',
     ],
 )
+DATA_SAMPLERS = Registry(
+    'data sampler',
+    parent=MMENGINE_DATA_SAMPLERS,
+    scope='kd_plugins',
+    locations=['kd_plugins.datasets'],
+)
 DATASETS = Registry(
     'dataset',
     parent=MMENGINE_DATASETS,
     scope='kd_plugins',
-    locations=['kd_plugins.datasets'],
+    locations=['kd_plugins.datasets', 'kd_plugins.views'],
 )
 TRANSFORMS = Registry(
     'transform',
@@ -89,6 +96,7 @@ TASK_UTILS = Registry(
 )
 
 __all__ = [
+    'DATA_SAMPLERS',
     'DATASETS',
     'FUNCTIONS',
     'HOOKS',

@@ -75,6 +75,25 @@ class PastedRegion:
 
 
 @dataclass(frozen=True)
+class TopLogits:
+    """The k largest logits of a classifier, and what all others amount to.
+
+    Args:
+        values: The largest logits, the largest first, (N, k).
+        indices: Their classes, integers of shape (N, k).
+        rest: Of the other classes the log-sum-exp of ``logits / tau``, (N, T).
+        taus: The T temperatures.
+        num_classes: How many classes there are in all.
+    """
+
+    values: Tensor
+    indices: Tensor
+    rest: Tensor
+    taus: tuple[float, ...]
+    num_classes: int
+
+
+@dataclass(frozen=True)
 class FeaturesSpec:
     """What can be said about feature maps before the network has run.
 
@@ -173,6 +192,7 @@ class HeadOutputs:
         bin_logits: Logits of the distances from the anchor's centre to left, top,
             right and bottom, (N, A, 4, bins), or None if the head has no bins.
         targets: The student's targets; None on the teacher's side.
+        grids: Rows and columns of pixels of each level; empty where nobody said.
     """
 
     head: str
@@ -181,6 +201,7 @@ class HeadOutputs:
     decode: Callable[[], Tensor]
     bin_logits: Tensor | None = None
     targets: HeadTargets | None = None
+    grids: tuple[tuple[int, int], ...] = ()
 
     @cached_property
     def boxes(self) -> Tensor:

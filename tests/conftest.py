@@ -1,4 +1,3 @@
-import functools
 import sys
 from pathlib import Path
 
@@ -15,28 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 @pytest.fixture(autouse=True, scope='session')
 def _upstream_indices_are_read_once():
     """Keep mmengine from reading all of a package's metafiles for every config of it."""
-    from mmengine.config import utils
-    from mmengine.hub import hub
+    from helpers.indices import read_once
 
-    with pytest.MonkeyPatch.context() as patch:
-        read = utils._get_cfg_metainfo
-
-        @functools.cache
-        def look_up(*where):
-            try:
-                return read(*where), None
-            except ValueError as error:  # not listed, as base configs are not
-                # Not the error itself: its frames would keep the tests' networks.
-                return None, str(error)
-
-        def once(*where):
-            found, error = look_up(*where)
-            if error is not None:
-                raise ValueError(error)
-            return found
-
-        for module in (utils, hub):
-            patch.setattr(module, '_get_cfg_metainfo', once)
+    with read_once():
         yield
 
 

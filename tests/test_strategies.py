@@ -22,7 +22,16 @@ from helpers import (
 )
 from helpers.detection import images
 from helpers.numbered import ctc_model
-from helpers.tiny_pictures import beside_ctkd, boxes, necks, patches, recursive_mix, rois, zipf
+from helpers.tiny_pictures import (
+    beside_ctkd,
+    boxes,
+    half_labelled,
+    necks,
+    patches,
+    recursive_mix,
+    rois,
+    zipf,
+)
 from helpers.tiny_training import config, train
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
@@ -116,6 +125,12 @@ METHODS = {
     'CTC': Method(ctc_model, sgd(), CHANGE, **NUMBERED),
     'CTC + DOT': Method(ctc_model, dot(), CHANGE, **NUMBERED),
     'ReviewKD': Method(lambda: algorithm_cfg(distiller=reviewing()), sgd(0.05)),
+    'KD beside unlabelled': Method(
+        half_labelled, sgd(), data='HalfLabelled', part='backbone.layer2'
+    ),
+    'KD beside unlabelled + DOT': Method(
+        half_labelled, dot(), data='HalfLabelled', part='backbone.layer2'
+    ),
     'CSKD': Method(patches, sgd(), **PATCHES),
     'Zipf': Method(zipf, sgd(), **STAGES),
     'Zipf + CTKD + DOT': Method(lambda: beside_ctkd(zipf()), dot(), CURRICULUM, **STAGES),
@@ -164,6 +179,12 @@ def of(name, work_dir, epochs=2, wrapper=None, **options):
     if method.hook:
         cfg.default_hooks.curriculum = dict(method.hook)
     cfg.merge_from_dict(options)
+    if method.data == 'HalfLabelled':
+        cfg.train_dataloader.sampler = dict(
+            type='kd_plugins.MultiSourceSampler',
+            batch_size=cfg.train_dataloader.batch_size,
+            source_ratio=[1, 1],
+        )
     return cfg
 
 
@@ -233,7 +254,11 @@ def test_activation_checkpointing_changes_nothing(tmp_path, method):
     # steps of float32 (1e-7 at 1).
     assert difference(plain, kept) < 1e-6
     # Once more in each backward pass; DOT has two.
-    assert len(calls) == 6 * (3 if 'DOT' in method else 2)
+    each = 3 if 'DOT' in method else 2
+    if 'unlabelled' in method:
+        # As often again, but the task's loss reaches no unlabelled picture.
+        each += 2
+    assert len(calls) == 6 * each
 
 
 @each_method

@@ -21,6 +21,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
@@ -69,6 +70,12 @@ def parse_args() -> argparse.Namespace:
         parser.error(f'--view {args.view} is of the validation set: give --samples, not --images.')
     if args.samples is not None and args.samples < 1:
         parser.error(f'--samples {args.samples} is no number of pictures: give 1 or more.')
+    known = sorted(Figure().canvas.get_supported_filetypes())
+    if args.out is not None and args.out.suffix.lstrip('.').lower() not in known:
+        parser.error(
+            f'--out {str(args.out)!r} is no kind of picture that can be written: end it with one '
+            f'of .{", .".join(known)}.'
+        )
     if any(not 0 <= moment <= 1 for moment in args.moments):
         parser.error(f'--moments {args.moments} are parts of a training: give numbers from 0 to 1.')
     return args

@@ -9,7 +9,9 @@ its config. ``--data FOLDER`` trains on data of your own: for classifiers a fold
 ``train/CLASS/`` and ``val/CLASS/``, for detectors a COCO, VOC or YOLO folder, of which
 the last two are written as COCO files beside the config. It sets the classes of both
 heads, the evaluator and, for detectors, the learning rate and the warm-up that follow
-from ``--batch-size``. Both networks are built, to find out what to read of them, and so is
+from ``--batch-size``. ``--unlabelled FOLDER`` adds pictures without labels to every batch
+of a classifier, for methods that need none, or is all of the training set where
+``--data`` has no ``train/``. Both networks are built, to find out what to read of them, and so is
 the model of what is written. Relative paths are written as counted from the new
 file, so that it works from any working directory. It is meant to be read, changed,
 and checked by ``tools/check.py``.
@@ -39,6 +41,13 @@ def parse_args() -> argparse.Namespace:
         required=True,
         help=f'what the student learns by; {ALONE}: without a teacher',
     )
+    for side in ('student', 'teacher'):
+        parser.add_argument(
+            f'--{side}-logits',
+            metavar='MODULE',
+            help=f'the module whose output are the logits of the {side}, where it has several '
+            'classifiers',
+        )
     parser.add_argument(
         '--data',
         type=Path,
@@ -48,6 +57,16 @@ def parse_args() -> argparse.Namespace:
         '--batch-size',
         type=int,
         help="pictures of a batch on one process, for --data of detectors; default: the student's",
+    )
+    parser.add_argument(
+        '--unlabelled', type=Path, help='a folder of pictures without labels, at any depth'
+    )
+    parser.add_argument(
+        '--unlabelled-ratio',
+        type=lambda text: text if text == 'all' else int(text),
+        default=1,
+        metavar='R',
+        help='how many of them a batch has for each labelled picture (default 1); all: no labels',
     )
     parser.add_argument('--out', type=Path, required=True, help='config file to write')
     chatter.add_argument(parser)

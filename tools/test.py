@@ -5,11 +5,12 @@ python tools/test.py CONFIG --teacher
 """
 
 import argparse
+import sys
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
 from kd_plugins.registry import name_of
-from kd_plugins.teachers import measure_teacher
+from kd_plugins.teachers import measure_teacher, teacher_of
 
 
 def parse_args() -> argparse.Namespace:
@@ -31,6 +32,8 @@ def main() -> None:
     """Evaluate."""
     args = parse_args()
     cfg = launch.load_config(args)
+    # A test asks networks, of pictures that no store knows.
+    cfg.model.pop('teacher_cache', None)
     if args.teacher:
         cfg.load_from, cfg.resume = None, False
         # An average of the student's weights has no place in a test of the teacher.
@@ -39,6 +42,11 @@ def main() -> None:
     else:
         cfg.load_from = args.checkpoint
     runner = launch.build_runner(cfg)
+    if args.teacher:
+        try:
+            teacher_of(runner.model)
+        except ValueError as error:
+            sys.exit(str(error))
     metrics = measure_teacher(runner) if args.teacher else runner.test()
     if args.out and runner.rank == 0:
         launch.write_json(args.out, metrics)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_plugins.algorithms.student import StudentModel
@@ -17,7 +20,9 @@ from kd_plugins.distillers import (
     check_graphs,
     check_records,
     check_student_loss,
+    compute_losses,
     features_suffice,
+    mappings_without_labels,
     reset_records,
 )
 from kd_plugins.networks import (
@@ -29,7 +34,7 @@ from kd_plugins.networks import (
 )
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
-from kd_plugins.teachers import build_teacher
+from kd_plugins.teachers import build_teacher, store_teacher
 
 _EXCHANGED = (
     'the data_preprocessor of a distillation cannot be exchanged, because the '
@@ -79,7 +84,8 @@ class SingleTeacherDistill(StudentModel):
         teacher_class_map: For every class of the student, in its order, the
             teacher's class, by its name or its index: for a teacher whose classes
             are others, more, or in another order.
-        calculate_student_loss: Whether the student's own losses take part.
+        calculate_student_loss: Whether the student's own losses take part. Without
+            them no label reaches a loss, so that the pictures need none.
         allow_random_teacher: Accept a teacher without any weights.
         module_inplace: Leave the student's in-place activations as they are.
             They overwrite what recorders have recorded.
@@ -92,6 +98,9 @@ class SingleTeacherDistill(StudentModel):
             ``init_cfg``) lacks them, has more of them, or has them in another
             shape: ``['head.fc.*']`` for another number of classes. The log
             names each of them. Every other weight has to fit.
+        teacher_cache: A store of the teacher's answers, ``dict(dir='...', views=10)``:
+            what it lacks is asked and written, and where it lacks nothing the teacher
+            is not even built; see :class:`kd_plugins.teachers.StoredTeacher`.
 
     Raises:
         ValueError: On a configuration that would train something else than it
@@ -121,6 +130,7 @@ class SingleTeacherDistill(StudentModel):
         init_cfg: dict | Sequence[dict] | None = None,
         load_from_except: Sequence[str] = (),
         batch_parts: Sequence[Mapping[str, Any]] = (),
+        teacher_cache: Mapping[str, Any] | None = None,
     ) -> None:
         for key, value, only in (
             ('teacher_trainable', teacher_trainable, False),
@@ -136,25 +146,33 @@ class SingleTeacherDistill(StudentModel):
         super().__init__(student, init_cfg, load_from_except)
         if not module_inplace:
             forbid_inplace(self.architecture)
+        live = partial(
+            build_teacher,
+            teacher,
+            teacher_ckpt,
+            preprocessor=self.data_preprocessor,
+            student=self.architecture,
+            allow_random=allow_random_teacher,
+            inplace=teacher_module_inplace,
+            input_size=teacher_input_size,
+            dtype=teacher_dtype,
+            channels_last=teacher_channels_last,
+            compile=teacher_compile,
+            class_map=teacher_class_map,
+        )
         with forked_random_states():
-            built = build_teacher(
-                teacher,
-                teacher_ckpt,
-                preprocessor=self.data_preprocessor,
-                student=self.architecture,
-                allow_random=allow_random_teacher,
-                inplace=teacher_module_inplace,
-                input_size=teacher_input_size,
-                dtype=teacher_dtype,
-                channels_last=teacher_channels_last,
-                compile=teacher_compile,
-                class_map=teacher_class_map,
+            built = (
+                live()
+                if teacher_cache is None
+                else store_teacher(live, teacher_cache, distiller, batch_parts)
             )
         _check_apart(self.architecture, built.network)
         self.teacher = built
         self._owns_teacher = True
         with forked_random_states():
+            distiller = built.recording(distiller)
             self.distiller = build_distiller(distiller, self.architecture, built.network)
+        built.connect(self.distiller)
         self.batch_parts = build_batch_parts(batch_parts, self.architecture, self.distiller)
         kept = built.state()
         if kept is not None:
@@ -163,6 +181,9 @@ class SingleTeacherDistill(StudentModel):
             built.look_for_features_only()
         if not calculate_student_loss:
             check_student_loss(self.distiller)
+            self.distiller.loss_forward_mappings = mappings_without_labels(
+                self.distiller, 'model.calculate_student_loss=False'
+            )
         self.calculate_student_loss = calculate_student_loss
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False
@@ -193,14 +214,30 @@ class SingleTeacherDistill(StudentModel):
     ) -> Any:
         """Return losses for ``mode='loss'``, else what the student returns."""
         if mode == 'loss':
-            return self.loss(inputs, data_samples)
+            return self.loss(inputs, data_samples, **kwargs)
         return super().forward(inputs, data_samples, mode, **kwargs)
 
-    def loss(self, inputs: Tensor, data_samples: list | None = None) -> dict[str, Any]:
+    def loss(
+        self,
+        inputs: Tensor,
+        data_samples: list | None = None,
+        unlabelled: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Return ``student.*`` and ``distill.*`` losses and diagnostics.
+
+        Args:
+            inputs: The preprocessed batch.
+            data_samples: Its samples.
+            unlabelled: ``inputs`` and ``data_samples`` of pictures without labels, as
+                :class:`kd_plugins.models.ClsDataPreprocessor` gives them. The student
+                sees them in a forward pass of their own, after the labelled ones, and
+                computes none of its own losses of them. A term is then the mean over
+                all pictures of both: that of each part, weighted by how many it has;
+                ``unlabelled_*`` is its part on the unlabelled ones.
 
         Raises:
             RuntimeError: In the first step, if the student's parameters are in pieces.
+            ValueError: If a term needs labels, and some pictures have none.
         """
         distiller = self.distiller
         if not self._is_whole:
@@ -210,24 +247,59 @@ class SingleTeacherDistill(StudentModel):
             return _reaching(losses, distiller.parameters())
         for part in self.batch_parts:
             inputs, data_samples = part.change(inputs, data_samples)
+        first = not self._is_whole
+        losses = self._compare(inputs, data_samples, self.calculate_student_loss)
+        if first and not self.calculate_student_loss and torch.is_grad_enabled():
+            _warn_of_untrained(self.architecture, losses)
+        for part in self.batch_parts:
+            part.remember(lambda name: distiller.get_record(name, from_student=True))
+        reset_records(distiller)
+        if unlabelled is not None:
+            mappings = distiller.loss_forward_mappings
+            try:
+                distiller.loss_forward_mappings = self.check_unlabelled()
+                others = self._compare(**unlabelled, with_student_loss=False)
+            finally:
+                distiller.loss_forward_mappings = mappings
+            reset_records(distiller)
+            losses.update(_joined(losses, len(inputs), others, len(unlabelled['inputs'])))
+        return losses
+
+    def check_unlabelled(self) -> dict[str, Any]:
+        """Return what the terms read of pictures without labels.
+
+        Raises:
+            ValueError: If a term or a part needs labels.
+        """
+        if self.batch_parts:
+            raise ValueError(
+                f'model.batch_parts=[{type(self.batch_parts[0]).__name__}] changes labelled '
+                'batches, and the training set has pictures without labels: leave one of them out.'
+            )
+        return mappings_without_labels(
+            self.distiller, 'an unlabelled picture of train_dataloader.dataset'
+        )
+
+    def _compare(
+        self, inputs: Tensor, data_samples: list | None, with_student_loss: bool
+    ) -> dict[str, Any]:
+        """Show one batch to both networks; return all losses, and leave the records."""
+        distiller = self.distiller
         distiller.set_deliveries_override(False)
-        with distiller.teacher_recorders, distiller.deliveries:
-            self.teacher.look(inputs, data_samples)
+        with distiller.deliveries:
+            self.teacher.record(distiller.teacher_recorders, inputs, data_samples)
         distiller.set_deliveries_override(True)
-        mode = 'loss' if self.calculate_student_loss else 'tensor'
+        mode = 'loss' if with_student_loss else 'tensor'
         with distiller.student_recorders, distiller.deliveries:
             outputs = self.architecture(inputs, data_samples, mode=mode)
-        losses = _prefixed('student', outputs) if self.calculate_student_loss else {}
+        losses = _prefixed('student', outputs) if with_student_loss else {}
         ask_teacher(distiller, self.teacher)
         record_parts(distiller)
         check_records(distiller)
         if not self._is_whole and torch.is_grad_enabled():
             check_graphs(distiller, self.architecture)
             self._is_whole = True
-        losses.update(_prefixed('distill', distiller.compute_distill_losses()))
-        for part in self.batch_parts:
-            part.remember(lambda name: distiller.get_record(name, from_student=True))
-        reset_records(distiller)
+        losses.update(_prefixed('distill', compute_losses(distiller)))
         return losses
 
     def parse_losses(self, losses: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -282,6 +354,41 @@ class SingleTeacherDistill(StudentModel):
 
 def _prefixed(prefix: str, losses: Mapping[str, Any]) -> dict[str, Any]:
     return {f'{prefix}.{name}': value for name, value in losses.items()}
+
+
+@torch.compiler.disable
+def _warn_of_untrained(student: nn.Module, losses: Mapping[str, Any]) -> None:
+    """Warn of parameters of the head that no term reaches where there is no other loss."""
+    head = getattr(student, 'head', None)
+    trained = [(n, p) for n, p in head.named_parameters() if p.requires_grad] if head else []
+    total = sum(value.sum() for name, value in losses.items() if 'loss' in name)
+    if not trained or not isinstance(total, Tensor) or not total.requires_grad:
+        return
+    grads = torch.autograd.grad(
+        total, [p for _, p in trained], retain_graph=True, allow_unused=True
+    )
+    missed = [name for (name, _), grad in zip(trained, grads, strict=True) if grad is None]
+    if missed:
+        print_log(
+            f'model.calculate_student_loss=False leaves {len(missed)} parameters of the '
+            f"student's head, such as 'head.{missed[0]}', without any loss: if predictions use "
+            'them, add a term that reads what they give.',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _joined(
+    losses: Mapping[str, Any], count: int, others: Mapping[str, Any], more: int
+) -> dict[str, Any]:
+    """Return the terms of both parts of a batch as their mean over all pictures."""
+    joined = {}
+    for name, value in others.items():
+        joined[name] = (count * losses[name] + more * value) / (count + more)
+        # Without "loss" in it, which would be added up.
+        term = name.removeprefix('distill.').removeprefix('loss_').replace('loss', 'term')
+        joined[f'unlabelled_{term}'] = value.detach()
+    return joined
 
 
 def _reaching(losses: dict[str, Any], parameters: Iterable[nn.Parameter]) -> dict[str, Any]:

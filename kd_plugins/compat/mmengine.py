@@ -1,4 +1,4 @@
-"""What mmengine lacks, added to two of its modules as soon as they are imported.
+"""What mmengine lacks, added to its modules as soon as they are imported.
 
 * It reads checkpoints by ``torch.load``, which runs what a pickle tells it to:
   always on torch 2.1, and after one warning in the maintained continuation. The
@@ -8,6 +8,9 @@
   themselves, ``MessageHub.get_current_instance()``, belongs to the runner that
   was built last. ``RuntimeInfoHook``, which every runner has, tells them, see
   :mod:`kd_plugins.hooks.every_runner`.
+* It tells a dataset nothing of the epoch. Loops without epochs iterate their loader
+  before any hook is called; so the loaders that a runner builds are told to number the views
+  that they ask for, see :mod:`kd_plugins.views.sampling`.
 """
 
 from __future__ import annotations
@@ -54,7 +57,7 @@ def _guard_checkpoints(module: ModuleType) -> None:
 
 def _tell_models(module: ModuleType) -> None:
     hook = module.RuntimeInfoHook  # type: ignore[attr-defined]
-    for name in ('before_train', 'before_train_iter'):
+    for name in ('before_train', 'before_train_epoch', 'before_train_iter', 'after_train'):
         method = getattr(hook, name)
         if not hasattr(method, '__wrapped__'):
             setattr(hook, name, _then_tell(method))
@@ -71,14 +74,34 @@ def _then_tell(method: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def _number_views(module: ModuleType) -> None:
+    for name in ('Runner', 'FlexibleRunner'):
+        runner = vars(module).get(name)
+        if runner is not None and not hasattr(runner.build_dataloader, '__wrapped__'):
+            runner.build_dataloader = staticmethod(_then_number(runner.build_dataloader))
+
+
+def _then_number(build: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(build)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        loader = build(*args, **kwargs)
+        # Before it is imported no dataset can have views.
+        views = sys.modules.get('kd_plugins.views')
+        return loader if views is None else views.number_if_repeatable(loader)
+
+    return call
+
+
 _COMPLETIONS: dict[str, Callable[[ModuleType], None]] = {
     'mmengine.runner.checkpoint': _guard_checkpoints,
     'mmengine.hooks.runtime_info_hook': _tell_models,
+    'mmengine.runner.runner': _number_views,
+    'mmengine.runner._flexible_runner': _number_views,
 }
 
 
 def install() -> None:
-    """Let both modules be completed; calling it twice is fine."""
+    """Let these modules be completed; calling it twice is fine."""
     if any(isinstance(finder, MMEngineFinder) for finder in sys.meta_path):
         return
     sys.meta_path.insert(0, MMEngineFinder())

@@ -8,6 +8,7 @@ import mmcv
 from mmcv.transforms import LoadImageFromFile as UpstreamLoadImageFromFile
 from mmengine import fileio
 
+from kd_plugins import checks
 from kd_plugins.registry import TRANSFORMS
 
 
@@ -17,13 +18,23 @@ class LoadImageFromFile(UpstreamLoadImageFromFile):
 
     Upstream's error for an empty file does not name it, and of a JPEG or PNG
     that breaks off OpenCV returns what there is, the rest grey. The arguments
-    and results are upstream's. A picture that is there already stays: mmpretrain's
+    and results are upstream's, but for one. A picture that is there already stays: mmpretrain's
     inferencers load it themselves, and know only upstream's transform to leave out.
+
+    Args:
+        channel_order: ``'bgr'`` as upstream, or ``'rgb'``, as datasets have it that keep
+            their pictures in memory (CIFAR), and the preprocessors of their configs.
+        **kwargs: Upstream's.
 
     Raises:
         ValueError: If the file is missing, empty, broken off or no picture;
             with ``ignore_empty=True`` the result is None instead.
     """
+
+    def __init__(self, channel_order: str = 'bgr', **kwargs: Any) -> None:
+        name = f'{type(self).__name__}.channel_order'
+        self.channel_order = checks.one_of(name, channel_order, ('bgr', 'rgb'))
+        super().__init__(**kwargs)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Return the results with ``img``, ``img_shape`` and ``ori_shape``."""
@@ -36,10 +47,13 @@ class LoadImageFromFile(UpstreamLoadImageFromFile):
             picture = None
             if why is None:
                 picture = mmcv.imfrombytes(
-                    content, flag=self.color_type, backend=self.imdecode_backend
+                    content,
+                    flag=self.color_type,
+                    channel_order=self.channel_order,
+                    backend=self.imdecode_backend,
                 )
         except Exception as error:
-            why, picture = str(error).strip().splitlines()[-1], None
+            why, picture = checks.said(error), None
         if picture is None:
             if self.ignore_empty:
                 return None

@@ -6,7 +6,9 @@ from kd_plugins.distillers.building import (
     check_graphs,
     check_records,
     check_student_loss,
+    compute_losses,
     features_suffice,
+    mappings_without_labels,
     reset_records,
 )
 
@@ -16,6 +18,8 @@ __all__ = [
     'check_graphs',
     'check_records',
     'check_student_loss',
+    'compute_losses',
     'features_suffice',
+    'mappings_without_labels',
     'reset_records',
 ]

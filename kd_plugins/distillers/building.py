@@ -9,7 +9,7 @@ nothing.
 from __future__ import annotations
 
 import difflib
-import inspect
+import traceback
 from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -20,9 +20,9 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from kd_plugins.distillers.protocols import check_protocols
-from kd_plugins.losses.base import LogitsLoss
+from kd_plugins.losses.base import LogitsLoss, needed_arguments
 from kd_plugins.networks import classes_of
-from kd_plugins.registry import name_of
+from kd_plugins.recorders.building import name_recorders
 from kd_plugins.teachers.base import Teacher
 
 KEY = 'model.distiller'
@@ -46,7 +46,7 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     config = ConfigDict(**cfg)
     config.setdefault('type', 'mmrazor.ConfigurableDistiller')
     _check_names(config)
-    _name_recorders(config)
+    name_recorders(config)
     with DefaultScope.overwrite_default_scope('mmrazor'):
         try:
             distiller = MODELS.build(config)
@@ -59,7 +59,9 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     if teacher is not None:
         _check_sources(distiller.teacher_recorders, teacher, 'teacher', student)
         sides.append(('teacher', distiller.prepare_from_teacher, teacher))
-    elif distiller.teacher_recorders.recorders:
+    elif not all(
+        getattr(each, 'stored', False) for each in distiller.teacher_recorders.recorders.values()
+    ):
         raise ValueError(
             f'{KEY}.teacher_recorders={sorted(distiller.teacher_recorders.recorders)} would record '
             'of model.teacher=None: give a teacher, or leave them out.'
@@ -72,24 +74,11 @@ def build_distiller(cfg: Mapping[str, Any], student: nn.Module, teacher: nn.Modu
     _check_questions(distiller)
     _check_fields(distiller)
     _check_proposals(distiller)
+    _check_queries(distiller, student, teacher)
     _check_classes(distiller, student, teacher)
     check_protocols(distiller, student, teacher, KEY)
     _check_specs(distiller)
     return distiller
-
-
-def _name_recorders(cfg: ConfigDict) -> None:
-    """Give recorders the names that mmrazor builds them by, which it adds "Recorder" to.
-
-    New-style configs have classes there, and what mmengine writes of such a config
-    the paths of these classes.
-    """
-    for side in ('student_recorders', 'teacher_recorders'):
-        for recorder in (cfg.get(side) or {}).values():
-            kind, name = recorder.get('type'), name_of(recorder.get('type'))
-            if name.endswith('Recorder'):
-                path = kind if isinstance(kind, str) else kind.__module__
-                recorder.type = f'{path.split(".")[0]}.{name.removesuffix("Recorder")}'
 
 
 def ask_teacher(distiller: Any, teacher: Teacher) -> None:
@@ -148,6 +137,39 @@ def check_student_loss(distiller: Any) -> None:
             )
 
 
+def mappings_without_labels(distiller: Any, key: str) -> dict[str, Any]:
+    """Return ``loss_forward_mappings`` for pictures that the student's own loss does not see.
+
+    They leave out what only that loss is given, the labels, where a term can do without.
+
+    Args:
+        distiller: The distiller.
+        key: The setting that keeps that loss from them, for the message.
+
+    Raises:
+        ValueError: Naming the term that needs them.
+    """
+    mappings = {}
+    for name, mapping in distiller.loss_forward_mappings.items():
+        loss = distiller.distill_losses[name]
+        missing = [argument for argument, of in mapping.items() if _is_loss_input(distiller, of)]
+        for argument in missing:
+            if argument in needed_arguments(loss):
+                instead = getattr(loss, 'without_labels', 'take a term that needs none')
+                raise ValueError(
+                    f'{key} gives {KEY}.distill_losses.{name}={type(loss).__name__} no labels, '
+                    f'and it needs {argument}: {instead}.'
+                )
+        mappings[name] = {k: of for k, of in mapping.items() if k not in missing}
+    return mappings
+
+
+def _is_loss_input(distiller: Any, record: Mapping[str, Any]) -> bool:
+    """Whether something is recorded only where the student computes a loss of its own."""
+    source = str(getattr(_recorder(distiller, record), 'source', ''))
+    return record['from_student'] and 'loss_module' in source.split('.')
+
+
 def check_records(distiller: Any) -> None:
     """Refuse a step in which a mapped recorder has seen nothing.
 
@@ -204,6 +226,26 @@ def check_graphs(distiller: Any, student: nn.Module) -> None:
                     )
 
 
+def compute_losses(distiller: Any) -> dict[str, Tensor]:
+    """Return the values of the terms by name.
+
+    Raises:
+        ValueError, RuntimeError: What a term or its connector raises, naming the term.
+    """
+    try:
+        return distiller.compute_distill_losses()
+    except (ValueError, RuntimeError) as error:
+        loops = (
+            frame.f_locals.get('loss_name')
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+            if frame.f_code.co_name == 'compute_distill_losses'
+        )
+        name = next((name for name in loops if name is not None), None)
+        if name is None or type(error) not in (ValueError, RuntimeError):
+            raise  # torch's own kinds, such as that of memory, mean something
+        raise type(error)(f'{KEY}.distill_losses.{name}: {error}') from error
+
+
 def reset_records(distiller: Any) -> None:
     """Let go of what was recorded: it holds the graph of the whole step."""
     for manager in (distiller.student_recorders, distiller.teacher_recorders):
@@ -251,16 +293,18 @@ def _check_record(cfg: ConfigDict, key: str, record: Mapping[str, Any]) -> None:
 
 def _check_arguments(distiller: Any) -> None:
     for name, loss in distiller.distill_losses.items():
-        for argument in inspect.signature(loss.forward).parameters.values():
-            required = argument.default is argument.empty and argument.kind in (
-                argument.POSITIONAL_OR_KEYWORD,
-                argument.KEYWORD_ONLY,
-            )
-            if required and argument.name not in distiller.loss_forward_mappings[name]:
+        for argument in needed_arguments(loss):
+            if argument not in distiller.loss_forward_mappings[name]:
                 raise ValueError(
-                    f'{KEY}.loss_forward_mappings.{name} lacks {argument.name}, which '
-                    f'{type(loss).__name__} needs.'
+                    f'{KEY}.loss_forward_mappings.{name} lacks {argument}, which '
+                    f'{type(loss).__name__} needs{_instead(loss, argument)}.'
                 )
+
+
+def _instead(loss: nn.Module, argument: str) -> str:
+    """Say what a term can do without labels, if there is something."""
+    instead = getattr(loss, 'without_labels', None) if argument == 'gt_labels' else None
+    return f': map it, or {instead}' if instead else ''
 
 
 def _check_sources(manager: Any, network: nn.Module, side: str, other: nn.Module | None) -> None:
@@ -280,8 +324,29 @@ def _check_sources(manager: Any, network: nn.Module, side: str, other: nn.Module
             raise ValueError(
                 f'{KEY}.{side}_recorders.{name}.source={recorder.source!r} is not in the {side} '
                 f'({type(network).__name__}){_suggestion(recorder.source, known)}: give the name '
-                "of one of its modules, such as 'head.fc'."
+                f'of one of its {_what(recorder, network, known)}.'
             )
+        module = dict(network.named_modules()).get(recorder.source)
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)):
+            inside = [f'{recorder.source}.{name}' for name, _ in module.named_children()]
+            raise ValueError(
+                f'{KEY}.{side}_recorders.{name}.source={recorder.source!r} is a '
+                f'{type(module).__name__}, which holds modules and is never called itself: name '
+                f'one of them{f", such as {inside[0]!r}" if inside else ""}.'
+            )
+
+
+def _what(recorder: Any, network: nn.Module, known: Iterable[str]) -> str:
+    """Return what a recorder reads of a network, with an example that it has."""
+    from mmrazor.models.task_modules.recorder import ParameterRecorder
+
+    if isinstance(recorder, ParameterRecorder):
+        return f'parameters, such as {[*known][-1]!r}'
+    linear = [name for name, module in network.named_modules() if isinstance(module, nn.Linear)]
+    of_classifier = [name for name in linear if name.startswith('head.')]
+    parts = [name for name in ('neck', 'backbone') if name in known]
+    example = next(iter([*of_classifier[-1:], *parts, *linear[-1:], *sorted(known)]), '')
+    return f'modules, such as {example!r}'
 
 
 def _check_questions(distiller: Any) -> None:
@@ -331,6 +396,38 @@ def _check_proposals(distiller: Any) -> None:
                 "its own: record both with dict(type='kd_plugins.RoIHead'), whose teacher is asked "
                 'about the RoIs of the student (see configs/_base_/distill/dkd_rois.py).'
             )
+
+
+def _check_queries(distiller: Any, student: nn.Module, teacher: nn.Module | None) -> None:
+    """Refuse a comparison of what queries say, which every network has of its own.
+
+    DETR and its kin, Mask2Former, Sparse R-CNN: both sides have as many, in no common order.
+    """
+    sides = dict(student=_places_of_queries(student), teacher=_places_of_queries(teacher))
+    for name, mapping in distiller.loss_forward_mappings.items():
+        sources = {}
+        for record in mapping.values():
+            side = 'student' if record['from_student'] else 'teacher'
+            source = str(getattr(_recorder(distiller, record), 'source', ''))
+            if 'connector' not in record and source.split('.')[0] in sides[side]:
+                sources[side] = source
+        if len(sources) == 2:
+            raise ValueError(
+                f'{KEY}.distill_losses.{name} would compare {sources["student"]!r} of the student '
+                f'with {sources["teacher"]!r} of the teacher query by query, but each network has '
+                'learned queries of its own, in no common order: compare what has a place in the '
+                "picture, 'backbone' or 'neck', or match the queries in a connector."
+            )
+
+
+def _places_of_queries(network: nn.Module | None) -> tuple[str, ...]:
+    """Return the parts of a network whose rows are queries."""
+    names = {kind.__name__ for kind in type(network).__mro__}
+    if 'DetectionTransformer' in names:
+        return ('decoder', 'bbox_head', 'query_embedding', 'dn_query_generator')
+    if 'MaskFormer' in names:
+        return ('panoptic_head',)
+    return ('rpn_head', 'roi_head') if 'SparseRCNN' in names else ()
 
 
 def _recorder(distiller: Any, record: Mapping[str, Any]) -> Any:

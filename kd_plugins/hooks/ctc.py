@@ -21,6 +21,7 @@ from kd_plugins.losses.ctc import CTCLoss
 from kd_plugins.networks import forked_random_states
 from kd_plugins.registry import HOOKS
 from kd_plugins.teachers.snapshot import SnapshotTeacher
+from kd_plugins.views import number_if_repeatable
 
 
 @HOOKS.register_module()
@@ -87,6 +88,11 @@ class CTCHook(Hook):
             raise ValueError(
                 'data_preprocessor.batch_augments mixes pictures, and CTC remembers every picture '
                 'by its number: leave the augments of train_cfg out.'
+            )
+        if getattr(dataset, 'mix', None) is not None:
+            raise ValueError(
+                'train_dataloader.dataset.mix mixes pictures, and CTC remembers every picture by '
+                'its number: leave mix out.'
             )
         if not self._terms(model) or not isinstance(vars(model).get('teacher'), SnapshotTeacher):
             raise ValueError(
@@ -163,7 +169,7 @@ def _whole(loader: DataLoader) -> DataLoader:
     """Return a loader of every sample: one may drop the last batch, or repeat a part of them."""
     if loader.batch_size is None:
         return loader
-    return DataLoader(
+    whole = DataLoader(
         loader.dataset,
         loader.batch_size,
         sampler=DefaultSampler(loader.dataset, shuffle=False),
@@ -172,3 +178,4 @@ def _whole(loader: DataLoader) -> DataLoader:
         pin_memory=loader.pin_memory,
         worker_init_fn=loader.worker_init_fn,
     )
+    return number_if_repeatable(whole)

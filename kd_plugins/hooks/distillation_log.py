@@ -24,8 +24,9 @@ class DistillationLogHook(Hook):
       classify alike; ``kd_plugins.DKDLoss`` its parts ``tckd`` and ``nckd``
       besides, unweighted. A term says so by a method ``diagnose``, which takes
       the arguments of its ``forward`` and returns named scalars. Several terms
-      that use a name get it with theirs: ``agreement.kd`` is of ``loss_kd``.
-    * ``teacher_seconds``: what the teacher's look at a batch took.
+      that use a name get it with theirs: ``agreement.kd`` is of ``loss_kd``. Of pictures
+      without labels beside labelled ones it has ``unlabelled_`` before it.
+    * ``teacher_seconds``: what the teacher's look at a batch took, or at both parts of one.
 
     They go the way of all scalars: into the log, the visualizer's JSON file,
     TensorBoard, wandb. Other iterations cost nothing. In a training without a
@@ -38,7 +39,8 @@ class DistillationLogHook(Hook):
 
     def __init__(self) -> None:
         self._handles: list[Any] = []
-        self._seen: dict[str, dict[str, Tensor]] = {}
+        # Of every term what it said in each of its calls.
+        self._seen: dict[str, list[dict[str, Tensor]]] = {}
         self._seconds: float | None = None
         self._published: set[str] = set()
         self._stop_timing: Callable[[], None] = lambda: None
@@ -66,13 +68,15 @@ class DistillationLogHook(Hook):
         for handle in self._handles:
             handle.remove()
         self._stop_timing()
-        names = [name for said in self._seen.values() for name in said]
-        for term, said in self._seen.items():
-            for name, value in said.items():
-                if names.count(name) > 1:
-                    # Without "loss" in it: mmengine logs running means of such names.
-                    name = f'{name}.{term.removeprefix("loss_").replace("loss", "term")}'
-                self._publish(runner, name, value)
+        first = [said[0] for said in self._seen.values()]
+        names = [name for said in first for name in said]
+        for term, heard in self._seen.items():
+            for prefix, said in zip(('', 'unlabelled_'), heard, strict=False):
+                for name, value in said.items():
+                    if names.count(name) > 1:
+                        # Without "loss" in it: mmengine logs running means of such names.
+                        name = f'{name}.{term.removeprefix("loss_").replace("loss", "term")}'
+                    self._publish(runner, prefix + name, value)
         if self._seconds is not None:
             self._publish(runner, 'teacher_seconds', self._seconds)
         self._handles, self._seen, self._seconds = [], {}, None
@@ -84,7 +88,7 @@ class DistillationLogHook(Hook):
     def _listen(self, name: str, term: nn.Module) -> None:
         def hear(term: Any, args: tuple, kwargs: dict[str, Any]) -> None:
             with torch.no_grad():
-                self._seen[name] = term.diagnose(*args, **kwargs)
+                self._seen.setdefault(name, []).append(term.diagnose(*args, **kwargs))
 
         self._handles.append(term.register_forward_pre_hook(hear, with_kwargs=True))
 
@@ -96,6 +100,6 @@ class DistillationLogHook(Hook):
             begun = now()
 
         def end(*_: Any) -> None:
-            self._seconds = now() - begun
+            self._seconds = (self._seconds or 0.0) + now() - begun
 
         self._stop_timing = teacher.watch(begin, end)

@@ -10,13 +10,17 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list
 from mmengine.fileio import get_text
+from mmengine.hooks import DistSamplerSeedHook
 from torch import nn
 
 from kd_plugins.files.matching import TERMS
 from kd_plugins.hooks.of_runner import teacher_in, trained_model
+from kd_plugins.registry import name_of
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
 from kd_plugins.teachers.upstreams import check_upstreams_teacher
+from kd_plugins.views.mixing import SampleMix
+from kd_plugins.views.sampling import sampler_of
 
 
 def before_train(runner: Any) -> None:
@@ -29,13 +33,16 @@ def before_train(runner: Any) -> None:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
             the teacher's classes stand in another order than the data's, or if
             annotations lack a class, or if the last batch of an epoch has one
-            sample and a term normalises over the batch; or if the teacher that a
-            model of upstream keeps does not fit.
+            sample and a term normalises over the batch, or if pictures without labels
+            come where one is needed; or if the teacher that a
+            model of upstream keeps does not fit; or if nobody tells the sampler of
+            repeatable views its epoch, or pictures would be mixed twice.
     """
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
         each.message_hub = runner.message_hub
     model = trained_model(runner)
+    check_views(runner)
     if hasattr(model, 'set_progress'):
         share_seed(runner)
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
@@ -45,9 +52,45 @@ def before_train(runner: Any) -> None:
         teacher = teacher_in(model)
         check_classes(runner.train_dataloader, teacher.classes, teacher.class_map)
         check_last_batch(runner.train_dataloader, model)
+        check_labels(runner.train_dataloader, model)
+        teacher.begin(getattr(runner.train_dataloader, 'dataset', None), runner.hooks)
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
         check_classes(runner.train_dataloader, classes)
+
+
+def check_views(runner: Any) -> None:
+    """Refuse a loader of repeatable views that would ask for the first ones in every epoch.
+
+    Raises:
+        ValueError: If no hook tells the sampler its epoch; or if its dataset mixes pictures, and
+            something else mixes them again.
+    """
+    _check_mixing(runner.train_dataloader.dataset, trained_model(runner))
+    sampler = sampler_of(runner.train_dataloader)
+    views = getattr(getattr(sampler, 'view_numbering', None), 'views', 1)
+    if views == 1 or not hasattr(sampler, 'epoch') or runner.train_loop.max_epochs == 1:
+        return
+    if not any(isinstance(hook, DistSamplerSeedHook) for hook in runner.hooks):
+        raise ValueError(
+            'default_hooks.sampler_seed is no DistSamplerSeedHook, so that nobody tells the '
+            f'sampler its epoch, and RepeatableViews.views={views} would show one view: '
+            "set default_hooks.sampler_seed=dict(type='DistSamplerSeedHook')."
+        )
+
+
+def _check_mixing(dataset: Any, model: nn.Module) -> None:
+    if not isinstance(getattr(dataset, 'mix', None), SampleMix):
+        return
+    again = [type(p).__name__ for p in getattr(model, 'batch_parts', ()) if p.mixes_labels]
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if getattr(preprocessor, 'batch_augments', None) is not None:
+        again.append('data_preprocessor.batch_augments (train_cfg.augments)')
+    if again:
+        raise ValueError(
+            f'train_dataloader.dataset.mix mixes pictures, and {again[0]} would mix them again: '
+            'leave out one of both.'
+        )
 
 
 def share_seed(runner: Any) -> None:
@@ -55,6 +98,16 @@ def share_seed(runner: Any) -> None:
     seed = [runner.seed]
     broadcast_object_list(seed)
     runner.message_hub.update_info('shared_seed', seed[0])
+
+
+def before_train_epoch(runner: Any) -> None:
+    """Have the teacher write what it has said in the epoch before."""
+    teacher_in(trained_model(runner)).flush()
+
+
+def after_train(runner: Any) -> None:
+    """Tell the teacher that the training is over."""
+    teacher_in(trained_model(runner)).end()
 
 
 def before_train_iter(runner: Any) -> None:
@@ -178,6 +231,44 @@ def check_last_batch(loader: Any, model: nn.Module) -> None:
             'batch: set train_dataloader.drop_last=True (or that of its batch_sampler), or another '
             'batch_size.'
         )
+
+
+def check_labels(loader: Any, model: nn.Module) -> None:
+    """Refuse pictures without labels where something needs one, or nothing keeps them apart.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    dataset = getattr(loader, 'dataset', None)
+    if name_of(type(dataset)) == 'WithUnlabelled':
+        sampler = getattr(loader, 'sampler', None)
+        kinds = {kind.__name__ for kind in type(sampler).__mro__}
+        size, of_sampler = loader.batch_size, getattr(sampler, 'batch_size', None)
+        if 'MultiSourceSampler' not in kinds or size != of_sampler:
+            raise ValueError(
+                f'train_dataloader.sampler is a {type(sampler).__name__} of batches of '
+                f'{of_sampler}, and its dataset WithUnlabelled wants some labelled and some '
+                "unlabelled pictures in every batch: give sampler=dict(type='kd_plugins."
+                f"MultiSourceSampler', batch_size={size}, source_ratio=[1, 1]) or another ratio."
+            )
+        preprocessor = type(model.data_preprocessor)
+        if preprocessor.__module__.split('.')[0] != 'kd_plugins':
+            raise ValueError(
+                f'data_preprocessor ({preprocessor.__name__}) does not keep the labelled and the '
+                'unlabelled pictures of train_dataloader.dataset apart: give '
+                "data_preprocessor.type='kd_plugins.ClsDataPreprocessor'."
+            )
+        model.check_unlabelled()
+    elif getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
+        for inner in _datasets(dataset):
+            # What mmpretrain's datasets call it.
+            if getattr(inner, 'with_label', True) is False:
+                raise ValueError(
+                    f'train_dataloader.dataset ({type(inner).__name__}, with_label=False) has no '
+                    "labels, and the student's own loss needs them: set "
+                    'model.calculate_student_loss=False, or put it beside a labelled one with '
+                    "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
+                )
 
 
 def _never_ends(sampler: Any) -> bool:

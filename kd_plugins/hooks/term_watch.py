@@ -50,7 +50,9 @@ class TermWatch:
         # On the host until the term is computed, which may be on any device.
         self.count = torch.zeros((), dtype=torch.int64)
         self.record = torch.zeros(())
+        # In all calls of the latest step: labelled and unlabelled pictures are one each.
         self.sound = torch.ones((), dtype=torch.bool)
+        self.step = -1
         self.handles: list[Any] = [loss.register_forward_hook(self._after, with_kwargs=True)]
         if skip:
             self.handles.append(loss.register_forward_pre_hook(self._before, with_kwargs=True))
@@ -161,6 +163,8 @@ class TermWatch:
         value = term.detach()
         sound = (torch.isfinite(value) & (value >= self.least)).all()
         named = [*((f'input {i}', x) for i, x in enumerate(args)), *kwargs.items()]
+        # Not of every call, and what they are is no news.
+        named = [(name, x) for name, x in named if name != 'gt_labels']
         inputs = dict(each for name, x in named for each in _tensors(name, x))
         self.inputs = list(inputs)
         # Of nothing as of a zero: a record has the same numbers in every step.
@@ -177,7 +181,9 @@ class TermWatch:
             self.record = torch.zeros_like(new)
             self.count = self.count.to(value.device)
         self._keep(new, ~sound)
-        self.latest, self.sound = new, sound
+        again = self.runner.iter == self.step
+        self.latest, self.step = new, self.runner.iter
+        self.sound = self.sound & sound if again else sound
         return torch.where(sound, term, torch.zeros_like(term)) if self.skip else None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from kd_plugins import checks
-from kd_plugins.structures import Progress
+from kd_plugins.structures import Progress, TopLogits
 from kd_plugins.temperatures import as_temperature
 
 
@@ -38,6 +39,24 @@ def agreement(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     return 100 * batch_mean((preds_S.argmax(1) == preds_T.argmax(1)).float())
 
 
+def needed_arguments(loss: nn.Module | type[nn.Module]) -> list[str]:
+    """Return the arguments that a loss, or every loss of a class, cannot do without.
+
+    They are those of its ``forward`` that have no default, and ``gt_labels`` where its
+    attribute ``needs_labels`` is True.
+    """
+    return [
+        name
+        for name, parameter in inspect.signature(loss.forward).parameters.items()
+        if name != 'self'
+        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and (
+            parameter.default is parameter.empty
+            or (name == 'gt_labels' and getattr(loss, 'needs_labels', False))
+        )
+    ]
+
+
 def check_tensors(owner: str, **preds: Any) -> None:
     """Refuse what is no tensor, such as all outputs of a module that returns several."""
     for name, value in preds.items():
@@ -55,6 +74,13 @@ def check_tensors(owner: str, **preds: Any) -> None:
 def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor, least: int = 2) -> None:
     """Refuse anything but two sets of logits of the same shape (N, C), with enough classes."""
     check_tensors(owner, preds_S=preds_S, preds_T=preds_T)
+    if preds_S.dim() == preds_T.dim() == 2 and len(preds_S) < len(preds_T):
+        raise ValueError(
+            f'{owner} compares picture by picture, but preds_S has {len(preds_S)} rows and preds_T '
+            f'has {len(preds_T)}: the module of the student sees some of the pictures only, as the '
+            'heads of a MultiTaskHead see those with labels; record such a head with '
+            "dict(type='kd_plugins.TaskLogits', task=...) on both sides."
+        )
     if preds_S.dim() != 2 or preds_S.shape != preds_T.shape:
         raise ValueError(
             f'{owner} needs logits of the same shape (N, C) from both networks, but preds_S has '
@@ -64,6 +90,17 @@ def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor, least: int = 2) -
     if preds_S.shape[1] < least:
         raise ValueError(
             f'{owner} needs at least {least} classes, but the logits have {preds_S.shape[1]}.'
+        )
+
+
+def check_top_logits(owner: str, preds_S: Tensor, preds_T: TopLogits) -> None:
+    """Refuse anything but logits (N, C) and the largest of as many samples and classes."""
+    check_tensors(owner, preds_S=preds_S)
+    if preds_S.shape != (len(preds_T.values), preds_T.num_classes):
+        raise ValueError(
+            f"{owner}: preds_S has the shape {tuple(preds_S.shape)}, and the teacher's largest "
+            f'logits are of {len(preds_T.values)} samples and {preds_T.num_classes} classes: check '
+            'that loss_forward_mappings name the classifiers and that both have the same classes.'
         )
 
 

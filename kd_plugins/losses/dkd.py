@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.registry import MODELS
 from kd_plugins.schedules import warmup as warmup_of
@@ -98,6 +99,12 @@ class DKDLoss(LogitsLoss):
 
     #: Of how many classes a label may be made; parts that mix more are refused beside it.
     classes_per_label = 2
+    needs_labels = True
+    #: What to do where there are none.
+    without_labels = (
+        "set its missing_label='teacher', which takes the teacher's first class for the label, or "
+        'use kd_plugins.KDLoss, which needs none'
+    )
 
     def __init__(
         self,
@@ -106,14 +113,17 @@ class DKDLoss(LogitsLoss):
         beta: float = 8.0,
         loss_weight: float = 1.0,
         warmup: int | Mapping[str, Any] = 1,
+        missing_label: str | None = None,
     ) -> None:
         super().__init__(tau, loss_weight)
+        checks.one_of('DKDLoss.missing_label', missing_label, (None, 'teacher'))
+        self.needs_labels = missing_label is None
         self.alpha = self._check_weight('alpha', alpha)
         self.beta = self._check_weight('beta', beta)
         self.warmup = warmup_of(warmup, 'DKDLoss.warmup')
         self._first_call = True
 
-    def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> Tensor:
+    def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None) -> Tensor:
         """Return the loss, a scalar in float32 or better.
 
         Args:
@@ -122,25 +132,40 @@ class DKDLoss(LogitsLoss):
             gt_labels: The classes, integers of shape (N,); or the mixed labels
                 of mixup and cutmix, shape (N, C), at most two classes a
                 sample: the loss is then the same mixture of the losses for
-                the two classes, as cross-entropy is.
+                the two classes, as cross-entropy is. None for pictures without
+                labels, see ``missing_label``.
         """
         factor = self.warmup(self.progress) * self.loss_weight
         preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
+        gt_labels = self._targets(preds_T, gt_labels)
         if self._first_call:
             self._check_first_batch(preds_S, gt_labels)
             self._first_call = False
         tckd, nckd = self._parts(preds_S, preds_T, gt_labels, tau)
         return batch_mean(self.alpha * tckd + self.beta * nckd) * factor
 
-    def diagnose(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> dict[str, Tensor]:
+    def diagnose(
+        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Return the agreement, and both parts as batch means, without weights and warm-up.
 
         For :class:`kd_plugins.hooks.DistillationLogHook`.
         """
         preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
-        tckd, nckd = self._parts(preds_S, preds_T, gt_labels, tau)
+        tckd, nckd = self._parts(preds_S, preds_T, self._targets(preds_T, gt_labels), tau)
         seen = dict(tckd=batch_mean(tckd), nckd=batch_mean(nckd))
         return dict(seen, agreement=agreement(preds_S, preds_T))
+
+    def _targets(self, preds_T: Tensor, gt_labels: Tensor | None) -> Tensor:
+        """Return the labels, or what stands for them."""
+        if gt_labels is not None:
+            return gt_labels
+        if self.needs_labels:
+            raise ValueError(
+                "DKDLoss.gt_labels=None: it splits the teacher's answer at the label; "
+                f'{self.without_labels}.'
+            )
+        return preds_T.argmax(dim=1)
 
     def _parts(
         self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor, tau: float | Tensor

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
+from kd_plugins.losses.base import (
+    LogitsLoss,
+    agreement,
+    at_least_float32,
+    batch_mean,
+    check_top_logits,
+)
 from kd_plugins.registry import MODELS
+from kd_plugins.structures import TopLogits
 from kd_plugins.temperatures.base import per_sample
 
 
@@ -34,6 +43,28 @@ def kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float | Tensor) -> Tensor:
     return kl * per_sample(tau) ** 2
 
 
+def kd_top_loss(preds_S: Tensor, preds_T: TopLogits, tau: float) -> Tensor:
+    r""":func:`kd_loss` where all classes but the teacher's k largest count as one.
+
+    It is never above :func:`kd_loss`, and equal to it where student and teacher agree on how
+    the other classes share what is left to them.
+
+    Args:
+        preds_S: The student's logits, shape (N, C).
+        preds_T: The teacher's k largest, with the log-sum-exp of the others at ``tau``.
+        tau: One of its temperatures.
+
+    Returns:
+        Tensor of shape (N,), at least 0 up to rounding, in nats times tau^2.
+    """
+    z_S = preds_S / tau
+    others = z_S.scatter(1, preds_T.indices, -math.inf).logsumexp(dim=1, keepdim=True)
+    rest = preds_T.rest[:, preds_T.taus.index(tau), None]
+    log_p_S = F.log_softmax(torch.cat([z_S.gather(1, preds_T.indices), others], dim=1), dim=1)
+    log_p_T = F.log_softmax(torch.cat([preds_T.values / tau, rest], dim=1), dim=1)
+    return (log_p_T.exp() * (log_p_T - log_p_S)).sum(dim=1) * tau**2
+
+
 @MODELS.register_module()
 class KDLoss(LogitsLoss):
     """:func:`kd_loss`, averaged over the batch, times ``loss_weight``.
@@ -49,25 +80,38 @@ class KDLoss(LogitsLoss):
             shapes differ.
     """
 
+    #: Arguments that may be :class:`kd_plugins.structures.TopLogits`.
+    top_logits = ('preds_T',)
+
     def __init__(
         self, tau: float | Mapping[str, Any] | nn.Module = 4.0, loss_weight: float = 1.0
     ) -> None:
         super().__init__(tau, loss_weight)
 
-    def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self, preds_S: Tensor, preds_T: Tensor | TopLogits, gt_labels: Tensor | None = None
+    ) -> Tensor:
         """Return the loss, a scalar in float32 or better.
 
         Args:
             preds_S: The student's logits, shape (N, C).
-            preds_T: The teacher's logits, shape (N, C); detached here.
+            preds_T: The teacher's logits, shape (N, C), or the largest of them; detached
+                here.
             gt_labels: Not used; accepted so that KD and DKD can be exchanged
                 in a config.
         """
+        if isinstance(preds_T, TopLogits):
+            check_top_logits(type(self).__name__, preds_S, preds_T)
+            losses = kd_top_loss(at_least_float32(preds_S), preds_T, self.tau(preds_S, preds_T))
+            return batch_mean(losses) * self.loss_weight
         preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
         return batch_mean(kd_loss(preds_S, preds_T, tau)) * self.loss_weight
 
     def diagnose(
-        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None
+        self, preds_S: Tensor, preds_T: Tensor | TopLogits, gt_labels: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Return the agreement, for :class:`kd_plugins.hooks.DistillationLogHook`."""
+        if isinstance(preds_T, TopLogits):
+            same = preds_S.argmax(1) == preds_T.indices[:, 0]
+            return dict(agreement=100 * batch_mean(same.float()))
         return dict(agreement=agreement(preds_S, preds_T))

@@ -197,6 +197,12 @@ class ZipfLoss(WeightedLoss):
         classes = preds_S.shape[1]
         if classes < 2:
             raise ValueError('ZipfLoss needs at least 2 classes, but the logits have 1.')
+        if gt_labels.shape == preds_S.shape and bool((gt_labels.amax(dim=1) == 1).all()):
+            raise ValueError(
+                f'ZipfLoss.gt_labels are one-hot rows of shape {tuple(gt_labels.shape)}: it takes '
+                'one right class a sample, integers of shape (N,), so leave out '
+                'data_preprocessor.to_onehot.'
+            )
         if gt_labels.shape != preds_S.shape[:1] or gt_labels.dtype != torch.int64:
             raise ValueError(
                 f'ZipfLoss.gt_labels has shape {tuple(gt_labels.shape)} and dtype '

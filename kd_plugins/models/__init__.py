@@ -15,6 +15,7 @@ from kd_plugins.models.cifar_shufflenet_v1 import CIFARShuffleNetV1
 from kd_plugins.models.cifar_shufflenet_v2 import CIFARShuffleNetV2
 from kd_plugins.models.cifar_vgg import CIFARVGG
 from kd_plugins.models.cifar_wide_resnet import CIFARWideResNet
+from kd_plugins.models.data_preprocessor import ClsDataPreprocessor
 from kd_plugins.models.distilled_vit_head import DistilledViTHead
 from kd_plugins.models.mobilenet_v1 import MobileNetV1
 from kd_plugins.models.tiny_imagenet_mobilenet_v2 import TinyImageNetMobileNetV2
@@ -29,6 +30,7 @@ __all__ = [
     'CIFARShuffleNetV2',
     'CIFARVGG',
     'CIFARWideResNet',
+    'ClsDataPreprocessor',
     'DistilledViTHead',
     'MobileNetV1',
     'TinyImageNetMobileNetV2',

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from mmengine.registry import MODELS
 from torch import nn
 
-from kd_plugins.networks import classifier
+from kd_plugins.losses.base import needed_arguments
+from kd_plugins.new_config.logits import Logits, find_logits
 from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method
 
-_LABELS = 'head.loss_module'
 #: What a network is that a task is for.
 CLASSIFIER, DETECTOR = 'classifier', 'dense detector'
 TWO_STAGE = 'two-stage detector'
@@ -23,10 +22,21 @@ _GIVEN = ('preds_S', 'preds_T', 'gt_labels')
 
 @dataclass(frozen=True)
 class Named:
-    """A network, and what error messages call it."""
+    """A network, and what error messages call it.
+
+    Args:
+        name: What messages call it.
+        network: The network; the search for its logits changes its running statistics.
+        size: Height and width of its pictures.
+        option: The option that chooses the module of its logits.
+        chosen: That module; None to look for it.
+    """
 
     name: str
     network: nn.Module
+    size: tuple[int, int] = (224, 224)
+    option: str = '--student-logits'
+    chosen: str | None = None
 
     @property
     def kind(self) -> str:
@@ -35,12 +45,15 @@ class Named:
             return TWO_STAGE
         if hasattr(self.network, 'bbox_head'):
             return DETECTOR
-        if hasattr(self.network, 'head'):
+        mmpretrains = {kind.__name__ for kind in type(self.network).__mro__}
+        if hasattr(self.network, 'head') or 'BaseClassifier' in mmpretrains:
             return CLASSIFIER
         return 'neither classifier nor detector'
 
 
-def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict[str, Any]:
+def distiller(
+    method: str, says: Method, student: Named, teacher: Named, unlabelled: bool = False
+) -> dict[str, Any]:
     """Return the ``distiller`` of a method between two networks.
 
     Args:
@@ -48,6 +61,7 @@ def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict
         says: What the method adds.
         student: The student.
         teacher: The teacher.
+        unlabelled: Whether pictures without labels come.
 
     Raises:
         ValueError: If the two do not fit each other or the method; the message
@@ -63,9 +77,21 @@ def distiller(method: str, says: Method, student: Named, teacher: Named) -> dict
             f'--method {method} is for two {wanted}s, but {" and ".join(who)}.{instead}'
         )
     needs = {name: _arguments(cfg) for name, cfg in says.distill_losses.items()}
-    recorders = _dense_heads() if says.task == DETECTION else _logits(student, teacher)
-    if any('gt_labels' in arguments for arguments in needs.values()):
-        recorders[0]['labels'] = _labels(student)
+    for name, arguments in needs.items():
+        if unlabelled and 'gt_labels' in arguments:
+            kind = says.distill_losses[name]['type']
+            raise ValueError(
+                f'--method {method} needs labels ({kind}), and the pictures of --unlabelled have '
+                'none: give --method kd, or write this method without --unlabelled and see '
+                'missing_label of the loss.'
+            )
+    if says.task == DETECTION:
+        recorders = _dense_heads()
+    else:
+        found = logits_of(student, trains=True), logits_of(teacher, trains=False)
+        recorders = _logits(student, teacher, *found)
+        if any('gt_labels' in arguments for arguments in needs.values()):
+            recorders[0]['labels'] = _labels(student, found[0])
     source = next(iter(recorders[1]))
     reads = dict(
         preds_S=dict(recorder=source, from_student=True),
@@ -88,13 +114,7 @@ def _arguments(loss: Mapping[str, Any]) -> list[str]:
     kind = MODELS.get(loss['type']) if isinstance(loss['type'], str) else loss['type']
     if kind is None:
         raise ValueError(f'{loss["type"]} is no registered loss: import the module that has it.')
-    needed = [
-        name
-        for name, parameter in inspect.signature(kind.forward).parameters.items()
-        if parameter.default is parameter.empty
-        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        and name != 'self'
-    ]
+    needed = needed_arguments(kind)
     unknown = [name for name in needed if name not in _GIVEN]
     if unknown:
         raise ValueError(
@@ -109,23 +129,30 @@ def _dense_heads() -> tuple[dict[str, Any], dict[str, Any]]:
     return dict(head=head), dict(head=head)
 
 
-def _logits(student: Named, teacher: Named) -> tuple[dict[str, Any], dict[str, Any]]:
-    found = [classifier(one.network, one.name) for one in (student, teacher)]
-    if found[0].classes != found[1].classes:
+def logits_of(one: Named, trains: bool) -> Logits:
+    """Find the logits of a classifier; see :func:`find_logits`."""
+    return find_logits(one.network, one.size, one.name, one.option, one.chosen, trains)
+
+
+def _logits(
+    student: Named, teacher: Named, of_student: Logits, of_teacher: Logits
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    if of_student.classes != of_teacher.classes:
         raise ValueError(
-            f'{student.name} has {found[0].classes} classes and {teacher.name} has '
-            f'{found[1].classes}: give a teacher that was trained on the same classes.'
+            f'{student.name} has {of_student.classes} classes and {teacher.name} has '
+            f'{of_teacher.classes}: give a teacher that was trained on the same classes.'
         )
-    of_student, of_teacher = (
-        dict(logits=dict(type='ModuleOutputs', source=layer.name)) for layer in found
-    )
-    return of_student, of_teacher
+    recorders = [
+        dict(logits=dict(type='ModuleOutputs', source=found.source))
+        for found in (of_student, of_teacher)
+    ]
+    return recorders[0], recorders[1]
 
 
-def _labels(student: Named) -> dict[str, Any]:
-    if _LABELS not in dict(student.network.named_modules()):
+def _labels(student: Named, found: Logits) -> dict[str, Any]:
+    if found.labels is None:
         raise ValueError(
-            f'{student.name} has no {_LABELS} to read the labels from: use --method kd, which '
+            f'{student.name} has no loss module to read the labels from: use --method kd, which '
             'needs none.'
         )
-    return dict(type='ModuleInputs', source=_LABELS)
+    return dict(type='ModuleInputs', source=found.labels)

@@ -12,11 +12,14 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.model import BaseModel
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
+from kd_plugins import checks
 from kd_plugins.datasets.boxes import Boxes, read_boxes
 from kd_plugins.files.writing import write_aside
-from kd_plugins.networks import build_network, resolve_network
+from kd_plugins.networks import build_network, resolve_network, size_made_for
+from kd_plugins.new_config.classes import classes_in_cfg, of_classes
 from kd_plugins.new_config.detection import (
     check_masks,
     count_of,
@@ -26,14 +29,19 @@ from kd_plugins.new_config.detection import (
     teachers_order,
     write_annotations,
 )
+from kd_plugins.new_config.logits import Logits, picture_size
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.python import Code, statement
-from kd_plugins.new_config.reading import Named, distiller
+from kd_plugins.new_config.reading import CLASSIFIER, Named, distiller, logits_of
 from kd_plugins.registry import name_of
 from kd_plugins.teachers.classes import keep_classes
 
+#: The endings of the pictures that mmpretrain's CustomDataset finds.
+PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 #: The method of a training without a teacher.
 ALONE = 'alone'
+#: What a network is tried on where no config says the size of its pictures.
+SIZE = (224, 224)
 _HOOKS = dict(
     checkpoint='SafeCheckpointHook',
     guard='DistillationGuardHook',
@@ -58,9 +66,16 @@ class Request:
             package's model index lists for its config.
         data: In the place of the data of the student's config. For a classifier a
             folder with ``train/CLASS/`` and ``val/CLASS/``, for a detector one of
-            :func:`kd_plugins.datasets.boxes.read_boxes`.
+            :func:`kd_plugins.datasets.boxes.read_boxes`. With ``unlabelled``, ``train/``
+            may be missing.
         batch_size: Of a detector's training on ``data``, on one process; None for
             that of the student's config.
+        student_logits: The module whose output are the student's logits; None to
+            look for the network's own answer.
+        teacher_logits: The teacher's.
+        unlabelled: A folder of pictures without labels, for a method that needs none.
+        unlabelled_ratio: How many of them there are in a batch for each labelled
+            picture; ``'all'`` for no labelled ones, as where ``data`` has no ``train/``.
     """
 
     student: str
@@ -70,6 +85,10 @@ class Request:
     teacher_ckpt: str | None = None
     data: Path | None = None
     batch_size: int | None = None
+    student_logits: str | None = None
+    teacher_logits: str | None = None
+    unlabelled: Path | None = None
+    unlabelled_ratio: int | str = 1
     classes: list[str] = field(default_factory=list, init=False)
     boxes: Boxes | None = field(default=None, init=False)
     teachers_classes: list[str] | None = field(default=None, init=False)
@@ -84,48 +103,80 @@ class Request:
                 f'--teacher {self.teacher!r} is a file of yours, for which no package lists '
                 'weights: give --teacher-ckpt.'
             )
-        if os.path.isfile(self.student) and Config._is_lazy_import(self.student):
+        if os.path.isfile(self.student) and _is_new_style(self.student):
             raise ValueError(
                 f'--student {self.student!r} is a new-style config (read_base, classes as types), '
                 'which the classic file that is written here cannot inherit: make a classic one of '
                 'it with mmengine.config.Config.fromfile(FILE).dump(OTHER_FILE), and give that.'
             )
-        if self.data is None:
-            if self.batch_size is not None:
-                raise ValueError(
-                    f'--batch-size {self.batch_size} is for --data of detectors: without it, set '
-                    'train_dataloader.batch_size in the config.'
-                )
+        if self.data is None and self.batch_size is not None:
+            raise ValueError(
+                f'--batch-size {self.batch_size} is for --data of detectors: without it, set '
+                'train_dataloader.batch_size in the config.'
+            )
+        if self.data is None and self.unlabelled is None:
             return
-        network, _ = resolve_network(dict(cfg_path=self.student), '--student')
+        network = _whole(self.student, '--student').get('model', {})
+        if self.unlabelled is not None:
+            if 'head' not in network:
+                raise ValueError(
+                    f'--unlabelled is for classifiers, but --student {self.student!r} is a '
+                    f'{name_of(network.get("type"))}.'
+                )
+            self._check_unlabelled(self.unlabelled)
+        if self.data is None:
+            return
         if 'head' in network:
             if self.batch_size is not None:
                 raise ValueError(
                     f'--batch-size {self.batch_size} is for detectors, and --student '
-                    f'{self.student!r} is a {name_of(network.type)}.'
+                    f'{self.student!r} is a {name_of(network.get("type"))}.'
                 )
-            self.classes = _classes_in(self.data)
+            self.classes = _classes_in(self.data, self.unlabelled_alone)
         else:
             self.boxes = read_boxes(self.data)
             self.classes = self.boxes.classes
             self.teachers_classes = teachers_order(self.teacher_ckpt, self.classes)
 
-    def network(self, path: str, teaches: bool = False, **more: Any) -> dict[str, Any]:
+    @property
+    def unlabelled_alone(self) -> bool:
+        """Whether no picture of the training has a label."""
+        return self.unlabelled is not None and self.unlabelled_ratio == 'all'
+
+    def _check_unlabelled(self, folder: Path) -> None:
+        if self.method == ALONE:
+            raise ValueError(
+                f'--unlabelled {str(folder)!r} teaches by the answers of a teacher, and --method '
+                'alone has none: give --teacher and another method, such as kd.'
+            )
+        if not any(path.suffix.lower() in PICTURES for path in folder.rglob('*')):
+            raise ValueError(
+                f'--unlabelled {str(folder)!r} holds no pictures ({", ".join(PICTURES)}): give a '
+                'folder that has some, at any depth.'
+            )
+        if self.data is not None and not (self.data / 'train').is_dir():
+            self.unlabelled_ratio = 'all'
+        if self.unlabelled_ratio != 'all':
+            checks.whole_number(
+                '--unlabelled-ratio', self.unlabelled_ratio, right='a whole number, or all'
+            )
+
+    def network(self, side: str, whole: Config, path: str, **more: Any) -> dict[str, Any]:
         """Return the config of one of the networks, for these classes.
 
         Args:
-            path: Its config.
-            teaches: Whether it is the teacher, which may know other classes beside these.
+            side: 'student' or 'teacher', which may know other classes beside these.
+            whole: Its config.
+            path: Where that is.
             **more: More of it; ``cfg_path`` as it shall stand there.
         """
-        cfg: dict[str, Any] = dict(cfg_path=path)
+        changes: dict[str, Any] = {}
         if self.boxes is not None:
-            key = '--teacher' if teaches else '--student'
-            classes = (teaches and self.teachers_classes) or self.classes
-            cfg.update(heads_of(path, len(classes), key))
+            classes = (side == 'teacher' and self.teachers_classes) or self.classes
+            changes = heads_of(path, len(classes), f'--{side}')
         elif self.classes:
-            cfg['head'] = dict(num_classes=len(self.classes))
-        return {**cfg, **more}
+            changes = of_classes(whole.model, len(self.classes), f'--{side}')
+        return {**dict(cfg_path=path, **changes), **more}
 
     @property
     def annotations(self) -> Path:
@@ -161,7 +212,7 @@ def write_config(request: Request) -> None:
     """
     text = new_config(request)
     request.out.parent.mkdir(parents=True, exist_ok=True)
-    _try(text, request.out)
+    _try(text, request)
     if request.boxes is not None:
         write_annotations(request.boxes, request.annotations)
     write_aside(text.encode(), request.out)
@@ -175,15 +226,26 @@ def new_config(request: Request) -> str:
     Raises:
         ValueError: As :func:`write_config`.
     """
-    student = Named(f'--student {request.student!r}', _build(request.network(request.student)))
+    base = _whole(request.student, '--student')
+    if 'train_dataloader' not in base or 'train_cfg' not in base:
+        raise ValueError(
+            f'--student {request.student!r} says how to test and not how to train (it has no '
+            'train_dataloader): give a config that trains, with that architecture.'
+        )
+    student = _named(request, 'student', request.student, base)
     if request.teacher is None:
-        sections = _data(request)
+        sections = _data(request, base)
         if request.classes:
-            model = request.network(request.student)
-            model.pop('cfg_path')
-            sections['model'] = model
+            if request.boxes is not None:
+                model = request.network('student', base, request.student)
+                model.pop('cfg_path')
+                sections['model'] = model
+            else:
+                _check_classes(request, logits_of(student, trains=True))
+                sections['model'] = of_classes(base.model, len(request.classes), '--student')
     else:
-        sections = _distillation(request, student, request.teacher)
+        sections = _distillation(request, base, student, request.teacher)
+    sections = dict(_base_=[request.path(request.student, prefix='')], **sections)
     head = f'# python tools/check.py {request.out}\n# python tools/train.py {request.out}\n'
     if 'optim_wrapper' in sections and request.boxes is not None:
         size = sections['train_dataloader']['batch_size']
@@ -191,27 +253,39 @@ def new_config(request: Request) -> str:
             f'# The learning rate is for batches of {size}: where more processes train, pass '
             '--auto-scale-lr.\n'
         )
-    sections = dict(_base_=[request.path(request.student, prefix='')], **sections)
     return head + '\n'.join(statement(name, value) for name, value in sections.items())
 
 
-def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]:
+def _distillation(request: Request, base: Config, student: Named, path: str) -> dict[str, Any]:
     says = methods()[request.method]
-    teacher = Named(f'--teacher {path!r}', _build(request.network(path, teaches=True)))
-    recorded = distiller(request.method, says, student, teacher)
+    whole = _whole(path, '--teacher')
+    teacher = _named(request, 'teacher', path, whole)
+    recorded = distiller(request.method, says, student, teacher, request.unlabelled is not None)
     model = dict(
         _delete_=True,
         type='kd_plugins.SingleTeacherDistill',
-        architecture=request.network(request.student, cfg_path=request.path(request.student)),
+        architecture=request.network(
+            'student', base, request.student, cfg_path=request.path(request.student)
+        ),
     )
+    if request.unlabelled_alone:
+        if name_of(says.settings.get('optim_wrapper', {}).get('type')) == 'DOTOptimWrapper':
+            raise ValueError(
+                f"--method {request.method} keeps the gradient of the student's own loss apart, "
+                'and without labels there is none: give --method kd, or labelled pictures too.'
+            )
+        model['calculate_student_loss'] = False
     if request.teacher_ckpt is None:
         _check_listed_weights(request, path)
-        model['teacher'] = request.network(path, teaches=True, pretrained=True)
+        model['teacher'] = request.network('teacher', whole, path, pretrained=True)
     else:
-        model['teacher'] = request.network(path, teaches=True, cfg_path=request.path(path))
+        model['teacher'] = request.network('teacher', whole, path, cfg_path=request.path(path))
         model['teacher_ckpt'] = request.path(request.teacher_ckpt)
     if request.teachers_classes:
         model['teacher_class_map'] = list(request.classes)
+    made_for, given = size_made_for(teacher.network), picture_size(base)
+    if teacher.kind == CLASSIFIER and made_for and given and made_for != given:
+        model['teacher_input_size'] = list(made_for)
     settings = dict(says.settings)
     hooks = {name: dict(type=f'kd_plugins.{kind}') for name, kind in _HOOKS.items()}
     return dict(
@@ -219,14 +293,69 @@ def _distillation(request: Request, student: Named, path: str) -> dict[str, Any]
         default_hooks=dict(**hooks, **settings.pop('default_hooks', {})),
         randomness=dict(seed=0),
         **settings,
-        **_data(request),
+        **_data(request, base),
         model=dict(model, distiller=recorded),
     )
+
+
+def _is_new_style(path: str) -> bool:
+    try:
+        return Config._is_lazy_import(path)
+    except SyntaxError:
+        return False  # which reading it will tell
+
+
+def _whole(path: str, option: str) -> Config:
+    """Read the config of a training.
+
+    Raises:
+        ValueError: Whatever upstream throws, as one sentence.
+    """
+    try:
+        with DefaultScope.overwrite_default_scope(path.split('::')[0] if '::' in path else None):
+            return get_config(path) if '::' in path else Config.fromfile(path)
+    except Exception as error:
+        raise _cannot(f'{option} {path!r} cannot be read', error) from error
+
+
+def _named(request: Request, side: str, path: str, whole: Config) -> Named:
+    """Build one of the networks from a config."""
+    option = f'--{side}'
+    if 'model' not in whole:
+        raise ValueError(f'{option} {path!r} has no model: give a config with one.')
+    cfg = request.network(side, whole, path)
+    if request.classes and 'num_classes' in whole.get('data_preprocessor', {}):
+        # As the new config will say at its top level.
+        cfg['data_preprocessor'] = dict(num_classes=len(request.classes))
+    try:
+        network = _build(cfg)
+    except Exception as error:
+        raise _cannot(f'{option} {path!r} cannot be built', error) from error
+    chosen = getattr(request, f'{side}_logits')
+    size = size_made_for(network) or picture_size(whole) or SIZE
+    return Named(f'{option} {path!r}', network, size, f'{option}-logits', chosen)
+
+
+def _cannot(what: str, error: Exception) -> ValueError:
+    """Return what upstream, or a network's own code, stopped at, as one sentence."""
+    if isinstance(error, (ValueError, FileNotFoundError)):
+        return ValueError(f'{what}: {checks.said(error)}')
+    return ValueError(f'{what}: {type(error).__name__}: {checks.said(error)}')
 
 
 def _build(cfg: Mapping[str, Any]) -> BaseModel:
     network, _ = resolve_network(cfg, cfg['cfg_path'])
     return build_network(network, cfg['cfg_path'])
+
+
+def _check_classes(request: Request, found: Logits) -> None:
+    """Refuse a network that would not have the classes of the data."""
+    if found.classes != len(request.classes):
+        raise ValueError(
+            f'--data has {len(request.classes)} classes, and {found.source!r} of --student '
+            f'{request.student!r} gives {found.classes} whatever its config says: give a config '
+            'whose num_classes is that of its logits.'
+        )
 
 
 def _check_listed_weights(request: Request, teacher: str) -> None:
@@ -239,9 +368,7 @@ def _check_listed_weights(request: Request, teacher: str) -> None:
             '--teacher-ckpt.'
         ) from None
     listed = (
-        count_of(network, '--teacher')
-        if request.boxes is not None
-        else network.get('head', {}).get('num_classes')
+        count_of(network, '--teacher') if request.boxes is not None else classes_in_cfg(network)
     )
     if request.classes and listed != len(request.classes):
         raise ValueError(
@@ -251,31 +378,40 @@ def _check_listed_weights(request: Request, teacher: str) -> None:
         )
 
 
-def _try(text: str, out: Path) -> None:
+def _try(text: str, request: Request) -> None:
     """Build the model of the config, read from its own folder, but load no weights."""
-    with NamedTemporaryFile('w', suffix='.py', dir=out.parent, encoding='utf-8') as file:
+    folder = request.out.parent
+    with NamedTemporaryFile('w', suffix='.py', dir=folder, encoding='utf-8') as file:
         file.write(text)
         file.flush()
         cfg = Config.fromfile(file.name)
     model = dict(cfg.model)
     if 'data_preprocessor' in cfg:
         model['data_preprocessor'] = cfg.data_preprocessor
-    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        if 'teacher' in model:
-            # A network that is built already needs no weights.
-            teacher = _build(dict(model['teacher'], pretrained=False))
-            if chosen := model.pop('teacher_class_map', None):
-                # Which classes they are is of no matter here, as many as the student's.
-                keep_classes(teacher, range(len(chosen)))
-            model.update(teacher=teacher, teacher_ckpt=None)
-        MODELS.build(model)
+    try:
+        with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+            if 'teacher' in model:
+                # A network that is built already needs no weights.
+                teacher = _build(dict(model['teacher'], pretrained=False))
+                if chosen := model.pop('teacher_class_map', None):
+                    # Which classes they are is of no matter here, as many as the student's.
+                    keep_classes(teacher, range(len(chosen)))
+                model.update(teacher=teacher, teacher_ckpt=None)
+            built = MODELS.build(model)
+            if name_of(cfg.optim_wrapper.get('type')) == 'DOTOptimWrapper':
+                build_optim_wrapper(built, cfg.optim_wrapper)
+    except Exception as error:
+        what = f'--method {request.method} cannot be built for --student {request.student!r}'
+        raise _cannot(what, error) from error
 
 
-def _classes_in(data: Path) -> list[str]:
+def _classes_in(data: Path, only_val: bool) -> list[str]:
     found = {
         split: sorted(p.name for p in (data / split).glob('*') if p.is_dir())
         for split in ('train', 'val')
     }
+    if only_val:
+        found['train'] = found['val']
     if len(found['train']) < 2 or found['train'] != found['val']:
         raise ValueError(
             f'--data {str(data)!r} needs the same two or more folders of pictures, one a class, in '
@@ -284,27 +420,68 @@ def _classes_in(data: Path) -> list[str]:
     return found['train']
 
 
-def _data(request: Request) -> dict[str, Any]:
-    if request.data is None:
+def _data(request: Request, base: Config) -> dict[str, Any]:
+    if request.data is None and request.unlabelled is None:
         return {}
-    with DefaultScope.overwrite_default_scope(request.student.split('::')[0]):
-        get = get_config if '::' in request.student else Config.fromfile
-        base = get(request.student)
-    if 'train_dataloader' not in base:
-        raise ValueError(
-            f'--student {request.student!r} says how to test and not how to train (it has no '
-            'train_dataloader): give a config that trains, with that architecture.'
-        )
     if request.boxes is not None:
         return _boxes(request, request.boxes, base)
-    return dict(
-        data_root=request.path(request.data),
-        data_preprocessor=dict(num_classes=len(request.classes)),
-        train_dataloader=_loader('train', base),
-        val_dataloader=_loader('val', base),
-        test_dataloader=Code('val_dataloader'),
-        val_evaluator=dict(_delete_=True, type='Accuracy', topk=Code('(1,)')),
-        test_evaluator=Code('val_evaluator'),
+    sections: dict[str, Any] = {}
+    if request.data is not None:
+        sections = dict(
+            data_root=request.path(request.data),
+            data_preprocessor=dict(num_classes=len(request.classes)),
+            train_dataloader=dict(dataset=_folders('train', base)),
+            val_dataloader=dict(dataset=_folders('val', base)),
+            test_dataloader=Code('val_dataloader'),
+            val_evaluator=dict(_delete_=True, type='Accuracy', topk=Code('(1,)')),
+            test_evaluator=Code('val_evaluator'),
+        )
+    if request.unlabelled is not None:
+        _add_unlabelled(sections, request, request.unlabelled, base)
+    return sections
+
+
+def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, base: Config) -> None:
+    """Put pictures without labels beside the labelled ones, or in their place."""
+    unlabelled = dict(
+        type='CustomDataset',
+        data_root=request.path(folder),
+        with_label=False,
+        pipeline=Code(_pipeline('train', base)),
+    )
+    preprocessor = sections.setdefault('data_preprocessor', {})
+    preprocessor['type'] = 'kd_plugins.ClsDataPreprocessor'
+    if request.unlabelled_alone:
+        sections['train_dataloader'] = dict(dataset=dict(_delete_=True, **unlabelled))
+        return
+    labelled: Any = Code('_base_.train_dataloader.dataset')
+    if request.data is not None:
+        labelled = sections['train_dataloader']['dataset']
+        del labelled['_delete_']
+    parts, size = [1, int(request.unlabelled_ratio)], base.train_dataloader.batch_size
+    if size % sum(parts):
+        raise ValueError(
+            f'--unlabelled-ratio {parts[1]}: the batches of --student {request.student!r} have '
+            f'{size} pictures, which {sum(parts)} does not divide: give a ratio R for which 1 + R '
+            'does.'
+        )
+    endless = name_of(base.train_dataloader.sampler.type) == 'InfiniteSampler' or not (
+        base.train_cfg.get('by_epoch', True)
+    )
+    sections['train_dataloader'] = dict(
+        dataset=dict(
+            _delete_=True,
+            type='kd_plugins.WithUnlabelled',
+            labelled=labelled,
+            unlabelled=unlabelled,
+        ),
+        sampler=dict(
+            _delete_=True,
+            type='kd_plugins.MultiSourceSampler',
+            batch_size=size,
+            source_ratio=parts,
+            **(dict(infinite=True) if endless else {}),
+        ),
     )
 
 
@@ -324,23 +501,29 @@ def _boxes(request: Request, boxes: Boxes, base: Config) -> dict[str, Any]:
     )
 
 
-def _loader(split: str, base: Config) -> dict[str, Any]:
+def _folders(split: str, base: Config) -> dict[str, Any]:
+    return dict(
+        _delete_=True,
+        type='CustomDataset',
+        data_root=Code('data_root'),
+        data_prefix=split,
+        pipeline=Code(_pipeline(split, base)),
+    )
+
+
+def _pipeline(split: str, base: Config) -> str:
     dataset = base[f'{split}_dataloader'].dataset
     if 'pipeline' not in dataset:
         raise ValueError(
-            f'--data: {split}_dataloader.dataset of the student is a {name_of(dataset.type)}, '
-            'which has no pipeline of its own: start from a config with a plain dataset.'
+            f'--data, --unlabelled: {split}_dataloader.dataset of the student is a '
+            f'{name_of(dataset.type)}, which has no pipeline of its own: start from a config with '
+            'a plain dataset.'
         )
     pipeline = f'_base_.{split}_dataloader.dataset.pipeline'
-    if not any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
-        # The base's dataset, CIFAR's say, has its pictures in memory.
-        pipeline = f"[dict(type='LoadImageFromFile'), *{pipeline}]"
-    return dict(
-        dataset=dict(
-            _delete_=True,
-            type='CustomDataset',
-            data_root=Code('data_root'),
-            data_prefix=split,
-            pipeline=Code(pipeline),
-        )
-    )
+    if any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
+        return pipeline
+    # The base's dataset, CIFAR's say, has its pictures in memory, as RGB.
+    load = "dict(type='LoadImageFromFile')"
+    if not (base.get('data_preprocessor') or {}).get('to_rgb', False):
+        load = "dict(type='kd_plugins.LoadImageFromFile', channel_order='rgb')"
+    return f'[{load}, *{pipeline}]'

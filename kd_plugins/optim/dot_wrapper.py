@@ -227,7 +227,8 @@ def _as_dot(optimizer: Optimizer, delta: float) -> DOTSGD:
     if not isinstance(optimizer, DOTSGD):
         raise TypeError(
             f'optim_wrapper.optimizer.type={type(optimizer).__name__!r} has no momentum that DOT '
-            "could take apart: it is defined for type='SGD' only."
+            "could take apart: it is defined for type='SGD' only; give a recipe that trains with "
+            'SGD, or another method.'
         )
     if optimizer.defaults['delta'] != delta:
         raise ValueError(

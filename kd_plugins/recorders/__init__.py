@@ -11,6 +11,8 @@ from kd_plugins.recorders.every_checkpoint import EveryCheckpointRecorder
 from kd_plugins.recorders.features import FeaturesRecorder
 from kd_plugins.recorders.roi_head import RoIHeadRecorder
 from kd_plugins.recorders.snapshot import SnapshotRecorder
+from kd_plugins.recorders.stored import StoredRecorder
+from kd_plugins.recorders.task_logits import TaskLogitsRecorder
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
@@ -23,4 +25,6 @@ __all__ = [
     'FeaturesRecorder',
     'RoIHeadRecorder',
     'SnapshotRecorder',
+    'StoredRecorder',
+    'TaskLogitsRecorder',
 ]

@@ -12,6 +12,7 @@ from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 
 from kd_plugins import checks
+from kd_plugins.losses.base import at_least_float32
 from kd_plugins.registry import TASK_UTILS
 
 #: Where mmpretrain's heads keep a linear classifier; of two, the distillation token's.
@@ -29,11 +30,17 @@ class DenseLogitsRecorder(BaseRecorder):
     Without arguments it reads mmpretrain's classifiers:
 
     * what goes into a ``GlobalAveragePooling`` neck, of whatever backbone
-      (convolutional, Swin, timm's networks through ``TIMMBackbone``). The mean
-      of the record over all positions is then the network's own answer;
+      (convolutional, Swin, MLP-Mixer, timm's networks through ``TIMMBackbone``), or
+      into the pooling inside of MixMIM;
+    * what ConvNeXt, HorNet, EdgeNeXt and TinyViT average before their last norm;
     * the patch tokens of vision transformers after the last norm, with or
       without class and distillation tokens, whatever their ``out_type``, read
       by the distillation token's classifier where there is one.
+
+    The mean of the record over all positions is the network's own answer where it
+    averages positions. Where it takes the layer norm of the average (ConvNeXt and its
+    like; BEiT and other transformers of ``out_type='avg_featmap'``), every
+    position is divided by the deviation of the average, not by its own.
 
     Args:
         features: Name of the module to read instead: its output, or the last
@@ -98,6 +105,14 @@ class DenseLogitsRecorder(BaseRecorder):
         elif pooling is not None:
             self._source = 'neck'
             pooling.register_forward_pre_hook(self._read_input)
+        elif isinstance(getattr(backbone, 'avgpool', None), nn.AdaptiveAvgPool1d):
+            backbone.avgpool.register_forward_pre_hook(self._read_input)
+        elif getattr(backbone, 'gap_before_final_norm', False):
+            # The last stage gives what is averaged, the last norm takes the average.
+            last = max(backbone.out_indices)
+            norm = getattr(backbone, f'norm{last}')
+            hook = functools.partial(self._read_before_norm, norm)
+            backbone.stages[last].register_forward_hook(hook)
         elif _has_patches(backbone):
             self._check_transformer(backbone, modules['head'])
             # What comes out may be a class token only, so look before it is picked.
@@ -116,7 +131,9 @@ class DenseLogitsRecorder(BaseRecorder):
 
     def _check_transformer(self, backbone: Any, head: nn.Module) -> None:
         width = self._linear.weight.shape[1]
-        if getattr(head, 'hidden_dim', None) is not None or width != backbone.embed_dims:
+        # RevViT has two streams of features side by side in the end.
+        streams = 2 if hasattr(backbone, 'fusion_layer') else 1
+        if getattr(head, 'hidden_dim', None) is not None or width != streams * backbone.embed_dims:
             raise ValueError(
                 f'DenseLogits cannot apply a classifier of {width} features to patch tokens of '
                 f'{backbone.embed_dims}'
@@ -130,7 +147,15 @@ class DenseLogitsRecorder(BaseRecorder):
 
     def _read_input(self, module: nn.Module, args: tuple) -> None:
         if self._recording:
-            self._record(_last(args[0]))
+            features = _last(args[0])
+            # Poolings of one dimension get (N, C, L).
+            self._record(features if features.dim() != 3 else features.transpose(1, 2))
+
+    def _read_before_norm(self, norm: nn.Module, module: Any, args: tuple, output: Any) -> None:
+        if self._recording:
+            if output.dim() == 3:  # TinyViT has tokens, and its stages say their grid
+                output = output.unflatten(1, tuple(module.resolution)).movedim(-1, 1)
+            self._record(_normed_as_average(output, norm))
 
     def _read_tokens(
         self, formatted: Callable, backbone: Any, tokens: Tensor, grid: tuple[int, int]
@@ -138,10 +163,10 @@ class DenseLogitsRecorder(BaseRecorder):
         """Keep the patches of the latest layer that is put out, then do what upstream does."""
         if self._recording:
             patches = tokens[:, backbone.num_extra_tokens :]
+            self._pending = patches.unflatten(1, tuple(grid)).movedim(-1, 1)
             if backbone.out_type == 'avg_featmap' and hasattr(backbone, 'ln2'):
                 # The classifier knows averages after this norm.
-                patches = backbone.ln2(patches)
-            self._pending = patches.unflatten(1, tuple(grid)).movedim(-1, 1)
+                self._pending = _normed_as_average(self._pending, backbone.ln2)
         return formatted(tokens, grid)
 
     def _finish_tokens(self, module: nn.Module, args: tuple, output: Any) -> None:
@@ -208,8 +233,21 @@ def _pooling(neck: nn.Module | None) -> nn.Module | None:
     """Return the global pooling that ends a neck."""
     while isinstance(neck, nn.Sequential) and len(neck):
         neck = neck[-1]
-    of_maps = isinstance(getattr(neck, 'gap', None), nn.AdaptiveAvgPool2d)
+    of_maps = isinstance(getattr(neck, 'gap', None), (nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool1d))
     return neck if of_maps and type(neck).__name__ == 'GlobalAveragePooling' else None
+
+
+def _normed_as_average(maps: Tensor, norm: Any) -> Tensor:
+    """Return positions whose average is a layer norm of their average, (N, C, H, W).
+
+    A layer norm subtracts the mean over channels, which is linear, and divides by the
+    deviation, which is here that of the average.
+    """
+    maps = at_least_float32(maps)
+    deviation = (maps.mean((2, 3)).var(dim=1, unbiased=False) + norm.eps).sqrt()
+    centred = (maps - maps.mean(dim=1, keepdim=True)) / deviation[:, None, None, None]
+    weight, bias = (x[:, None, None].to(maps.dtype) for x in (norm.weight, norm.bias))
+    return centred * weight + bias
 
 
 def _has_patches(backbone: nn.Module | None) -> bool:

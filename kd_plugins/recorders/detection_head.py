@@ -83,18 +83,22 @@ class DetectionHeadRecorder(BaseRecorder):
         self._outs, self._returned = [], []
         head, outs, returned = self.adapter.head, self._outs, self._returned
         listen(head, 'forward', lambda args, kwargs, out: outs.append(out))
-        listen(head, 'get_targets', lambda args, kwargs, out: returned.append(out))
+        listen(head, self.adapter.hears, lambda args, kwargs, out: returned.append(out))
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         super().__exit__(exc_type, exc_value, traceback)
         assert self.adapter is not None
         leave(self.adapter.head, 'forward')
-        leave(self.adapter.head, 'get_targets')
+        leave(self.adapter.head, self.adapter.hears)
         outs, returned, self._outs, self._returned = self._outs, self._returned, [], []
         if exc_type is not None:
             return
-        for i, out in enumerate(outs):
-            targets = None
-            if i < len(returned):
-                targets = self.adapter.targets(returned[i], images=len(out[0][0]))
+        for out in outs:
+            images = len(out[0][0])
+            if not returned:
+                targets = None
+            elif self.adapter.hears_each_picture:
+                targets, returned = returned[:images], returned[images:]
+            else:
+                targets, returned = returned[0], returned[1:]
             self.data_buffer.append(self.adapter.outputs(out, targets))

@@ -49,7 +49,8 @@ class EveryCheckpointRecorder(BaseRecorder):
             if self.source not in names:
                 raise ValueError(
                     f'{key}.source={self.source!r} is not in the {side} ({type(one).__name__}): '
-                    "give the name of one of its modules in one checkpoint, such as 'head.fc'."
+                    'give the name of one of its modules in one checkpoint, such as '
+                    f'{[name for name in names if name.startswith("head")][-1:] or ["backbone"]}.'
                 )
 
     def prepare_from_model(self, model: nn.Module | None = None) -> None:

@@ -7,10 +7,12 @@ computes no target and no loss: those are upstream's own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from mmengine.dist import all_reduce
 from torch import Tensor, nn
 
@@ -34,7 +36,10 @@ class HeadAdapter:
         ValueError: If its classes compete in a softmax.
     """
 
-    #: Where labels and their weights stand in what ``get_targets`` returns.
+    #: The method of the head that returns the targets of all pictures, or of one.
+    hears: ClassVar[str] = 'get_targets'
+    hears_each_picture: ClassVar[bool] = False
+    #: Where labels and their weights stand in what it returns; no weights are 1.
     labels_at: ClassVar[int]
     weights_at: ClassVar[int | None]
 
@@ -68,6 +73,10 @@ class HeadAdapter:
         """Return the bins per side of a box, None where distances are numbers."""
         return None
 
+    def logits(self, outs: Sequence[Any]) -> Sequence[Tensor]:
+        """Return the class logits of every level, (N, anchors * classes, H, W)."""
+        return outs[0]
+
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
         """Return boxes in strides, (M, 4).
 
@@ -78,14 +87,19 @@ class HeadAdapter:
         """
         raise NotImplementedError
 
-    def outputs(self, outs: Sequence[Any], targets: HeadTargets | None) -> HeadOutputs:
-        """Return the record of what ``forward`` returned."""
+    def outputs(self, outs: Sequence[Any], returned: Sequence[Any] | None) -> HeadOutputs:
+        """Return the record of what ``forward`` returned.
+
+        Args:
+            outs: That.
+            returned: As in :meth:`positive_and_weights`; None without targets.
+        """
         cls_scores, box_preds = outs[0], outs[1]
-        logits = [_flat(level, self.spec.num_classes) for level in cls_scores]
+        logits = [_flat(level, self.spec.num_classes) for level in self.logits(outs)]
         channels = 4 * (self.spec.num_bins or 1)
         preds = torch.cat([_flat(level, channels) for level in box_preds], dim=1)
         level_sizes = tuple(level.shape[1] for level in logits)
-        shapes = [tuple(level.shape[-2:]) for level in cls_scores]
+        shapes = [(level.shape[-2], level.shape[-1]) for level in cls_scores]
 
         def boxes() -> Tensor:
             n, device = len(preds), preds.device
@@ -108,28 +122,46 @@ class HeadAdapter:
             cls_logits=torch.cat(logits, dim=1),
             decode=boxes,
             bin_logits=None if bins is None else preds.unflatten(2, (4, bins)),
-            targets=targets,
+            targets=None if returned is None else self.targets(returned, len(preds), level_sizes),
+            grids=tuple(shapes),
         )
 
-    def targets(self, returned: Sequence[Any], images: int) -> HeadTargets:
-        """Return the record of what ``get_targets`` returned for a number of images.
+    def positive_and_weights(
+        self, returned: Sequence[Any], images: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return which anchors are positive, and what they weigh, None for 1; (N, A) each.
 
-        Averages the number of positives over ranks: all of them must call.
+        Args:
+            returned: What the method that is heard returned, or a list of what it
+                returned of each picture.
+            images: The number of pictures.
         """
-        per_level = [level.reshape(images, -1) for level in returned[self.labels_at]]
-        labels = torch.cat(per_level, dim=1)
+        labels = _in_rows(returned[self.labels_at], images)
         positive = (labels >= 0) & (labels < self.spec.num_classes)
         if self.weights_at is None:
-            weights = torch.ones_like(labels, dtype=torch.float32)
-        else:
-            levels = returned[self.weights_at]
-            weights = torch.cat([level.reshape(images, -1) for level in levels], dim=1)
+            return positive, None
+        return positive, _in_rows(returned[self.weights_at], images)
+
+    def targets(
+        self, returned: Sequence[Any], images: int, level_sizes: tuple[int, ...]
+    ) -> HeadTargets:
+        """Return the record of the targets of a number of images.
+
+        Averages the number of positives over ranks: all of them must call.
+
+        Args:
+            returned, images: As in :meth:`positive_and_weights`.
+            level_sizes: Anchors of each level.
+        """
+        positive, weights = self.positive_and_weights(returned, images)
+        if weights is None:
+            weights = torch.ones_like(positive, dtype=torch.float32)
         num_pos = positive.sum(dim=1).clamp(min=1).sum().float()
         all_reduce(num_pos, op='mean')
         return HeadTargets(
             positive=positive,
             label_weights=weights,
-            level_sizes=tuple(level.shape[1] for level in per_level),
+            level_sizes=level_sizes,
             num_pos=num_pos,
         )
 
@@ -177,26 +209,113 @@ class FCOSAdapter(HeadAdapter):
 
     labels_at, weights_at = 0, None
 
-    def outputs(self, outs: Sequence[Any], targets: HeadTargets | None) -> HeadOutputs:
+    def outputs(self, outs: Sequence[Any], returned: Sequence[Any] | None) -> HeadOutputs:
         cls_scores, box_preds = outs[0], outs[1]
         head = self.head
         if not (head.norm_on_bbox and head.training):
             pairs = zip(box_preds, self.spec.strides, strict=True)
             box_preds = [at_least_float32(preds) / stride for preds, stride in pairs]
-        return super().outputs((cls_scores, box_preds), targets)
+        return super().outputs((cls_scores, box_preds), returned)
 
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
         return _plain(self.head.bbox_coder.decode(priors / strides, preds))
 
 
+class PAAAdapter(ATSSAdapter):
+    """As ATSS; the labels are those that it gives anew, picture by picture."""
+
+    hears, hears_each_picture = 'paa_reassign', True
+
+    def positive_and_weights(
+        self, returned: Sequence[Any], images: int
+    ) -> tuple[Tensor, Tensor | None]:
+        labels, weights = (torch.stack([each[i] for each in returned]) for i in (0, 1))
+        return (labels >= 0) & (labels < self.spec.num_classes), weights
+
+
+class DDODAdapter(ATSSAdapter):
+    """As ATSS; of its two assignments, that of its classification."""
+
+    hears = 'get_cls_targets'
+
+
+class TOODAdapter(ATSSAdapter):
+    """Gives probabilities, and boxes in strides."""
+
+    def logits(self, outs: Sequence[Any]) -> Sequence[Tensor]:
+        return [_logit(at_least_float32(level)) for level in outs[0]]
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        return preds
+
+
+class VFNetAdapter(HeadAdapter):
+    """Distances from points in pixels, the refined ones, which in training come third.
+
+    Its varifocal loss weighs no labels.
+    """
+
+    labels_at, weights_at = 0, None
+
+    def outputs(self, outs: Sequence[Any], returned: Sequence[Any] | None) -> HeadOutputs:
+        return super().outputs((outs[0], outs[-1]), returned)
+
+    def positive_and_weights(
+        self, returned: Sequence[Any], images: int
+    ) -> tuple[Tensor, Tensor | None]:
+        positive, _ = super().positive_and_weights(returned, images)
+        weights = returned[1]
+        if self.head.use_vfl or weights is None:
+            return positive, None
+        # All levels in one row, those of all pictures after each other.
+        sizes = [level.numel() for level in returned[0]]
+        return positive, _in_rows(weights.split(sizes), images)
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        return _plain(self.head.bbox_coder.decode(priors, preds)) / strides
+
+
+class YOLOXAdapter(HeadAdapter):
+    """Centres and logarithms of sizes; classes are told where there is an object.
+
+    The logits are those of what it predicts, the probability of an object times that
+    of the class: its own loss trains the class on positive anchors only.
+    """
+
+    hears, hears_each_picture = '_get_targets_single', True
+
+    def logits(self, outs: Sequence[Any]) -> Sequence[Tensor]:
+        return [
+            _both(at_least_float32(classes), at_least_float32(objects))
+            for classes, _, objects in zip(*outs, strict=True)
+        ]
+
+    def positive_and_weights(
+        self, returned: Sequence[Any], images: int
+    ) -> tuple[Tensor, Tensor | None]:
+        return torch.stack([each[0] for each in returned]), None
+
+    def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
+        # An infinite size would end in FAR, but its gradient in 0 * inf.
+        preds = torch.cat([preds[:, :2], preds[:, 2:].clamp(max=math.log(FAR))], dim=1)
+        whole = torch.cat([priors[:, :2], strides, strides], dim=1)
+        return self.head._bbox_decode(whole, preds) / strides
+
+
 #: Every head that can be read. A subclass of one reads alike as long as it keeps
-#: ``loss_by_feat``, which takes what ``forward`` returns, and ``get_targets``.
+#: ``loss_by_feat``, which takes what ``forward`` returns, and the method that is heard.
 ADAPTERS: dict[str, type[HeadAdapter]] = {
     'GFLHead': GFLAdapter,
     'ATSSHead': ATSSAdapter,
     'FCOSHead': FCOSAdapter,
     'RetinaHead': RetinaAdapter,
+    'RetinaSepBNHead': RetinaAdapter,
     'RTMDetHead': RTMDetAdapter,
+    'TOODHead': TOODAdapter,
+    'VFNetHead': VFNetAdapter,
+    'PAAHead': PAAAdapter,
+    'DDODHead': DDODAdapter,
+    'YOLOXHead': YOLOXAdapter,
 }
 
 
@@ -209,22 +328,42 @@ def adapter_of(head: nn.Module) -> HeadAdapter:
     kind: Any = type(head)
     for base in kind.__mro__:
         if base.__name__ in ADAPTERS and base.__module__.startswith('mmdet.'):
+            adapter = ADAPTERS[base.__name__]
             same = all(
                 getattr(kind, name) is getattr(base, name)
-                for name in ('loss_by_feat', 'get_targets')
+                for name in ('loss_by_feat', adapter.hears)
             )
             if same:
-                return ADAPTERS[base.__name__](head)
+                return adapter(head)
             break
     raise ValueError(
         f'the head {kind.__name__} is not one that can be read: give a detector with one of '
-        f'{", ".join(ADAPTERS)}, or a head that inherits loss_by_feat and get_targets from one.'
+        f'{", ".join(ADAPTERS)}, or a head that inherits its loss and targets from one.'
     )
 
 
 def _flat(x: Tensor, channels: int) -> Tensor:
     """Return (N, H * W * anchors, channels) of a map (N, anchors * channels, H, W)."""
     return x.permute(0, 2, 3, 1).reshape(len(x), -1, channels)
+
+
+def _in_rows(levels: Sequence[Tensor], images: int) -> Tensor:
+    """Return values of all anchors, (N, A), of those of each level, one picture after another."""
+    return torch.cat([level.reshape(images, -1) for level in levels], dim=1)
+
+
+def _logit(probabilities: Tensor) -> Tensor:
+    """Return the logits of probabilities, finite where these are 0 or 1 by rounding."""
+    info = torch.finfo(probabilities.dtype)
+    return probabilities.clamp(info.tiny, 1 - info.eps).logit()
+
+
+def _both(a: Tensor, b: Tensor) -> Tensor:
+    """Return the logit of the product of two probabilities that are given by theirs."""
+    both = F.logsigmoid(a) + F.logsigmoid(b)
+    # At 0 the probability is 1 by rounding.
+    both = both.clamp(max=-torch.finfo(both.dtype).eps)
+    return both - (-torch.expm1(both)).log()
 
 
 def _opened(boxes: Tensor) -> Tensor:

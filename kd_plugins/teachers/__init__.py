@@ -6,6 +6,7 @@ from kd_plugins.teachers.checkpoints import CheckpointTeacher, CheckpointTree, j
 from kd_plugins.teachers.measuring import AsTaught, measure_teacher, teacher_of
 from kd_plugins.teachers.network import NetworkTeacher
 from kd_plugins.teachers.snapshot import SnapshotTeacher
+from kd_plugins.teachers.stored import StoredTeacher, store_teacher
 
 __all__ = [
     'AsTaught',
@@ -13,9 +14,11 @@ __all__ = [
     'CheckpointTree',
     'NetworkTeacher',
     'SnapshotTeacher',
+    'StoredTeacher',
     'Teacher',
     'build_teacher',
     'joint_logits',
     'measure_teacher',
+    'store_teacher',
     'teacher_of',
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -41,6 +41,34 @@ class Teacher:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
         return self
+
+    def recording(self, distiller: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the config of a distiller with the recorders that this teacher fills."""
+        return distiller
+
+    def connect(self, distiller: Any) -> None:
+        """Take notice of the distiller, built, whose recorders it will fill."""
+
+    def begin(self, dataset: Any, hooks: Iterable[Any] = ()) -> None:
+        """Take notice of the training set, and of the runner's hooks, before a training."""
+
+    def flush(self) -> None:
+        """Write what it keeps in memory, if it keeps anything."""
+
+    def end(self) -> None:
+        """Take notice of the end of a training."""
+
+    def record(
+        self, recorders: Any, inputs: Tensor, data_samples: Sequence[Any] | None = None
+    ) -> None:
+        """Have its recorders record what it says of a batch.
+
+        Args:
+            recorders: The distiller's ``teacher_recorders``.
+            inputs, data_samples: As in :meth:`look`.
+        """
+        with recorders:
+            self.look(inputs, data_samples)
 
     def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
         """Show the teacher a batch, for its recorders to record.

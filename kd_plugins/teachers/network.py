@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -10,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kd_plugins import checks
+from kd_plugins.networks import size_made_for
 from kd_plugins.teachers.base import Answer, Teacher
 from kd_plugins.teachers.input import TeacherInput
 
@@ -82,7 +85,11 @@ class NetworkTeacher(Teacher):
             if before is not None:
                 before()
         with self._asked(inputs, data_samples) as converted:
-            outputs = self._run(converted, data_samples, mode='tensor')
+            try:
+                outputs = self._run(converted, data_samples, mode='tensor')
+            except (AssertionError, RuntimeError, ValueError) as error:
+                _explain(error, self.network, converted)
+                raise
         for _, after in list(self._watchers):
             if after is not None:
                 after(outputs, data_samples)
@@ -163,6 +170,30 @@ class NetworkTeacher(Teacher):
 
     def _weight(self) -> Tensor:
         return next(self.network.parameters())
+
+
+def _explain(error: Exception, network: nn.Module, inputs: Tensor) -> None:
+    """Say what a network cannot do with its input, where that is what its error is about.
+
+    Raises:
+        ValueError: Naming the key that would make another input.
+    """
+    kind, given = type(network).__name__, list(inputs.shape)
+    wanted = re.search(r'to have (\d+) channels, but got (\d+) channels', str(error))
+    if wanted and int(wanted[2]) == inputs.shape[1]:
+        raise ValueError(
+            f'model.teacher ({kind}) takes pictures of {wanted[1]} channels, and the batch of the '
+            f'student has {wanted[2]} (shape {given}): give a teacher of as many channels, or '
+            'read the pictures with as many (color_type of LoadImageFromFile, and mean and std of '
+            'both data_preprocessors).'
+        ) from error
+    made_for = size_made_for(network)
+    if made_for is not None and made_for != tuple(inputs.shape[-2:]):
+        raise ValueError(
+            f'model.teacher ({kind}) is made for pictures of {made_for[0]} x {made_for[1]}, and '
+            f'does not run on those of the student (shape {given}; {checks.said(error)}): set '
+            f'model.teacher_input_size={made_for}.'
+        ) from error
 
 
 def _features(extract_feat: Callable[[Tensor], Any], inputs: Tensor, *_: Any, mode: str) -> Any:

@@ -6,6 +6,7 @@ Everything is in float64 and without batch statistics.
 
 import sys
 import tempfile
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
-from helpers.tiny_pictures import Pictures, patches, stages, zipf
+from helpers.tiny_pictures import Pictures, half_labelled, patches, stages, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
@@ -89,6 +90,19 @@ def of_levels():
     return build(distiller=reviewing()), *batch(size=8)
 
 
+def of_both_parts():
+    """KD and DKD on labelled pictures beside unlabelled ones, half of each on every rank."""
+    losses = deepcopy(TERMS)
+    losses['loss_dkd']['missing_label'] = 'teacher'
+    model = MODELS.build(half_labelled(losses)).train()
+    model.init_weights()
+    samples = [Pictures(8)[i] for i in range(8)]
+    for i in (1, 2, 4, 7):
+        del samples[i]['data_samples'].gt_label
+    pictures = torch.stack([sample['inputs'] for sample in samples])
+    return model, pictures, [sample['data_samples'] for sample in samples]
+
+
 CASES = {
     'KD, DKD': of_vectors,
     'DIST, WTTM, LSKD + CTKD': lambda: of_vectors(NEWER),
@@ -97,6 +111,7 @@ CASES = {
     'CSKD': of_patches,
     'Zipf': of_votes,
     'EEKD': of_checkpoints,
+    'with unlabelled': of_both_parts,
 }
 
 

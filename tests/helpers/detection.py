@@ -88,10 +88,65 @@ HEADS = dict(
     ),
 )  # fmt: skip
 
+DELTAS = dict(type='DeltaXYWHBBoxCoder', target_means=[0.0] * 4, target_stds=[0.1, 0.1, 0.2, 0.2])
+CENTERNESS = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)
+SUM = dict(reduction='sum', loss_weight=1.0)
+#: Heads that say the same in other ways, likewise.
+MORE_HEADS = {
+    'RetinaSepBN': (
+        'RetinaNet',
+        dict(HEADS['RetinaNet'][1], type='RetinaSepBNHead', num_ins=5,
+             norm_cfg=dict(type='BN', requires_grad=True)),
+        HEADS['RetinaNet'][2],
+    ),
+    'TOOD': (
+        'TOOD',
+        dict(type='TOODHead', anchor_type='anchor_free', anchor_generator=ONE_ANCHOR,
+             bbox_coder=DELTAS, initial_loss_cls=dict(FOCAL, activated=True), norm_cfg=GN,
+             loss_cls=dict(QUALITY, activated=True), loss_bbox=GIOU),
+        dict(initial_epoch=4, initial_assigner=dict(type='ATSSAssigner', topk=9),
+             assigner=dict(type='TaskAlignedAssigner', topk=13), alpha=1, beta=6,
+             allowed_border=-1, pos_weight=-1),
+    ),
+    'VFNet': (
+        'VFNet',
+        dict(type='VFNetHead', strides=STRIDES, center_sampling=False, dcn_on_last_conv=False,
+             use_atss=True, use_vfl=True, norm_cfg=GN,
+             loss_cls=dict(type='VarifocalLoss', use_sigmoid=True, alpha=0.75, gamma=2.0,
+                           iou_weighted=True, loss_weight=1.0),
+             loss_bbox=GIOU, loss_bbox_refine=GIOU),
+        ATSS,
+    ),
+    'PAA': (
+        'PAA',
+        dict(type='PAAHead', reg_decoded_bbox=True, score_voting=True, topk=9, norm_cfg=GN,
+             anchor_generator=ONE_ANCHOR, bbox_coder=DELTAS, loss_cls=FOCAL, loss_bbox=GIOU,
+             loss_centerness=CENTERNESS),
+        dict(assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.1, neg_iou_thr=0.1, min_pos_iou=0,
+                           ignore_iof_thr=-1), allowed_border=-1, pos_weight=-1),
+    ),
+    'DDOD': (
+        'DDOD',
+        dict(type='DDODHead', use_dcn=False, anchor_generator=ONE_ANCHOR, bbox_coder=DELTAS,
+             loss_cls=FOCAL, loss_bbox=GIOU, loss_iou=CENTERNESS, norm_cfg=GN),
+        dict(assigner=dict(type='ATSSAssigner', topk=9, alpha=0.8),
+             reg_assigner=dict(type='ATSSAssigner', topk=9, alpha=0.5), allowed_border=-1,
+             pos_weight=-1),
+    ),
+    'YOLOX': (
+        'YOLOX',
+        dict(type='YOLOXHead', strides=STRIDES, norm_cfg=GN,
+             loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, **SUM),
+             loss_bbox=dict(type='IoULoss', mode='square', eps=1e-16, **SUM),
+             loss_obj=dict(type='CrossEntropyLoss', use_sigmoid=True, **SUM)),
+        dict(assigner=dict(type='SimOTAAssigner', center_radius=2.5)),
+    ),
+}  # fmt: skip
+
 
 def detector(kind='GFL', classes=3, width=8, strides=None, preprocessor=None, **head):
     """Config of a thin detector of mmdet; ``head`` changes its head."""
-    name, head_cfg, train_cfg = deepcopy(HEADS[kind])
+    name, head_cfg, train_cfg = deepcopy({**HEADS, **MORE_HEADS}[kind])
     head_cfg.update(num_classes=classes, in_channels=16, feat_channels=16, stacked_convs=1, **head)
     if strides is not None:
         where = head_cfg if 'strides' in head_cfg else head_cfg['anchor_generator']

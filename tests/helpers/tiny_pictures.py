@@ -1,5 +1,7 @@
 """Pictures with classes or boxes for tiny trainings, and the pairs that learn them."""
 
+from copy import deepcopy
+
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS
@@ -9,6 +11,8 @@ from helpers import ROOT, algorithm_cfg
 from helpers.detection import detector, distillation, images
 from helpers.networks import distilled, resnet
 from helpers.two_stage import distillation as of_rois
+
+SCOPE = 'mmpretrain'
 
 
 @DATASETS.register_module(force=True)
@@ -29,6 +33,21 @@ class Pictures(Dataset):
 
         sample = DataSample().set_gt_label(index % 5)
         return dict(inputs=self.inputs[index], data_samples=sample)
+
+
+@DATASETS.register_module(force=True)
+class HalfLabelled(Pictures):
+    """The same pictures, the later half of them without a class."""
+
+    def __init__(self, size=12):
+        super().__init__(size)
+        self.datasets = [range(size // 2), range(size // 2, size)]
+
+    def __getitem__(self, index):
+        data = super().__getitem__(index)
+        if index in self.datasets[1]:
+            del data['data_samples'].gt_label
+        return data
 
 
 @DATASETS.register_module(force=True)
@@ -58,6 +77,28 @@ def patches(**changes):
         distiller=distiller,
         **changes,
     )
+
+
+def half_labelled(losses=None, student=None, **changes):
+    """Config of KD between small ResNets for batches of which some pictures have no label.
+
+    Args:
+        losses: Terms that are given logits and labels; KD if none are said.
+        student: Changes of the student's backbone.
+        changes: Of the algorithm.
+    """
+    parts = Config.fromfile(ROOT / 'configs/_base_/distill/logits.py').distiller
+    parts.distill_losses = losses or dict(loss_kd=dict(type='kd_plugins.KDLoss', tau=2.0))
+    mapping = parts.loss_forward_mappings.pop('loss_kd')
+    parts.loss_forward_mappings = {name: deepcopy(mapping) for name in parts.distill_losses}
+    cfg = algorithm_cfg(
+        # Batch statistics would tell the samples of a batch from each other.
+        architecture=dict(resnet(**dict(dict(norm_eval=True), **(student or {}))), _scope_=SCOPE),
+        teacher=dict(resnet(), _scope_=SCOPE),
+        distiller=parts,
+        data_preprocessor=dict(type='kd_plugins.ClsDataPreprocessor', mean=[0.5], std=[2.0]),
+    )
+    return cfg | changes
 
 
 def _term(base, name, student=None, **parts):

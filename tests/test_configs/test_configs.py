@@ -81,7 +81,8 @@ def test_builds_and_gives_finite_losses(path, monkeypatch):
     total, log = model.parse_losses(losses)
     assert torch.isfinite(total) and total.requires_grad
     if 'teacher' in cfg.model:
-        assert log['distill_loss'] > 0 and log['task_loss'] > 0
+        assert log['distill_loss'] > 0
+        assert log.get('task_loss', 0) > 0 or not model.calculate_student_loss
 
 
 def learn_temperature(model, cfg):

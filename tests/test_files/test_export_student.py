@@ -1,8 +1,10 @@
 import copy
 import hashlib
 import os
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -114,6 +116,14 @@ def test_other_networks_and_configs_are_refused(tmp_path):
 def command(*arguments):
     line = [sys.executable, str(ROOT / 'tools/export_student.py'), *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True)
+
+
+def test_detectors_are_tested_by_a_tool_that_brings_their_operators():
+    tool = runpy.run_path(str(ROOT / 'tools/export_student.py'))['how_to_test']
+    detector = Config(dict(default_scope='mmdet'))
+    assert tool(detector, Path('s.pth')) == 'python tools/test.py STUDENT_CONFIG s.pth'
+    classifier = Config(dict(default_scope='mmpretrain'))
+    assert tool(classifier, Path('s.pth')).startswith('mim test mmpretrain STUDENT_CONFIG')
 
 
 def test_from_the_command_line(tmp_path):

@@ -276,6 +276,7 @@ def test_by_its_former_name(tmp_path, student, monkeypatch, capsys):
         (('gone.pth', *RANDOM_TEACHER), "checkpoint='gone.pth' is not a file"),
         (('x.pth', '--view', 'tsne', '--images', 'a.png'), 'give --samples, not --images'),
         (('x.pth', '--samples', 0), '--samples 0 is no number of pictures'),
+        (('x.pth', '--out', 'x.html'), "--out 'x.html' is no kind of picture that can be written"),
     ],
 )
 def test_what_cannot_be_compared_is_one_sentence(arguments, says, monkeypatch, capsys):

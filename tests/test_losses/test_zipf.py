@@ -264,7 +264,12 @@ def test_bad_settings_are_named(settings, says):
 
 
 def test_mixed_labels_and_other_shapes_are_named():
-    mixed = torch.nn.functional.one_hot(LABELS, 7).double()
+    one_hot = torch.nn.functional.one_hot(LABELS, 7).double()
+    with pytest.raises(
+        ValueError, match=r'are one-hot rows of shape .* out data_preprocessor\.to_'
+    ):
+        ZipfLoss()(logits(), dense(), one_hot)
+    mixed = 0.7 * one_hot + 0.3 * one_hot.flip(0)
     for labels in (mixed, LABELS.double(), LABELS[:3]):
         with pytest.raises(ValueError, match=r'gt_labels has shape .* leave out mixup, CutMix'):
             ZipfLoss()(logits(), dense(), labels)

@@ -151,8 +151,11 @@ def test_pictures_are_loaded_where_the_base_has_them_in_memory(tmp_path):
     cfg = written(tmp_path / 'my.py', R18, 'alone', data=data)
     for loader in (cfg.train_dataloader, cfg.val_dataloader):
         types = [step.type for step in loader.dataset.pipeline]
-        assert types.count('LoadImageFromFile') == 1 and types[0] == 'LoadImageFromFile'
-        assert types[-1] == 'PackInputs'
+        # CIFAR's pictures in memory are RGB, and the preprocessor does not swap.
+        assert loader.dataset.pipeline[0] == dict(
+            type='kd_plugins.LoadImageFromFile', channel_order='rgb'
+        )
+        assert sum('LoadImage' in kind for kind in types) == 1 and types[-1] == 'PackInputs'
     other = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
     cfg = written(tmp_path / 'other.py', other, 'alone', data=data)
     types = [step.type for step in cfg.train_dataloader.dataset.pipeline]
@@ -344,3 +347,95 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys, tool):
     assert "--teacher 'gone.py' is no file" in capsys.readouterr().err
     assert '--teacher None' in tool(*given)
     assert not out.exists()
+
+
+# --- pictures without labels
+
+
+def unlabelled_folder(root, count=6):
+    generator = np.random.default_rng(1)
+    (root / 'any' / 'depth').mkdir(parents=True)
+    for i in range(count):
+        image = generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)
+        cv2.imwrite(str(root / 'any' / 'depth' / f'{i}.PNG'), image)
+    (root / 'notes.txt').write_text('no picture')
+    return root
+
+
+def small(cfg, batch):
+    """The same with small pictures and batches: it is not about what the network sees."""
+    for loader in (cfg.train_dataloader, cfg.val_dataloader):
+        loader.update(batch_size=batch, num_workers=0, persistent_workers=False)
+        datasets = [loader.dataset.get(key) for key in ('labelled', 'unlabelled')]
+        for dataset in [each for each in datasets if each] or [loader.dataset]:
+            for step in dataset.pipeline:
+                for key in ('scale', 'crop_size'):
+                    if key in step:
+                        step[key] = 32
+    if 'labelled' in cfg.train_dataloader.dataset:
+        cfg.train_dataloader.sampler.batch_size = batch
+    return cfg
+
+
+SMALL = 'mmpretrain::mobilenet_v2/mobilenet-v2_8xb32_in1k.py'
+
+
+def teacher_for(tmp_path, data):
+    alone = written(tmp_path / 'alone.py', SMALL, 'alone', data=data)
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=MODELS.build(alone.model).state_dict()), tmp_path / 't.pth')
+    return str(tmp_path / 't.pth')
+
+
+def test_unlabelled_pictures_come_beside_the_labelled_or_in_their_place(tmp_path):
+    data = picture_folders(tmp_path / 'pictures')
+    ckpt, folder = teacher_for(tmp_path, data), unlabelled_folder(tmp_path / 'mine')
+    for name, more, size in (('beside', dict(unlabelled_ratio=3), 18), ('all', {}, 6)):
+        if name == 'all':
+            (data / 'train').rename(tmp_path / 'elsewhere')
+        out = tmp_path / f'{name}.py'
+        write_config(Request(SMALL, 'kd', out, SMALL, ckpt, data, unlabelled=folder, **more))
+        cfg = Config.fromfile(out)
+        assert cfg.data_preprocessor.type == 'kd_plugins.ClsDataPreprocessor'
+        assert cfg.data_preprocessor.num_classes == 3
+        if name == 'beside':
+            assert cfg.train_dataloader.sampler.source_ratio == [1, 3]
+            assert cfg.train_dataloader.sampler.batch_size == cfg.train_dataloader.batch_size == 32
+        report = check(small(cfg, 8), iterations=1, teacher_batches=1, debug=True)
+        assert report.data.samples == size
+        terms = [loss for loss in report.losses if loss.startswith('student.')]
+        assert terms == ([] if name == 'all' else ['student.loss'])
+        assert report.terms[0].gradient > 0
+        assert 0 < report.unlabelled.confidence < 1 and report.unlabelled.samples > 0
+
+
+def test_unlabelled_pictures_come_beside_the_data_of_the_student(tmp_path, ckpt):
+    folder = unlabelled_folder(tmp_path / 'mine')
+    out = tmp_path / 'my.py'
+    write_config(Request(R18, 'kd', out, R34, unlabelled=folder))
+    cfg = Config.fromfile(out)
+    dataset = cfg.train_dataloader.dataset
+    assert (dataset.labelled.type, dataset.unlabelled.with_label) == ('CIFAR10', False)
+    assert dataset.unlabelled.pipeline[0].channel_order == 'rgb'
+    assert [step.type for step in dataset.labelled.pipeline] == [
+        step.type for step in dataset.unlabelled.pipeline[1:]
+    ]
+
+
+def test_unlabelled_pictures_that_fit_nothing_are_refused(tmp_path, ckpt):
+    folder, out = unlabelled_folder(tmp_path / 'mine'), tmp_path / 'my.py'
+    (tmp_path / 'empty').mkdir()
+
+    def says(method='kd', teacher=TEACHER, folder=folder, **more):
+        given = None if teacher is None else ckpt
+        return refusal(STUDENT, method, out, teacher, given, unlabelled=folder, **more)
+
+    assert 'holds no pictures (.jpg' in says(folder=tmp_path / 'empty')
+    assert '--method alone has none: give --teacher' in says('alone', None)
+    assert says('dkd').startswith('--method dkd needs labels (kd_plugins.DKDLoss), and the')
+    assert says('dot', unlabelled_ratio='all').startswith('--method dot keeps the gradient of')
+    assert 'have 32 pictures, which 3 does not divide' in says(unlabelled_ratio=2)
+    with pytest.raises(ValueError, match=r'^--unlabelled is for classifiers, .* is a GFL\.$'):
+        Request(DENSE, 'bckd', out, DENSE, unlabelled=folder)
+    assert '--unlabelled-ratio=0 is wrong: give a whole number, or all' in says(unlabelled_ratio=0)

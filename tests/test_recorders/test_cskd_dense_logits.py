@@ -5,8 +5,10 @@ import copy
 import pytest
 import torch
 from helpers.networks import ARCH, build, cnn, distilled, install_timm, resnet, vit
+from mmengine.registry import init_default_scope
 from torch import nn
 
+from kd_plugins.networks import build_network, resolve_network
 from kd_plugins.recorders import DenseLogitsRecorder
 
 MAPS = {
@@ -101,13 +103,70 @@ def test_patches_are_what_upstreams_feature_map_has(name):
     stock.load_state_dict(network.state_dict(), strict=False)
     features = stock.backbone(inputs)[-1]
     if 'avg_featmap' in ours.values():
-        features = network.backbone.ln2(features.movedim(1, -1)).movedim(-1, 1)
+        features = as_the_average(features, network.backbone.ln2)
+        with torch.no_grad():
+            answer = network(inputs, mode='tensor')
+        torch.testing.assert_close(dense.mean(dim=(2, 3)), answer)
     layers = network.head.layers
     classifier = layers.head_dist if hasattr(layers, 'head_dist') else layers.head
     for row in range(4):
         for column in range(4):
             expected = classifier(features[:, :, row, column])
             torch.testing.assert_close(dense[:, :, row, column], expected)
+
+
+def as_the_average(features, norm):
+    """Positions in the norm of their average, picture by picture."""
+    pictures = []
+    for picture in features:
+        average = picture.mean(dim=(1, 2))
+        deviation = (((average - average.mean()) ** 2).mean() + norm.eps) ** 0.5
+        normed = [
+            (picture[:, i, j] - picture[:, i, j].mean()) / deviation * norm.weight + norm.bias
+            for i in range(picture.shape[1])
+            for j in range(picture.shape[2])
+        ]
+        pictures.append(torch.stack(normed, dim=1).view_as(picture))
+    return torch.stack(pictures)
+
+
+MIXER = dict(_delete_=True, embed_dims=24, num_layers=2, tokens_mlp_dims=16, channels_mlp_dims=32)
+#: Stock networks that average inside of the backbone, or tokens, and the last stage of some.
+AVERAGES = {
+    'convnext_v2/convnext-v2-atto_32xb32_in1k': ({}, 'stages.3'),
+    'edgenext/edgenext-xxsmall_8xb256_in1k': ({}, 'stages.3'),
+    'tinyvit/tinyvit-5m_8xb256_in1k': ({}, None),
+    'mlp_mixer/mlp-mixer-base-p16_64xb64_in1k': (
+        dict(backbone=dict(arch=MIXER), head=dict(in_channels=24)), None
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('path', AVERAGES)
+def test_the_mean_over_positions_is_the_answer_of_networks_that_average_inside(path):
+    changes, stage = AVERAGES[path]
+    init_default_scope('mmpretrain')
+    cfg, _ = resolve_network(dict(cfg_path=f'mmpretrain::{path}.py', **changes), 'student')
+    network = build_network(cfg, 'student').eval()
+    with torch.no_grad():
+        # Norms that do something.
+        for name, p in network.named_parameters():
+            if 'norm' in name:
+                p.add_(torch.randn_like(p) * 0.3)
+    maps = []
+    if stage is not None:
+        last = network.backbone.get_submodule(stage)
+        last.register_forward_hook(lambda *args: maps.append(args[2]))
+    size = (256, 256) if 'edgenext' in path else (224, 224)
+    with torch.no_grad():
+        recorder, answer = read(network, torch.randn(2, 3, *size))
+    (dense,) = recorder.data_buffer
+    torch.testing.assert_close(dense.mean(dim=(2, 3)), answer, rtol=1e-4, atol=1e-5)
+    assert dense.std(dim=(2, 3)).min() > 0
+    if stage is not None:
+        features = as_the_average(maps[0], network.backbone.norm3)
+        expected = network.head.fc(features[:, :, 2, 3])
+        torch.testing.assert_close(dense[:, :, 2, 3], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_patches_keep_the_grid_of_pictures_that_are_no_squares():
@@ -208,14 +267,14 @@ def hidden():
 
 REFUSED = {
     'no map': (
-        lambda: dict(vit(), backbone=dict(type='ConvNeXt',
+        lambda: dict(vit(), backbone=dict(type='ConvNeXt', gap_before_final_norm=False,
                                           arch=dict(depths=[1] * 4, channels=[16] * 4))),
         dict(classifier='head.layers.head'),
         r'finds neither a feature map nor patch tokens in the ImageClassifier of ConvNeXt',
     ),
     'pooling of rows': (
         lambda: cnn(dict(type='ResNet', depth=18, base_channels=8), 64,
-                    neck=dict(type='GlobalAveragePooling', dim=1)),
+                    neck=dict(type='GlobalAveragePooling', dim=3)),
         dict(), 'of ResNet and GlobalAveragePooling: it reads',
     ),
     'no linear classifier': (

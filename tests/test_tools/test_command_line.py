@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import os
+import runpy
 import socket
 import subprocess
 import sys
@@ -189,6 +190,13 @@ def test_learning_rate_is_scaled(tmp_path):
 def test_testing_wants_a_checkpoint_or_the_teacher(tmp_path, arguments):
     printed = tool('test.py', *arguments, cwd=tmp_path, ok=False)
     assert "give either the student's checkpoint or --teacher" in printed
+
+
+def test_a_config_without_a_teacher_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, 'argv', ['test.py', str(STUDENT), '--teacher'])
+    with pytest.raises(SystemExit, match='^the config has no teacher to measure: its model is a'):
+        runpy.run_path(str(ROOT / 'tools/test.py'), run_name='__main__')
 
 
 def test_a_config_of_a_package_that_is_not_there_says_which(tmp_path, monkeypatch):

@@ -6,21 +6,30 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
+from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from kd_plugins.experiments.metrics import Headline, headline, is_guessing
 from kd_plugins.files.matching import TERMS, compare
 from kd_plugins.inspect.check.report import Report
+from kd_plugins.networks import initialisations, size_made_for
+from kd_plugins.teachers.agreement import AGREES
 
 #: Beyond this ratio of gradients, one part drowns the other.
 DROWNS = 1000.0
 #: So many points of accuracy or average precision less are clearly worse.
 CLEARLY = 1.0
+#: A teacher of this share of its sureness on the validation set hardly knows pictures, with
+#: this share of its doubt it is far too sure of them, and so many are of one class to it.
+HARDLY, NO_DOUBT, ALL_ONE = 0.25, 0.1, 0.95
+#: Of fewer pictures nothing is said.
+ENOUGH = 16
 
 
 def examine(report: Report) -> None:
     """Add what follows from the report as a whole."""
-    for part in (_classes, _losses, _batch, _teacher):
+    for part in (_classes, _losses, _batch, _teacher, _stored, _unlabelled):
         part(report)
 
 
@@ -60,6 +69,18 @@ def examine_unused(report: Report, unused: Sequence[str]) -> None:
         )
 
 
+def examine_size(report: Report, network: nn.Module, inputs: Tensor) -> None:
+    """Tell where the teacher's positions are laid out for pictures of another size."""
+    made_for, given = size_made_for(network), tuple(inputs.shape[-2:])
+    if made_for is not None and made_for != given:
+        report.add(
+            'warning',
+            f'the teacher is made for pictures of {made_for[0]} x {made_for[1]} and gets '
+            f'{given[0]} x {given[1]}.',
+            f'set model.teacher_input_size={made_for}.',
+        )
+
+
 def compare_start(report: Report, path: str, read: Mapping[str, Tensor], model: nn.Module) -> None:
     """Compare the checkpoint of ``load_from`` with the model, after loading it."""
     mismatch = compare(read, model)
@@ -78,6 +99,38 @@ def compare_start(report: Report, path: str, read: Mapping[str, Tensor], model: 
         f'student (first that does not fit: {missing[0]}); upstream says so only in its log.',
         change,
     )
+
+
+def examine_parts(report: Report, student: nn.Module) -> None:
+    """Tell which parts of the student begin with weights that do not fit them.
+
+    Upstream loads what fits and says the rest in its log. Parts that bring weights into
+    their own form (``init_weights`` or hooks of their own) are not looked at.
+    """
+    for name, module in student.named_modules():
+        if not name or getattr(type(module), 'init_weights', None) is not BaseModule.init_weights:
+            continue
+        for init_cfg in initialisations(module.init_cfg):
+            if init_cfg['type'] != 'Pretrained' or module._load_state_dict_pre_hooks:
+                continue
+            path, prefix = init_cfg['checkpoint'], init_cfg.get('prefix')
+            read = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
+            read = read.get('state_dict', read)
+            if prefix:
+                start = prefix.removesuffix('.') + '.'
+                read = {k.removeprefix(start): v for k, v in read.items() if k.startswith(start)}
+            own = {k: v.shape for k, v in module.state_dict().items() if v.dim()}
+            fits = [k for k in own if k in read and read[k].shape == own[k]]
+            shapes = [k for k in own if k in read and read[k].shape != own[k]]
+            if own and (not fits or shapes):
+                first = (shapes or [*own])[0]
+                report.add(
+                    'warning' if fits else 'error',
+                    f'{name}.init_cfg.checkpoint={path!r} holds {len(fits)} of the {len(own)} '
+                    f'tensors of that part (first that does not fit: {first}); upstream says so '
+                    'only in its log.',
+                    'give the checkpoint of a network with the same part, or leave init_cfg out.',
+                )
 
 
 def _classes(report: Report) -> None:
@@ -167,6 +220,9 @@ def _teacher(report: Report) -> None:
             "the teacher will be a snapshot of the student (model.teacher='snapshot'): there is "
             'none to check yet.'
             if report.snapshot
+            else f'all answers of the teacher are read from {report.store!r}: it is not built, and '
+            'not measured.'
+            if report.store
             else 'the distillation has no teacher (model.teacher=None): there is none to check.'
             if report.distils
             else 'the model is no distillation of kd_plugins: there is no teacher to check.',
@@ -184,6 +240,17 @@ def _teacher(report: Report) -> None:
         _skill(report, found)
         _own_input(report, found)
         _against_alone(report, found)
+
+
+def _stored(report: Report) -> None:
+    for each in report.stored:
+        if not each.padded and each.difference > AGREES * each.largest:
+            report.add(
+                'error',
+                f'what {report.store!r} holds of {each.record} differs by {each.difference:.3g} '
+                f'from what the teacher says now (up to {each.largest:.3g}).',
+                'give another model.teacher_cache.dir, and it is filled anew.',
+            )
 
 
 def _skill(report: Report, found: Headline) -> None:
@@ -228,6 +295,33 @@ def _own_input(report: Report, found: Headline) -> None:
         if worse
         else '',
     )
+
+
+def _unlabelled(report: Report) -> None:
+    """Compare the teacher on the training's pictures without labels with the validation set."""
+    found, known = report.unlabelled, report.labelled
+    classes = report.teacher and report.teacher.classes
+    if found is None or known is None or not classes or found.samples < ENOUGH:
+        return
+    said = (
+        f'its largest probability is {found.confidence:.3g} on average of {found.samples} of them, '
+        f'and {known.confidence:.3g} on the validation set'
+    )
+    change = 'look at the pictures of train_dataloader.dataset, and at their colours.'
+    chance = 1 / classes
+    if found.confidence - chance < HARDLY * (known.confidence - chance):
+        report.add('warning', f'the teacher hardly knows the unlabelled pictures: {said}.', change)
+    elif 1 - found.confidence < NO_DOUBT * (1 - known.confidence):
+        report.add(
+            'warning', f'the teacher is far too sure of the unlabelled pictures: {said}.', change
+        )
+    if found.one_class > ALL_ONE:
+        report.add(
+            'warning',
+            f'the teacher gives one class to {100 * found.one_class:.0f} % of {found.samples} '
+            'unlabelled pictures.',
+            change,
+        )
 
 
 def _against_alone(report: Report, found: Headline) -> None:

@@ -14,9 +14,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader, Runner
 from torch import nn
 
-from kd_plugins import launch
+from kd_plugins import checks, launch
 from kd_plugins.algorithms import SingleTeacherDistill
-from kd_plugins.checks import is_number
 from kd_plugins.compat import operators
 from kd_plugins.experiments.memory import PeakMemory
 from kd_plugins.experiments.timing import median, now
@@ -37,7 +36,7 @@ from kd_plugins.inspect.check.report import Calibration, Cost, Read, Report, Ter
 from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
-from kd_plugins.teachers import SnapshotTeacher
+from kd_plugins.teachers import SnapshotTeacher, StoredTeacher
 from kd_plugins.teachers.upstreams import upstreams_teacher
 
 
@@ -99,7 +98,7 @@ def check(
         except (Exception, SystemExit) as error:
             if debug:
                 raise
-            said = ' '.join(str(error).split()) or 'no message'
+            said = checks.said(error)
             ours = isinstance(error, (ValueError, FileNotFoundError, SystemExit))
             report.add('error', f'{steps}: {said if ours else f"{type(error).__name__}: {said}"}')
     report.operators = operators.in_use()
@@ -111,6 +110,8 @@ def _for_check(cfg: Config, folder: str) -> Config:
     """Return the config without what would stop it, and with a validation in random order."""
     cfg = quiet(cfg, folder)
     # What these would stop at, the report says.
+    if 'teacher_cache' in cfg.model:
+        cfg.model.teacher_cache.write = False
     hooks = cfg.get('default_hooks') or {}
     for name in list(hooks):
         kind = name_of((hooks[name] or {}).get('type'))
@@ -143,8 +144,11 @@ class _Probe(Hook):
         self.left_to_calibrate = report.calibration.iterations if report.calibration else 0
 
     def before_train(self, runner: Runner) -> None:
-        """Compare a checkpoint to start from with the model, which upstream does not do."""
+        """Compare checkpoints to start from with the model, which upstream does not do."""
         path = self.cfg.get('load_from')
+        if not self.cfg.get('resume') and not path:
+            student = getattr(runner.model, 'student', runner.model)
+            findings.examine_parts(self.report, student)
         if path and not self.cfg.get('resume'):
             read = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
             findings.compare_start(self.report, path, read.get('state_dict', read), runner.model)
@@ -257,9 +261,12 @@ class _Probe(Hook):
                 teacher.convert(inputs),
                 'the config',
             )
+            findings.examine_size(report, teacher.network, teacher.convert(inputs))
             if not teacher.has_own_input:
                 report.teacher.mean, report.teacher.std = report.student.mean, report.student.std
                 report.teacher.swaps_channels = report.student.swaps_channels
+        if isinstance(teacher, StoredTeacher):
+            _compare(report, teacher, data)
         reading = self._reading_terms(model) if distillation else contextlib.nullcontext()
         watching = watch_convolutions(report, student)
         with reading, watching, runner.optim_wrapper.optim_context(model):
@@ -273,7 +280,7 @@ class _Probe(Hook):
         handles = []
         for name, module in distiller.distill_losses.items():
             weight = getattr(module, 'loss_weight', None)
-            term = Term(name, type(module).__name__, weight if is_number(weight) else None)
+            term = Term(name, type(module).__name__, weight if checks.is_number(weight) else None)
             self.report.terms.append(term)
 
             def note(module: nn.Module, args: Any, kwargs: Any, term: Term = term) -> None:
@@ -289,6 +296,15 @@ class _Probe(Hook):
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _compare(report: Report, teacher: StoredTeacher, data: Any) -> None:
+    """Compare what is stored of the first batch with what the teacher says now."""
+    report.store = teacher.folder
+    try:
+        report.stored = teacher.against_live(**data)
+    except FileNotFoundError as error:
+        report.add('note', f'what is stored cannot be compared with the live teacher: {error}')
 
 
 def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from kd_plugins.teachers.agreement import Agreement
+
 #: From what must be mended to what is good to know.
 LEVELS = ('error', 'warning', 'note')
 
@@ -109,6 +111,20 @@ class Cost:
 
 
 @dataclass
+class Sureness:
+    """How sure a classifier is of some pictures, on average.
+
+    ``confidence`` is the largest probability, ``entropy`` in nats, and ``one_class``
+    the share of the pictures that get the class which most of them get.
+    """
+
+    samples: int
+    confidence: float
+    entropy: float
+    one_class: float
+
+
+@dataclass
 class Calibration:
     """Of each term, the ratio of its gradient's norm to the task's, and a weight for another.
 
@@ -133,21 +149,28 @@ class Report:
     imported it. ``teacher_metrics`` are the teacher's on the input with which it teaches,
     ``teacher_own_metrics`` on its own preprocessing, where that makes another input
     of the same samples. Where it is made of several checkpoints, ``teacher_members``
-    has the name and the metrics of each. ``snapshot`` says that the student itself
-    will be the teacher, and is not yet. ``alone_metrics`` are those of a student that was
-    trained alone, on the samples of ``teacher_metrics``. ``unreached`` names the trainable
-    parameters that no loss of the first batch reaches.
+    has the name and the metrics of each. ``store`` is the folder of what the teacher
+    says, and ``stored`` how far that of the first batch is from what it says now.
+    ``unlabelled`` is how sure the teacher is of the training's pictures without labels,
+    and ``labelled`` of the validation's, where there are such pictures. ``snapshot`` says
+    that the student itself will be the teacher, and is not yet. ``alone_metrics`` are
+    those of a student that was trained alone, on the samples of ``teacher_metrics``.
+    ``unreached`` names the trainable parameters that no loss of the first batch reaches.
     """
 
     config: str
     distils: bool = False
     snapshot: bool = False
+    store: str | None = None
+    stored: list[Agreement] = field(default_factory=list)
     student: Network | None = None
     teacher: Network | None = None
     teacher_metrics: dict[str, float] = field(default_factory=dict)
     teacher_own_metrics: dict[str, float] = field(default_factory=dict)
     teacher_members: list[tuple[str, dict[str, float]]] = field(default_factory=list)
     teacher_samples: int = 0
+    unlabelled: Sureness | None = None
+    labelled: Sureness | None = None
     alone_metrics: dict[str, float] = field(default_factory=dict)
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)
@@ -173,4 +196,5 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
-        return dict(ok=self.ok, **asdict(self))
+        stored = [each._asdict() for each in self.stored]
+        return dict(asdict(self), ok=self.ok, stored=stored)

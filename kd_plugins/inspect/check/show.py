@@ -148,6 +148,19 @@ def _lines(report: Report) -> list[str]:
             f'process{meant}; {data.iterations_per_epoch:,} iterations an epoch, '
             f'{data.epochs:g} epochs'
         )
+    for each in report.stored:
+        kl = '' if each.kl is None else f', KL {each.kl:.2g}'
+        lines.append(
+            f'stored in {report.store!r}: {each.record} of {each.samples} pictures of the first '
+            f'batch, at most {each.difference:.2g} from live (up to {each.largest:.3g}){kl}'
+        )
+    if report.unlabelled is not None and report.labelled is not None:
+        of = {'unlabelled pictures': report.unlabelled, 'of the validation set': report.labelled}
+        said = (
+            f'{each.confidence:.3g} (entropy {each.entropy:.3g} nats) on {each.samples} {name}'
+            for name, each in of.items()
+        )
+        lines.append(f"the teacher's largest probability, on average: {', '.join(said)}")
     for group in report.groups:
         lines.append(
             f'{report.optimizer}: {group.parameters:,} parameters in {group.tensors} tensors, '

@@ -13,6 +13,7 @@ from torch import nn
 
 from kd_plugins.files.weights import load_weights
 from kd_plugins.inspect.check.report import Report
+from kd_plugins.inspect.check.unlabelled import ask_teacher, sureness
 from kd_plugins.networks import build_student_network
 from kd_plugins.teachers import AsTaught, teacher_of
 
@@ -22,6 +23,7 @@ def evaluate_teacher(
 ) -> None:
     """Run the validation's metrics on the teacher, over some batches.
 
+    How sure it is of the training's pictures without labels is compared with that.
     It is measured on the input with which it teaches and, where its own
     preprocessing would make another input of these batches, on that one, too; and
     the teachers that it is made of, each alone.
@@ -39,7 +41,12 @@ def evaluate_teacher(
     """
     loop, taught = runner.val_loop, teacher_of(runner.model)
     drawn = [*itertools.islice(loop.dataloader, batches)]
-    report.teacher_metrics, report.teacher_samples = _measure(loop, taught, drawn)
+    report.teacher_metrics, seen = _measure(loop, taught, drawn)
+    report.teacher_samples = len(seen)
+    labelled = sureness(seen)
+    if labelled is not None:
+        report.unlabelled = ask_teacher(runner, taught, batches)
+        report.labelled = labelled if report.unlabelled is not None else None
     for member in taught.teacher.members:
         metrics, _ = _measure(loop, AsTaught(member), drawn)
         report.teacher_members.append((str(member.weights), metrics))
@@ -63,8 +70,10 @@ def _student_of(runner: Runner) -> nn.Module:
     return build_student_network(architecture, top).to(device)
 
 
-def _measure(loop: Any, network: nn.Module, batches: Sequence[Any]) -> tuple[dict[str, float], int]:
-    """Return the metrics of a network over batches, and the number of samples."""
+def _measure(
+    loop: Any, network: nn.Module, batches: Sequence[Any]
+) -> tuple[dict[str, float], list[Any]]:
+    """Return the metrics of a network over batches, and its predictions."""
     seen: list[Any] = []
     for batch in batches:
         # Preprocessors write into the samples.
@@ -88,4 +97,4 @@ def _measure(loop: Any, network: nn.Module, batches: Sequence[Any]) -> tuple[dic
             # CocoMetric gives nothing where nothing was detected.
             objects = metric._coco_api.get_ann_ids(img_ids=metric.img_ids, cat_ids=metric.cat_ids)
             metrics[name] = 0.0 if objects else -1.0
-    return {key: float(value) for key, value in metrics.items() if value == value}, len(seen)
+    return {key: float(value) for key, value in metrics.items() if value == value}, seen

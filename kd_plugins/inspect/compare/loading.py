@@ -38,6 +38,8 @@ def load(cfg: Config, checkpoint: str) -> Runner:
         cfg = quiet(cfg, folder)
         # A compiled network does not tell its layers' outputs.
         cfg.model.pop('teacher_compile', None)
+        # The network itself is compared, on other pictures than those of a store.
+        cfg.model.pop('teacher_cache', None)
         runner = launch.build_runner(cfg)
     model = runner.model
     if not isinstance(model, SingleTeacherDistill):

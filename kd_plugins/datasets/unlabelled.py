@@ -1,0 +1,173 @@
+"""Labelled pictures beside unlabelled ones, and batches with a ratio of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from itertools import count
+from typing import Any
+
+import numpy as np
+from mmengine.dataset import ConcatDataset
+from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.logging import print_log
+from torch.utils.data import Sampler
+
+from kd_plugins import checks
+from kd_plugins.registry import DATA_SAMPLERS, DATASETS
+
+#: The fields of a sample that say a class.
+_LABELS = ('gt_label', 'gt_score')
+
+
+@DATASETS.register_module()
+class WithUnlabelled(ConcatDataset):
+    """A labelled dataset of mmpretrain, followed by one whose labels nobody sees.
+
+    It wants :class:`MultiSourceSampler`, so that every batch has some of both, and
+    ``data_preprocessor.type='kd_plugins.ClsDataPreprocessor'``, which keeps them apart.
+    A folder without labels is
+    ``dict(type='CustomDataset', data_prefix=FOLDER, with_label=False, pipeline=...)``.
+
+    Args:
+        labelled: Config of the labelled dataset, or the dataset; the classes are its.
+        unlabelled: The same of the other one. Labels that it has are taken off.
+        lazy_init: As in mmengine's ``ConcatDataset``.
+
+    Raises:
+        ValueError: When a sample is read that should have a label and has none.
+    """
+
+    def __init__(self, labelled: Any, unlabelled: Any, lazy_init: bool = False) -> None:
+        given = (labelled, unlabelled)
+        both = [DATASETS.build(one) if isinstance(one, Mapping) else one for one in given]
+        # Of a folder without labels nobody says the classes.
+        keys = sorted({key for one in both for key in one.metainfo})
+        super().__init__(both, lazy_init, ignore_keys=keys)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        """Return a packed sample, with a label if it is of the labelled dataset."""
+        data = super().__getitem__(idx)
+        sample = data['data_samples']
+        labels = [key for key in _LABELS if key in sample]
+        if self._get_ori_dataset_idx(idx)[0] == 1:
+            for key in labels:
+                delattr(sample, key)
+        elif not labels:
+            where = sample.get('img_path', f'number {idx}')
+            raise ValueError(
+                f'the picture {where!r} of WithUnlabelled.labelled has no label: give a dataset '
+                'with labels (with_label=True), or put it into WithUnlabelled.unlabelled.'
+            )
+        return data
+
+
+@DATA_SAMPLERS.register_module()
+class MultiSourceSampler(Sampler):
+    """Batches with the same number of samples of each dataset of a ``ConcatDataset``.
+
+    The samples of every dataset come in a random order without end, each of them once
+    before any of them again, across epochs, and processes share them. What an
+    epoch reads is a function of the seed and the epoch, so that a resume goes on as
+    undisturbed. mmdet's sampler of this name, and the same arguments, draws for ever.
+
+    Args:
+        dataset: The dataset; it joins as many as there are ratios. The Runner gives it.
+        batch_size: Samples in a batch of one process, as ``train_dataloader`` has it.
+        source_ratio: The ratio of the datasets, such as ``[1, 7]``, which has to go into
+            ``batch_size``. Within a batch they follow each other.
+        epoch_of: The dataset, counted from 0, that an epoch goes through once, but for
+            rounding up to whole batches.
+        infinite: Whether to go on for ever, for loops of iterations.
+        shuffle: Whether the orders are random.
+        seed: Seed of the orders; None draws one for all processes. The Runner gives it.
+
+    Raises:
+        ValueError: If a setting is out of range, or batches do not make the ratio.
+    """
+
+    def __init__(
+        self,
+        dataset: ConcatDataset,
+        batch_size: int,
+        source_ratio: Sequence[int],
+        epoch_of: int = 0,
+        infinite: bool = False,
+        shuffle: bool = True,
+        seed: int | None = None,
+    ) -> None:
+        name = type(self).__name__
+        self.sizes = [len(one) for one in getattr(dataset, 'datasets', ())]
+        self.batch_size = checks.whole_number(f'{name}.batch_size', batch_size)
+        if len(source_ratio) != len(self.sizes) or len(self.sizes) < 2 or 0 in self.sizes:
+            raise ValueError(
+                f'{name}.source_ratio={list(source_ratio)} is for {len(source_ratio)} datasets, '
+                f'and train_dataloader.dataset ({type(dataset).__name__}) joins those of '
+                f'{self.sizes} samples: give a number for each, and datasets that are not empty.'
+            )
+        for i, share in enumerate(source_ratio):
+            checks.whole_number(f'{name}.source_ratio[{i}]', share)
+        if batch_size % sum(source_ratio):
+            raise checks.refuse(
+                f'{name}.batch_size', batch_size,
+                f'a multiple of {sum(source_ratio)}, which makes the ratio '
+                f'{":".join(map(str, source_ratio))}',
+            )  # fmt: skip
+        checks.one_of(f'{name}.epoch_of', epoch_of, range(len(self.sizes)))
+        self.counts = [batch_size // sum(source_ratio) * share for share in source_ratio]
+        self.infinite = checks.flag(f'{name}.infinite', infinite)
+        self.shuffle = checks.flag(f'{name}.shuffle', shuffle)
+        self.seed = sync_random_seed() if seed is None else seed
+        self.rank, self.world_size = get_dist_info()
+        self.epoch = 0
+        # An epoch of few labelled samples needs a few of a long order.
+        self._order = lru_cache(2 * len(self.sizes))(self._draw)
+        of_all = self.counts[epoch_of] * self.world_size
+        self.iterations = math.ceil(self.sizes[epoch_of] / of_all)
+        seen = [self.iterations * each * self.world_size for each in self.counts]
+        print_log(
+            f'{name}: an epoch is {self.iterations} iterations with '
+            + ' and '.join(
+                f'{n} of the {size} samples of {type(one).__name__}'
+                for n, size, one in zip(seen, self.sizes, dataset.datasets, strict=True)
+            )
+            + f', in batches of {" + ".join(map(str, self.counts))} on each of '
+            f'{self.world_size} processes.',
+            logger='current',
+        )
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield the indices of this process's batches, one batch after the other."""
+        epochs = count(self.epoch) if self.infinite else [self.epoch]
+        for epoch in epochs:
+            parts = [self._of_source(source, epoch) for source in range(len(self.sizes))]
+            yield from np.concatenate(parts, axis=1).flatten().tolist()
+
+    def _of_source(self, source: int, epoch: int) -> np.ndarray:
+        """Return the indices of one dataset in an epoch, (iterations, of a batch)."""
+        size, each = self.sizes[source], self.counts[source]
+        total = self.iterations * self.world_size * each
+        places = np.arange(epoch * total, (epoch + 1) * total)
+        passes = places // size
+        orders = {k: self._order(source, int(k)) for k in np.unique(passes)}
+        chosen = np.empty(total, dtype=np.int64)
+        for k, order in orders.items():
+            chosen[passes == k] = order[places[passes == k] % size]
+        first = sum(self.sizes[:source])
+        return first + chosen.reshape(self.iterations, self.world_size, each)[:, self.rank]
+
+    def _draw(self, source: int, number: int) -> np.ndarray:
+        """Return the order in which a dataset is gone through for the ``number``-th time."""
+        if not self.shuffle:
+            return np.arange(self.sizes[source])
+        generator = np.random.default_rng([self.seed, source, number])
+        return generator.permutation(self.sizes[source])
+
+    def __len__(self) -> int:
+        """Return the samples of an epoch on this process."""
+        return self.iterations * self.batch_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose samples come next; mmengine does so."""
+        self.epoch = epoch

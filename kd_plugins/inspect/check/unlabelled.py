@@ -1,0 +1,70 @@
+"""How sure a classifier that teaches is on the pictures that it alone says something about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmengine.runner import Runner
+from torch import Tensor
+
+from kd_plugins.inspect.check.report import Sureness
+from kd_plugins.registry import name_of
+from kd_plugins.teachers import AsTaught
+
+
+def sureness(outputs: Sequence[Any]) -> Sureness | None:
+    """Say how sure the predictions of a classifier are; None for others.
+
+    Args:
+        outputs: Samples with ``pred_score``, the probabilities of the classes, (C,).
+    """
+    scores: list[Any] = [getattr(sample, 'pred_score', None) for sample in outputs]
+    if not scores or not all(isinstance(s, Tensor) and s.dim() == 1 for s in scores):
+        return None
+    p = torch.stack(scores).double().cpu()
+    entropy = -torch.special.xlogy(p, p).sum(dim=1)
+    commonest = p.argmax(dim=1).bincount().max().item()
+    return Sureness(
+        samples=len(p),
+        confidence=p.amax(dim=1).mean().item(),
+        entropy=entropy.mean().item(),
+        one_class=commonest / len(p),
+    )
+
+
+def unlabelled_in(runner: Runner) -> Any:
+    """Return the dataset of the pictures whose labels, if they have any, nobody sees, or None."""
+    dataset = runner.train_dataloader.dataset
+    if name_of(type(dataset)) == 'WithUnlabelled':
+        return dataset.datasets[1]
+    unseen = getattr(runner.model, 'calculate_student_loss', True) is False
+    return dataset if unseen and hasattr(dataset, 'get_data_info') else None
+
+
+def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | None:
+    """Show the teacher unlabelled pictures of the training set, drawn at random.
+
+    They go through the pipeline of the validation where it reads files, so that no
+    augmentation makes the teacher less sure of them than of the validation set.
+
+    Args:
+        runner: The training's.
+        taught: The teacher.
+        batches: How many batches of the validation's size.
+    """
+    dataset, loader = unlabelled_in(runner), runner.val_loop.dataloader
+    if dataset is None:
+        return None
+    pipeline = loader.dataset.pipeline
+    if not any(name_of(type(step)).startswith('LoadImage') for step in pipeline.transforms):
+        pipeline = dataset.pipeline
+    count = batches * (loader.batch_size or 1)
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
+    outputs: list[Any] = []
+    for indices in chosen.split(loader.batch_size or 1):
+        samples = [pipeline(dataset.get_data_info(i)) for i in indices.tolist()]
+        with torch.no_grad():
+            outputs.extend(taught.val_step(loader.collate_fn(samples)))
+    return sureness(outputs)

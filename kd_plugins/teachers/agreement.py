@@ -1,0 +1,70 @@
+"""How far what is stored is from what a teacher says now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+#: How far a live answer may be from the stored one, as a share of the largest number of it:
+#: another batch, another device, half precision.
+AGREES = 0.05
+
+
+class Agreement(NamedTuple):
+    """How far stored answers to a batch are from live ones.
+
+    Args:
+        record: What is recorded.
+        samples: How many pictures of the batch are stored.
+        difference: The largest one of any number.
+        largest: The largest live number.
+        kl: For logits, the mean divergence of the stored softmax from the live one, in
+            nats.
+        padded: Whether it also depends on how much the batch was padded.
+    """
+
+    record: str
+    samples: int
+    difference: float
+    largest: float
+    kl: float | None
+    padded: bool
+
+
+def agreement(
+    record: str,
+    pairs: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]],
+    padded: bool,
+) -> Agreement:
+    """Compare the live and the stored parts of a record of every sample."""
+    each = [
+        (live, stored)
+        for parts in pairs
+        for live, stored in zip(*parts, strict=True)
+        if live.dtype.kind == 'f'
+    ]
+    kl = None
+    if pairs and all(len(live) == 1 and live[0].ndim == 1 for live, _ in pairs):
+        live, stored = (
+            torch.from_numpy(np.stack(x).astype(np.float64)).log_softmax(dim=1)
+            for x in zip(*each, strict=True)
+        )
+        kl = float((live.exp() * (live - stored)).sum(dim=1).mean())
+    return Agreement(
+        record,
+        len(pairs),
+        max((apart(live, stored) for live, stored in each), default=0.0),
+        max((float(np.abs(live).max(initial=0)) for live, _ in each), default=0.0),
+        kl,
+        padded,
+    )
+
+
+def apart(first: np.ndarray, second: np.ndarray) -> float:
+    """Return the largest difference of two arrays; infinite between shapes."""
+    if first.shape != second.shape:
+        return np.inf
+    return float(np.abs(first.astype(np.float32) - second).max(initial=0))

@@ -1,0 +1,24 @@
+"""Augmented pictures that come again, so that what is computed of them can be kept."""
+
+from kd_plugins.views.dataset import RepeatableViews, number_if_repeatable
+from kd_plugins.views.hashing import picture_hash, pipeline_hash, pipeline_text, samples_hash
+from kd_plugins.views.mixing import SampleMix, check_no_batch_augments
+from kd_plugins.views.sampling import SampleView, ViewNumbering, number_views
+from kd_plugins.views.state import check_one_pipeline, check_stateless, find_state
+
+__all__ = [
+    'ViewNumbering',
+    'RepeatableViews',
+    'SampleMix',
+    'SampleView',
+    'check_no_batch_augments',
+    'check_one_pipeline',
+    'check_stateless',
+    'find_state',
+    'number_if_repeatable',
+    'number_views',
+    'picture_hash',
+    'pipeline_hash',
+    'pipeline_text',
+    'samples_hash',
+]

@@ -1,0 +1,507 @@
+"""Labelled pictures beside unlabelled ones: what batches hold, and what they train."""
+
+import functools
+from collections import Counter
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers.tiny_pictures import half_labelled, patches
+from helpers.tiny_training import config, train
+from mmengine.dataset import ConcatDataset
+from mmengine.hooks import Hook
+from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
+from mmengine.runner import Runner
+from mmpretrain.structures import DataSample
+from torch.utils.data import DataLoader
+
+from kd_plugins.algorithms import single_teacher_distill
+from kd_plugins.datasets import MultiSourceSampler, WithUnlabelled, unlabelled
+from kd_plugins.hooks.term_watch import TermWatch
+from kd_plugins.losses import KDLoss
+from kd_plugins.models import ClsDataPreprocessor
+from kd_plugins.structures import Progress
+
+PIPELINE = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+
+
+@pytest.fixture(scope='module')
+def folders(tmp_path_factory):
+    """Six labelled pictures of five classes and nine unlabelled ones, 32 x 32."""
+    root = tmp_path_factory.mktemp('pictures')
+    generator = np.random.default_rng(0)
+    names = [f'labelled/{"abcde"[i % 5]}/{i}.png' for i in range(6)]
+    names += [f'unlabelled/{"xy"[i % 2]}/{i}.png' for i in range(9)]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / name), generator.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    return root
+
+
+def folder(path, **changes):
+    return dict(type='mmpretrain.CustomDataset', data_root=str(path), pipeline=PIPELINE, **changes)
+
+
+def both(root, **changes):
+    cfg = dict(
+        type='kd_plugins.WithUnlabelled',
+        labelled=folder(root / 'labelled'),
+        unlabelled=folder(root / 'unlabelled', with_label=False),
+    )
+    return cfg | changes
+
+
+def build(cfg):
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return DATASETS.build(cfg)
+
+
+class Sized:
+    """A dataset of nothing but a length."""
+
+    metainfo = {}
+
+    def __init__(self, *sizes):
+        self.datasets = [range(size) for size in sizes]
+
+
+def drawn(sampler, epoch):
+    sampler.set_epoch(epoch)
+    return np.array([*sampler]).reshape(-1, sampler.batch_size)
+
+
+@pytest.fixture
+def world(monkeypatch):
+    """Let samplers think that they are one of several processes."""
+
+    def as_rank(rank, size, *args, **kwargs):
+        monkeypatch.setattr(unlabelled, 'get_dist_info', lambda: (rank, size))
+        return MultiSourceSampler(*args, **kwargs)
+
+    return as_rank
+
+
+def test_every_batch_has_the_ratio_and_processes_share_the_pictures(world):
+    for epoch_of, iterations in ((0, 4), (1, 6)):
+        ranks = [
+            world(rank, 3, Sized(20, 101), 8, [1, 3], epoch_of=epoch_of, seed=7)
+            for rank in range(3)
+        ]
+        seen = Counter()
+        for epoch in range(4):
+            batches = [drawn(rank, epoch) for rank in ranks]
+            for batch in batches:
+                assert batch.shape == (iterations, 8) and len(ranks[0]) == 8 * iterations
+                assert (batch[:, :2] < 20).all() and (batch[:, 2:] >= 20).all()
+                seen.update(batch.flatten().tolist())
+        # Each is seen once before any is seen again.
+        for indices in (range(20), range(20, 121)):
+            counts = [seen[i] for i in indices]
+            assert max(counts) - min(counts) <= 1
+        assert sum(seen.values()) == 4 * iterations * 24
+
+
+def test_epochs_are_a_function_of_the_seed_and_go_on_for_ever(world):
+    def make(seed=7, **changes):
+        return world(0, 1, Sized(4, 10), 4, [1, 1], seed=seed, **changes)
+
+    whole = [drawn(make(), epoch) for epoch in range(5)]
+    again = make()
+    for epoch in (3, 1, 4):
+        assert (drawn(again, epoch) == whole[epoch]).all()
+    assert (whole[0] != whole[1]).any() and (drawn(make(seed=8), 0) != whole[0]).any()
+    endless = iter(make(infinite=True))
+    assert [next(endless) for _ in range(40)] == np.concatenate(whole).flatten().tolist()
+    plain = make(shuffle=False)
+    assert drawn(plain, 0).tolist() == [[0, 1, 4, 5], [2, 3, 6, 7]]
+    assert drawn(plain, 1).tolist() == [[0, 1, 8, 9], [2, 3, 10, 11]]
+    assert drawn(plain, 2)[1].tolist() == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    'sizes, batch_size, ratio, more, says',
+    [
+        ((4, 10), 9, [1, 7], {}, r'batch_size=9 .*a multiple of 8, which makes the ratio 1:7'),
+        (
+            (4, 10),
+            8,
+            [1, 1, 2],
+            {},
+            r'\[1, 1, 2\] is for 3 datasets, and .* joins those of \[4, 10',
+        ),
+        ((4, 0), 8, [1, 1], {}, r'those of \[4, 0\] samples: .*not empty'),
+        ((4, 10), 8, [1, 0.5], {}, r'source_ratio\[1\]=0.5'),
+        ((4, 10), 8, [1, 1], dict(epoch_of=2), r'epoch_of=2 .*0 or 1'),
+    ],
+)
+def test_batches_that_do_not_make_the_ratio_are_refused(sizes, batch_size, ratio, more, says):
+    with pytest.raises(ValueError, match=says):
+        MultiSourceSampler(Sized(*sizes), batch_size, ratio, seed=0, **more)
+    with pytest.raises(ValueError, match='joins those of'):
+        MultiSourceSampler(range(8), 4, [1, 1], seed=0)
+
+
+def test_the_labels_of_one_part_are_needed_and_those_of_the_other_are_taken_off(folders):
+    for with_label in (False, True):
+        unlabelled = folder(folders / 'unlabelled', with_label=with_label)
+        dataset = build(both(folders, unlabelled=unlabelled))
+        assert isinstance(dataset, ConcatDataset) and len(dataset) == 15
+        assert dataset.metainfo['classes'] == ('a', 'b', 'c', 'd', 'e')
+        assert ['gt_label' in dataset[i]['data_samples'] for i in range(15)] == [True] * 6 + [
+            False
+        ] * 9
+    labelled = folder(folders / 'labelled', with_label=False)
+    dataset = build(both(folders, labelled=labelled))
+    with pytest.raises(ValueError, match=r"picture '.*labelled/a/0.png' of .* has no label"):
+        dataset[0]
+
+
+def samples(labels):
+    return [DataSample() if y is None else DataSample().set_gt_label(y) for y in labels]
+
+
+@pytest.mark.parametrize('stacked', [True, False])
+def test_the_preprocessor_keeps_both_parts_apart(stacked):
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 255, (5, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    settings = dict(mean=[100, 110, 120], std=[50, 60, 70], num_classes=4)
+    ours = ClsDataPreprocessor(**settings)
+    upstreams = MODELS.build(dict(settings, type='mmpretrain.ClsDataPreprocessor'))
+
+    def batch(labels, chosen=slice(None)):
+        inputs = pictures[chosen]
+        return dict(inputs=inputs if stacked else [*inputs], data_samples=samples(labels))
+
+    seen = ours(batch([None, 3, None, 1, None]), True)
+    wanted = upstreams(batch([3, 1], [1, 3]), True)
+    torch.testing.assert_close(seen['inputs'], wanted['inputs'], rtol=0, atol=0)
+    assert [int(s.gt_label) for s in seen['data_samples']] == [3, 1]
+    rest = upstreams(batch([None] * 3, [0, 2, 4]), True)
+    torch.testing.assert_close(seen['unlabelled']['inputs'], rest['inputs'], rtol=0, atol=0)
+    assert not any('gt_label' in s for s in seen['unlabelled']['data_samples'])
+    for labels in ([0, 1, 2, 3, 0], [None] * 5):
+        one = ours(batch(labels), True)
+        assert sorted(one) == ['data_samples', 'inputs'] and len(one['inputs']) == 5
+    # Validation is upstream's, whatever the samples have.
+    assert sorted(ours(batch([None, 3, None, 1, None]), False)) == ['data_samples', 'inputs']
+
+
+def test_pictures_are_mixed_with_those_of_their_own_part():
+    preprocessor = ClsDataPreprocessor(
+        num_classes=4, to_onehot=True, batch_augments=dict(augments=dict(type='Mixup', alpha=5.0))
+    )
+    # Labelled pictures are 0 or 1, unlabelled ones 10 or 11: what is mixed stays between them.
+    levels = torch.tensor([0.0, 1, 0, 1, 10, 11, 10, 11])
+    np.random.seed(0)
+    torch.manual_seed(0)
+    seen = preprocessor(
+        dict(
+            inputs=levels[:, None, None, None].expand(8, 3, 4, 4).clone(),
+            data_samples=samples([0, 1, 0, 1, None, None, None, None]),
+        ),
+        True,
+    )
+    for part, low in ((seen['inputs'], 0), (seen['unlabelled']['inputs'], 10)):
+        mixed = part[:, 0, 0, 0]
+        assert ((mixed >= low) & (mixed <= low + 1)).all()
+        assert ((mixed > low + 0.01) & (mixed < low + 0.99)).any()
+    labels = torch.stack([s.gt_score for s in seen['data_samples']])
+    torch.testing.assert_close(labels[:, 1], seen['inputs'][:, 0, 0, 0])
+    assert not any('gt_score' in s for s in seen['unlabelled']['data_samples'])
+
+
+# --- what the algorithm makes of them
+
+KD = dict(type='kd_plugins.KDLoss', tau=2.0)
+DKD = dict(type='kd_plugins.DKDLoss', tau=2.0)
+INPUT = dict(type='kd_plugins.ClsDataPreprocessor', mean=[127.0], std=[60.0])
+algorithm = functools.partial(half_labelled, data_preprocessor=INPUT)
+
+
+def built(**changes):
+    torch.manual_seed(0)
+    model = MODELS.build(algorithm(**changes))
+    model.init_weights()
+    return model.train()
+
+
+def mixed_batch(labels=(0, None, 3, None, None)):
+    generator = torch.Generator().manual_seed(1)
+    pictures = 255 * torch.rand(len(labels), 3, 32, 32, generator=generator)
+    return dict(inputs=pictures, data_samples=samples(labels))
+
+
+def step(model, batch, missing=False):
+    model.zero_grad()
+    losses = model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+    total, log = model.parse_losses(losses)
+    total.backward()
+    grads = {k: p.grad for k, p in model.named_parameters()}
+    assert missing or None not in grads.values()
+    return losses, log, {k: g if g is None else g.clone() for k, g in grads.items()}
+
+
+def test_both_parts_train_as_one_batch_whose_label_loss_sees_the_labelled():
+    model = built(losses=dict(loss_kd=KD, loss_dkd=dict(DKD, missing_label='teacher'))).double()
+    model.teacher.network.double()
+    losses, log, grads = step(model, mixed_batch())
+    # By the formulas, on the whole batch at once.
+    model.zero_grad()
+    inputs = (mixed_batch()['inputs'].double() - 127) / 60
+    logits = model.student(inputs)
+    with torch.no_grad():
+        answers = model.teacher.network(inputs)
+    labelled = torch.tensor([0, 2])
+    task = torch.nn.functional.cross_entropy(logits[labelled], torch.tensor([0, 3]))
+    p_T, p_S = (answers / 2).softmax(1), (logits / 2).softmax(1)
+    kd = 4 * (p_T * (p_T / p_S).log()).sum(1).mean()
+    targets = answers.argmax(1)
+    targets[labelled] = torch.tensor([0, 3])
+    dkd = 0.0
+    for i, t in enumerate(targets):
+        others = [c for c in range(5) if c != t]
+        pair_T, pair_S = (torch.stack([p[i, t], 1 - p[i, t]]) for p in (p_T, p_S))
+        q_T, q_S = (p[i, others] / (1 - p[i, t]) for p in (p_T, p_S))
+        dkd = dkd + 4 * (pair_T * (pair_T / pair_S).log()).sum() / 5
+        dkd = dkd + 8 * 4 * (q_T * (q_T / q_S).log()).sum() / 5
+    (task + kd + dkd).backward()
+    for name, wanted in (('student.loss', task), ('distill.loss_kd', kd),
+                         ('distill.loss_dkd', dkd)):  # fmt: skip
+        torch.testing.assert_close(losses[name], wanted, rtol=1e-9, atol=1e-12)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-7, atol=1e-10)
+    rest = [1, 3, 4]
+    alone = 4 * (p_T[rest] * (p_T[rest] / p_S[rest]).log()).sum(1).mean()
+    torch.testing.assert_close(log['unlabelled_kd'], alone.detach(), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(log['loss'], (task + kd + dkd).detach(), rtol=1e-9, atol=1e-12)
+
+
+def test_with_weight_0_the_weights_are_those_of_the_labelled_pictures_alone():
+    def trained(batch):
+        model = built(losses=dict(loss_kd=dict(KD, loss_weight=0.0)), student=dict(norm_eval=False))
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+        for _ in range(3):
+            step(model, batch())
+            optimizer.step()
+        return dict(model.named_parameters())
+
+    beside = trained(mixed_batch)
+
+    def labelled():
+        batch = mixed_batch()
+        return dict(inputs=batch['inputs'][[0, 2]], data_samples=samples([0, 3]))
+
+    alone = trained(labelled)
+    assert all(torch.equal(beside[name], alone[name]) for name in alone)
+
+
+def test_no_label_reaches_a_loss_without_the_students_own():
+    model = built(calculate_student_loss=False)
+    losses, log, grads = step(model, mixed_batch([None] * 5))
+    assert list(losses) == ['distill.loss_kd'] and 'task_loss' not in log
+    # Labels that are there change nothing.
+    _, _, others = step(model, mixed_batch([0, 1, 2, 3, 4]))
+    assert all(torch.equal(grads[name], others[name]) for name in grads)
+    assert all(grad.abs().sum() > 0 for grad in grads.values())
+
+
+def test_terms_that_need_labels_are_refused_or_take_the_teachers_class():
+    says = r"loss_dkd=DKDLoss no labels, and it needs gt_labels: set its missing_label='teacher'"
+    losses = dict(loss_dkd=DKD)
+    with pytest.raises(ValueError, match=r'^model.calculate_student_loss=False gives .*' + says):
+        MODELS.build(algorithm(losses, calculate_student_loss=False))
+    model = built(losses=losses)
+    with pytest.raises(ValueError, match=r'^an unlabelled picture of .* gives .*' + says):
+        step(model, mixed_batch())
+    step(model, mixed_batch([0, 1, 2, 3, 4]))
+    unmapped = algorithm(losses)
+    del unmapped['distiller'].loss_forward_mappings.loss_dkd.gt_labels
+    with pytest.raises(ValueError, match=r'lacks gt_labels, which DKDLoss needs: map it, or set'):
+        MODELS.build(unmapped)
+    model = built(
+        losses=dict(loss_dkd=dict(DKD, missing_label='teacher')), calculate_student_loss=False
+    )
+    losses, _, _ = step(model, mixed_batch([None] * 5))
+    assert losses['distill.loss_dkd'] > 0
+
+
+def test_a_transformer_with_a_token_for_the_teacher_needs_no_labels(monkeypatch):
+    """Its class token, which labels would train, wants a term of its own."""
+    heard = []
+    monkeypatch.setattr(
+        single_teacher_distill, 'print_log', lambda message, **settings: heard.append(message)
+    )
+    cfg = patches(calculate_student_loss=False, data_preprocessor=None)
+    cfg['data_preprocessor'] = dict(type='kd_plugins.ClsDataPreprocessor')
+
+    def trained(cfg):
+        model = MODELS.build(cfg)
+        model.init_weights()
+        model.set_progress(Progress(iter=0, max_iters=4, epoch=0, max_epochs=2))
+        losses, _, grads = step(model.train(), mixed_batch([None] * 5), missing=True)
+        return sorted(losses), {name for name, grad in grads.items() if grad is None}
+
+    names, missed = trained(cfg)
+    assert names == ['distill.loss_cskd', 'distill.loss_deit']
+    assert missed == {'head.layers.head.weight', 'head.layers.head.bias'}
+    said = "leaves 2 parameters of the student's head, such as 'head.layers.head.weight'"
+    assert len(heard) == 1 and said in heard.pop()
+    parts = cfg['distiller']
+    parts.student_recorders['token'] = dict(type='ModuleOutputs', source='head.layers.head')
+    parts.distill_losses['loss_token'] = dict(type='kd_plugins.DeiTLoss', loss_weight=0.5)
+    parts.loss_forward_mappings['loss_token'] = dict(
+        parts.loss_forward_mappings['loss_deit'], preds_S=dict(recorder='token', from_student=True)
+    )
+    assert trained(cfg)[1] == set() and not heard
+
+
+# --- whole trainings on the upstream Runner
+
+
+def training(folders, work_dir, epochs=2, model=None, **options):
+    cfg = config(work_dir, epochs, model or algorithm(student=dict(norm_eval=False)))
+    cfg.merge_from_dict(dict.fromkeys(('val_dataloader', 'val_evaluator', 'val_cfg')))
+    del cfg.default_hooks.checkpoint['save_best']
+    cfg.default_scope = 'mmpretrain'
+    cfg.train_dataloader = dict(
+        batch_size=4,
+        num_workers=0,
+        dataset=both(folders),
+        sampler=dict(type='kd_plugins.MultiSourceSampler', batch_size=4, source_ratio=[1, 1]),
+        collate_fn=dict(type='default_collate'),
+    )
+    cfg.default_hooks.update(
+        log=dict(type='kd_plugins.DistillationLogHook'),
+        guard=dict(type='kd_plugins.DistillationGuardHook'),
+    )
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+class Stopped(Exception):
+    pass
+
+
+@HOOKS.register_module(force=True)
+class StopInTheSecond(Hook):
+    """Ends a training in its second epoch, after the checkpoint of the first."""
+
+    def before_train_epoch(self, runner):
+        if runner.epoch == 1:
+            raise Stopped
+
+
+def test_an_interrupted_training_beside_unlabelled_pictures_resumes_to_the_same_weights(
+    folders, tmp_path
+):
+    whole = train(training(folders, tmp_path / 'whole'))
+    broken = training(folders, tmp_path / 'parts')
+    broken.custom_hooks.append(dict(type='StopInTheSecond'))
+    with pytest.raises(Stopped):
+        train(broken)
+    resumed = train(training(folders, tmp_path / 'parts', resume=True))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    other = train(training(folders, tmp_path / 'other', **{'randomness.seed': 1}))
+    assert any(not torch.equal(whole[name], other[name]) for name in whole)
+
+
+def test_loops_of_iterations_go_on_without_end_and_resume(folders, tmp_path):
+    def of_iterations(name, iterations, **options):
+        cfg = training(folders, tmp_path / name, **options)
+        cfg.train_cfg = dict(by_epoch=False, max_iters=iterations)
+        cfg.train_dataloader.sampler.infinite = True
+        cfg.param_scheduler = []
+        cfg.default_hooks.checkpoint.update(by_epoch=False, interval=2)
+        return cfg
+
+    whole = train(of_iterations('whole', 7))
+    train(of_iterations('parts', 4))
+    resumed = train(of_iterations('parts', 7, resume=True))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_the_log_says_what_an_epoch_is_and_how_both_parts_agree(folders, tmp_path):
+    cfg = training(folders, tmp_path, log_level='INFO')
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    text = next(tmp_path.glob('*/*.log')).read_text()
+    assert (
+        'an epoch is 3 iterations with 6 of the 6 samples of CustomDataset and 6 of the 9 samples '
+        'of CustomDataset, in batches of 2 + 2 on each of 1 processes' in text
+    )
+    scalars = runner.message_hub.log_scalars
+    for name in ('distill.loss_kd', 'unlabelled_kd', 'agreement', 'unlabelled_agreement'):
+        assert len(scalars[f'train/{name}'].data[0]) == 6, name
+
+
+@pytest.mark.parametrize(
+    'changes, says',
+    [
+        (dict(sampler=dict(type='DefaultSampler', shuffle=True)),
+         r'train_dataloader.sampler is a DefaultSampler .* wants some labelled and some'),
+        (dict(batch_size=6), r'MultiSourceSampler of batches of 4, .*batch_size=6'),
+        (dict(dataset=None), r'train_dataloader.dataset \(CustomDataset, with_label=False\) has '
+                             r'no labels, .*set model.calculate_student_loss=False'),
+    ],
+)  # fmt: skip
+def test_what_would_mix_labelled_and_unlabelled_up_is_refused_before_training(
+    folders, tmp_path, changes, says
+):
+    cfg = training(folders, tmp_path)
+    if 'dataset' in changes:
+        unlabelled = folder(folders / 'unlabelled', with_label=False)
+        changes = dict(dataset=unlabelled, sampler=dict(type='DefaultSampler', shuffle=True))
+    for name, value in changes.items():
+        cfg.train_dataloader[name] = value
+    with pytest.raises(ValueError, match=says):
+        train(cfg)
+    if 'dataset' in changes:
+        cfg.model.calculate_student_loss = False
+        train(cfg)
+
+
+def test_a_preprocessor_or_term_that_cannot_take_them_is_refused_before_training(folders, tmp_path):
+    cfg = training(folders, tmp_path)
+    cfg.model.data_preprocessor.type = 'mmpretrain.ClsDataPreprocessor'
+    with pytest.raises(ValueError, match=r"give data_preprocessor.type='kd_plugins.Cls"):
+        train(cfg)
+    cfg = training(folders, tmp_path, model=algorithm(dict(loss_dkd=DKD)))
+    with pytest.raises(ValueError, match=r'an unlabelled picture of train_dataloader.dataset'):
+        train(cfg)
+
+
+def test_workers_give_the_batches_of_one_process(folders):
+    dataset = build(both(folders))
+    assert isinstance(dataset, WithUnlabelled)
+
+    def batches(workers):
+        sampler = MultiSourceSampler(dataset, 6, [1, 2], seed=3)
+        loader = DataLoader(
+            dataset, 6, sampler=sampler, num_workers=workers, collate_fn=lambda batch: batch
+        )
+        return [[each['data_samples'].img_path for each in batch] for batch in loader]
+
+    assert batches(0) == batches(2)
+
+
+@pytest.mark.parametrize('broken', [0, 1])
+def test_a_term_that_went_wrong_on_one_part_is_left_out_of_the_step(broken):
+    runner = SimpleNamespace(iter=0)
+    loss = KDLoss(tau=2.0)
+    watch = TermWatch('distill.loss_kd', loss, runner, skip=True)
+
+    def gradients(broken):
+        parts = [torch.randn(3, 4, requires_grad=True) for _ in range(2)]
+        answers = [torch.randn(3, 4) for _ in range(2)]
+        if broken is not None:
+            answers[broken][1, 2] = torch.nan
+        sum(loss(s, t) for s, t in zip(parts, answers, strict=True)).backward()
+        runner.iter += 1
+        return [part.grad.abs().max().item() for part in parts]
+
+    assert min(gradients(None)) > 0
+    assert gradients(broken) == [0, 0]
+    assert min(gradients(None)) > 0 and int(watch.count) == 1

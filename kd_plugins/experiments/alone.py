@@ -92,6 +92,15 @@ def student_alone(cfg: Config) -> Alone:
             'beside a distiller, so there is no student alone to take out of it: give the config '
             'of the student alone by --alone.'
         )
+    pictures = _at(cfg, 'train_dataloader.dataset')
+    while isinstance(pictures, Mapping):
+        if _has_unlabelled(pictures) or pictures.get('with_label') is False:
+            raise ValueError(
+                f'{cfg.filename}: pictures of train_dataloader.dataset '
+                f'({name_of(pictures.get("type"))}) have no label, and the student alone can only '
+                'learn of those that have one: give the config of its training by --alone.'
+            )
+        pictures = pictures.get('dataset')
     # Of a new-style config the names of its types, which a file can hold.
     alone, notes = Config(copy.deepcopy(cfg.to_dict())), []
     for hook in _hooks_of(cfg):
@@ -185,10 +194,17 @@ def differences(first: Config, second: Config, of_students: bool = False) -> lis
     wanted = [*_SAME, *([('student', 'model')] if of_students else []),
               *(('training', key) for key in _TOLD)]  # fmt: skip
     found: list[Difference] = []
+    of_train = [_at(cfg, 'train_dataloader.dataset') for cfg in (first, second)]
+    # A batch with unlabelled pictures beside is made otherwise than one of the labelled alone.
+    beside = _has_unlabelled(of_train[0]) != _has_unlabelled(of_train[1])
     for of, key in wanted:
         if any(key.startswith(each.key) for each in found):
             continue
         both = [_plain(_at(cfg, key)) for cfg in (first, second)]
+        if beside and key == 'train_dataloader.dataset':
+            both = [_plain(d['labelled'] if _has_unlabelled(d) else d) for d in of_train]
+        elif beside and key.startswith('train_dataloader'):
+            of = 'training'
         if key == 'model':
             both = [{k: v for k, v in each.items() if k != 'data_preprocessor'} for each in both]
         elif key == 'custom_hooks':
@@ -219,6 +235,10 @@ def another_network(alone: Config, distilled: Config) -> Difference | None:
         if loss:
             loss.setdefault('loss_weight', 1.0)
     return next((Difference('student', *each) for each in _unlike('model', *both)), None)
+
+
+def _has_unlabelled(dataset: Any) -> bool:
+    return isinstance(dataset, Mapping) and name_of(dataset.get('type')) == 'WithUnlabelled'
 
 
 def _preprocessor(cfg: Config) -> Any:

@@ -184,6 +184,38 @@ def test_what_has_no_student_alone_is_refused(path, said):
     assert '--alone' in str(refused.value) and path in str(refused.value)
 
 
+def with_unlabelled(cfg):
+    cfg.train_dataloader.dataset = dict(
+        type='kd_plugins.WithUnlabelled',
+        labelled=cfg.train_dataloader.dataset,
+        unlabelled=dict(type='CustomDataset', data_prefix='x', with_label=False),
+    )
+    cfg.train_dataloader.sampler = dict(
+        type='kd_plugins.MultiSourceSampler', batch_size=32, source_ratio=[1, 3]
+    )
+    return cfg
+
+
+def test_pictures_without_labels_want_a_student_that_is_given():
+    """And that one has the labelled pictures, in batches of its own."""
+    own = config('configs/vanilla/digits_student.py')
+    cfg = with_unlabelled(config('configs/kd/kd_digits.py'))
+    with pytest.raises(ValueError, match=r'\(WithUnlabelled\) have no label.*--alone'):
+        student_alone(cfg)
+    assert {d.of for d in differences(own, cfg)} == {'training'}
+    assert any(d.key.startswith('train_dataloader.sampler') for d in differences(own, cfg))
+    cfg.train_dataloader.dataset.labelled.indices = 7
+    assert [d.of for d in differences(own, cfg)][0] == 'data'
+    for wrapped in (False, True):
+        cfg = config('configs/kd/kd_digits.py')
+        folder = dict(type='CustomDataset', data_prefix='x', with_label=False)
+        cfg.train_dataloader.dataset = (
+            dict(type='RepeatDataset', times=2, dataset=folder) if wrapped else folder
+        )
+        with pytest.raises(ValueError, match=r'\(CustomDataset\) have no label.*--alone'):
+            student_alone(cfg)
+
+
 def test_of_a_new_style_config_it_is_the_same(tmp_path):
     cfg = config('configs/dkd/dkd_digits.py')
     path = tmp_path / 'new.py'

@@ -19,6 +19,7 @@ from kd_plugins.registry import name_of
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
 from kd_plugins.teachers.upstreams import check_upstreams_teacher
+from kd_plugins.views.dataset import without_views
 from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
 
@@ -239,7 +240,7 @@ def check_labels(loader: Any, model: nn.Module) -> None:
     Raises:
         ValueError: Naming the setting.
     """
-    dataset = getattr(loader, 'dataset', None)
+    dataset = without_views(getattr(loader, 'dataset', None))
     if name_of(type(dataset)) == 'WithUnlabelled':
         sampler = getattr(loader, 'sampler', None)
         kinds = {kind.__name__ for kind in type(sampler).__mro__}

@@ -138,3 +138,14 @@ def test_a_check_asks_the_teacher_about_them(config):
     assert check(config, iterations=1, debug=True).unlabelled.samples == 20
     config.model.calculate_student_loss = True
     assert check(config, iterations=1, debug=True).unlabelled is None
+
+
+def test_a_check_finds_them_in_views(config):
+    loader = config.train_dataloader
+    labelled = dict(loader.dataset, data_prefix='val', with_label=True)
+    both = dict(type='kd_plugins.WithUnlabelled', labelled=labelled, unlabelled=loader.dataset)
+    loader.dataset = dict(type='kd_plugins.RepeatableViews', views=2, dataset=both)
+    loader.sampler = dict(type='kd_plugins.MultiSourceSampler', batch_size=10, source_ratio=[1, 1])
+    report = check(config, iterations=1, debug=True)
+    # The grey ones, and none of the noise beside them.
+    assert (report.unlabelled.samples, report.unlabelled.one_class) == (20, 1)

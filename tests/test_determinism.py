@@ -18,6 +18,7 @@ CONFIGS = sorted(
 )  # fmt: skip
 KD = 'configs/kd/kd_digits.py'
 BCKD = 'configs/bckd/bckd_scenes.py'
+MAPS = [f'configs/{name}/{name}_scenes.py' for name in ('cwd', 'pkd', 'mgd', 'sl2')]
 
 
 @pytest.fixture
@@ -127,15 +128,15 @@ def test_feature_losses_and_what_they_learn_repeat(tmp_path, deterministic):
     assert any(key.startswith('distiller.') for key in first)
 
 
-def on_scenes(tmp_path):
-    """The scenes' config with mmdet's LD as a term beside BCKD's, two epochs of two steps."""
-    cfg = Config.fromfile(ROOT / BCKD)
+def on_scenes(tmp_path, path=BCKD):
+    """A config on the scenes, BCKD's with mmdet's LD beside, two epochs of two steps."""
+    cfg = Config.fromfile(ROOT / path)
     cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
     cfg.work_dir = str(tmp_path)
     cfg.merge_from_dict(few_scenes(tmp_path.parent))
     cfg.merge_from_dict(
         {
-            'model.distiller': term('loss_ld', type='kd_plugins.LDLoss'),
+            'model.distiller': term('loss_ld', type='kd_plugins.LDLoss') if path == BCKD else {},
             'train_cfg.max_epochs': 2,
             'train_cfg.val_interval': 1,
             'log_level': 'ERROR',
@@ -151,6 +152,11 @@ def test_a_detectors_runs_with_one_seed_end_in_the_same_weights(tmp_path, determ
     assert moved and not any(torch.equal(first[key], other[key]) for key in moved)
 
 
+@pytest.mark.parametrize('path', MAPS)
+def test_terms_on_maps_repeat(tmp_path, deterministic, path):
+    assert assert_repeats(lambda: on_scenes(tmp_path, path), deterministic)
+
+
 def types(value):
     """Every ``type`` in a config."""
     if isinstance(value, Mapping):
@@ -163,7 +169,8 @@ def types(value):
 
 def test_no_loss_is_left_out(tmp_path):
     here = [Config.fromfile(ROOT / path).model.to_dict() for path in CONFIGS]
-    used = {*types(here), *types(on_features()), *types(on_scenes(tmp_path).model.to_dict())}
+    scenes = [on_scenes(tmp_path, path).model.to_dict() for path in (BCKD, *MAPS)]
+    used = {*types(here), *types(on_features()), *types(scenes)}
     registered = {
         f'kd_plugins.{node.name}'
         for path in (ROOT / 'kd_plugins/losses').glob('*.py')

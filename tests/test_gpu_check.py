@@ -37,8 +37,8 @@ def test_a_step_repeats_itself(tool, monkeypatch, capsys):
 def test_a_step_that_went_elsewhere_is_wrong(tool, monkeypatch, capsys, size, what):
     step = tool.step
 
-    def disturbed(cfg, batch, device, precision, steps):
-        found = step(cfg, batch, device, precision, steps)
+    def disturbed(cfg, batch, classes, device, precision, steps):
+        found = step(cfg, batch, classes, device, precision, steps)
         if steps and what == 'loss':  # not the one to compare with
             name = next(iter(found.losses))
             found.losses[name] += size * max(found.losses.values())

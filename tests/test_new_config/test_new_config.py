@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import ROOT, detection
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from kd_plugins.inspect.check import check
 from kd_plugins.networks import build_network, classifier, resolve_network
@@ -408,6 +408,41 @@ def test_unlabelled_pictures_come_beside_the_labelled_or_in_their_place(tmp_path
         assert terms == ([] if name == 'all' else ['student.loss'])
         assert report.terms[0].gradient > 0
         assert 0 < report.unlabelled.confidence < 1 and report.unlabelled.samples > 0
+
+
+def test_pictures_that_measure_do_not_train(tmp_path):
+    data = picture_folders(tmp_path / 'pictures')
+    for folder in (data, data / 'val', data / 'val' / 'cat', tmp_path):
+        with pytest.raises(
+            ValueError, match=r'/val., which measures the student, have pict'
+        ):
+            Request(SMALL, 'kd', tmp_path / 'my.py', SMALL, 't.pth', data, unlabelled=folder)
+    Request(SMALL, 'kd', tmp_path / 'my.py', SMALL, 't.pth', data, unlabelled=data / 'train')
+
+
+def test_without_labels_the_training_set_names_the_classes_of_the_validation(tmp_path):
+    data = picture_folders(tmp_path / 'pictures', splits=('val',))
+    folder, out = unlabelled_folder(tmp_path / 'mine'), tmp_path / 'my.py'
+    # The networks are built and no weights are loaded.
+    write_config(Request(SMALL, 'kd', out, SMALL, 't.pth', data, unlabelled=folder))
+    dataset = Config.fromfile(out).train_dataloader.dataset
+    init_default_scope('mmpretrain')
+    assert DATASETS.build(dataset).metainfo['classes'] == ['cat', 'dog', 'owl']
+
+
+def test_a_preprocessor_inside_of_a_model_keeps_its_normalisation(tmp_path):
+    base = Config.fromfile(ROOT / 'configs/vanilla/digits_student.py')
+    base.model.data_preprocessor = dict(base.pop('data_preprocessor', {}), mean=[7.0], std=[3.0])
+    base.model.data_preprocessor.pop('num_classes', None)
+    base.dump(tmp_path / 'base.py')
+    data = picture_folders(tmp_path / 'pictures')
+    folder, path = unlabelled_folder(tmp_path / 'mine'), str(tmp_path / 'base.py')
+    for name, more in (('data', {}), ('both', dict(unlabelled=folder))):
+        out = tmp_path / f'{name}.py'
+        write_config(Request(path, 'kd', out, path, 't.pth', data, **more))
+        cfg = Config.fromfile(out)
+        assert (cfg.data_preprocessor.mean, cfg.data_preprocessor.std) == ([7.0], [3.0])
+        assert cfg.data_preprocessor.num_classes == 3
 
 
 def test_unlabelled_pictures_come_beside_the_data_of_the_student(tmp_path, ckpt):

@@ -39,3 +39,13 @@ class Weighted(WeightedLoss):
             return self.loss(*args, **kwargs) * self.loss_weight
 
         return forward
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss needs labels that its signature could do without."""
+        return getattr(self.loss, 'needs_labels', False)
+
+    @property
+    def without_labels(self) -> str:
+        """What the loss says can be done without labels."""
+        return getattr(self.loss, 'without_labels', 'take a term that needs none')

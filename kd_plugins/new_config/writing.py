@@ -463,7 +463,7 @@ def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, ba
         type='CustomDataset',
         data_root=request.path(folder),
         with_label=False,
-        pipeline=Code(_pipeline('train', base)),
+        pipeline=Code(_pipeline('train', base, resize=True)),
     )
     preprocessor = sections.setdefault('data_preprocessor', _own_preprocessor(base))
     preprocessor['type'] = 'kd_plugins.ClsDataPreprocessor'
@@ -526,7 +526,14 @@ def _folders(split: str, base: Config) -> dict[str, Any]:
     )
 
 
-def _pipeline(split: str, base: Config) -> str:
+def _pipeline(split: str, base: Config, resize: bool = False) -> str:
+    """Return the pipeline of the student's config, with what reads files where it has nothing.
+
+    Args:
+        split: 'train' or 'val'.
+        base: The student's config.
+        resize: Whether to bring pictures of any size to its size, if nothing in it does.
+    """
     dataset = base[f'{split}_dataloader'].dataset
     if 'pipeline' not in dataset:
         raise ValueError(
@@ -541,4 +548,8 @@ def _pipeline(split: str, base: Config) -> str:
     load = "dict(type='LoadImageFromFile')"
     if not (base.get('data_preprocessor') or {}).get('to_rgb', False):
         load = "dict(type='kd_plugins.LoadImageFromFile', channel_order='rgb')"
+    size = picture_size(base)
+    if resize and size and not any('Resize' in name_of(step.type) for step in dataset.pipeline):
+        # Else crops of 32 x 32, say, would be cut out of photographs.
+        load += f", dict(type='Resize', scale={size[::-1]}, backend='pillow')"
     return f'[{load}, *{pipeline}]'

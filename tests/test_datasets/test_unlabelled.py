@@ -522,9 +522,7 @@ def test_the_teachers_classes_are_compared_with_those_that_measure(folders, tmp_
 def test_an_epoch_ends(folders, tmp_path):
     cfg = training(folders, tmp_path)
     cfg.train_dataloader.sampler.infinite = True
-    with pytest.raises(
-        ValueError, match=r'sampler\.infinite=True draws for ever, .*leave inf'
-    ):
+    with pytest.raises(ValueError, match=r'sampler\.infinite=True draws for ever, .*leave inf'):
         train(cfg)
 
 

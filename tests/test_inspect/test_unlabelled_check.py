@@ -138,3 +138,17 @@ def test_a_check_asks_the_teacher_about_them(config):
     assert check(config, iterations=1, debug=True).unlabelled.samples == 20
     config.model.calculate_student_loss = True
     assert check(config, iterations=1, debug=True).unlabelled is None
+
+
+def test_a_wrapped_validation_set_is_no_matter(config):
+    plain = config.val_dataloader.dataset
+    config.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[plain, plain])
+    config.val_dataloader.dataset.pop('pipeline', None)
+    report = check(config, iterations=1, debug=True)
+    assert (report.unlabelled.samples, report.labelled.samples) == (20, 40)
+
+
+def test_pictures_of_any_size_are_shown_as_they_train(config):
+    cv2.imwrite(f'{config.train_dataloader.dataset.data_root}/unlabelled/0.png', np.ones((40, 50)))
+    config.train_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale=(32, 32)))
+    assert check(config, iterations=1, debug=True).unlabelled.samples == 20

@@ -413,9 +413,7 @@ def test_unlabelled_pictures_come_beside_the_labelled_or_in_their_place(tmp_path
 def test_pictures_that_measure_do_not_train(tmp_path):
     data = picture_folders(tmp_path / 'pictures')
     for folder in (data, data / 'val', data / 'val' / 'cat', tmp_path):
-        with pytest.raises(
-            ValueError, match=r'/val., which measures the student, have pict'
-        ):
+        with pytest.raises(ValueError, match=r'/val., which measures the student, have pict'):
             Request(SMALL, 'kd', tmp_path / 'my.py', SMALL, 't.pth', data, unlabelled=folder)
     Request(SMALL, 'kd', tmp_path / 'my.py', SMALL, 't.pth', data, unlabelled=data / 'train')
 
@@ -454,8 +452,15 @@ def test_unlabelled_pictures_come_beside_the_data_of_the_student(tmp_path, ckpt)
     assert (dataset.labelled.type, dataset.unlabelled.with_label) == ('CIFAR10', False)
     assert dataset.unlabelled.pipeline[0].channel_order == 'rgb'
     assert [step.type for step in dataset.labelled.pipeline] == [
-        step.type for step in dataset.unlabelled.pipeline[1:]
+        step.type for step in dataset.unlabelled.pipeline[2:]
     ]
+    # A photograph is seen whole, not a corner of it.
+    halves = np.zeros((60, 90, 3), dtype=np.uint8)
+    halves[:, 45:] = 255
+    cv2.imwrite(str(folder / 'any' / 'depth' / '0.PNG'), halves)
+    init_default_scope('mmpretrain')
+    seen = DATASETS.build(dataset.unlabelled)[0]['inputs'].float()
+    assert seen.shape == (3, 32, 32) and 0.3 < (seen > 127).float().mean() < 0.7
 
 
 def test_unlabelled_pictures_that_fit_nothing_are_refused(tmp_path, ckpt):

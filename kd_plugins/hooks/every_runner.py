@@ -11,6 +11,7 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list
 from mmengine.fileio import get_text
 from mmengine.hooks import DistSamplerSeedHook
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
 from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
@@ -35,8 +36,8 @@ def before_train(runner: Any) -> None:
             the teacher's classes stand in another order than the data's, or if
             annotations lack a class, or if the last batch of an epoch has one
             sample and a term normalises over the batch, or if pictures without labels
-            come where one is needed, or their sampler or the distillation would not end
-            as it should; or if the teacher that a
+            come where one is needed, or the sampler would never end an epoch, or the
+            distillation end with nothing left; or if the teacher that a
             model of upstream keeps does not fit; or if nobody tells the sampler of
             repeatable views its epoch, or pictures would be mixed twice.
     """
@@ -56,7 +57,7 @@ def before_train(runner: Any) -> None:
         check_classes(named, teacher.classes, teacher.class_map)
         check_last_batch(runner.train_dataloader, model)
         check_labels(runner.train_dataloader, model)
-        check_sources(runner)
+        check_end(runner)
         check_stop(runner, model)
         teacher.begin(getattr(runner.train_dataloader, 'dataset', None), runner.hooks)
     elif 'teacher_model' in vars(model):
@@ -309,19 +310,24 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 )
 
 
-def check_sources(runner: Any) -> None:
-    """Refuse a sampler of several datasets that would never end an epoch.
+def check_end(runner: Any) -> None:
+    """Refuse a sampler that would never end an epoch in a loop of epochs.
 
     Raises:
         ValueError: Naming the setting.
     """
-    sampler = getattr(runner.train_dataloader, 'sampler', None)
-    by_epoch = name_of(type(runner.train_loop)) == 'EpochBasedTrainLoop'
-    if by_epoch and isinstance(sampler, MultiSourceSampler) and sampler.infinite:
-        raise ValueError(
-            'train_dataloader.sampler.infinite=True draws for ever, and train_cfg.by_epoch=True '
-            'waits for the end of an epoch: leave infinite out.'
-        )
+    sampler = sampler_of(runner.train_dataloader)
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop) or not _never_ends(sampler):
+        return
+    instead = "give sampler=dict(type='DefaultSampler', shuffle=True)"
+    if isinstance(sampler, MultiSourceSampler):
+        if not sampler.infinite:
+            return
+        instead = 'leave its infinite=True out'
+    raise ValueError(
+        f'train_dataloader.sampler ({type(sampler).__name__}) draws for ever, and '
+        f'train_cfg.by_epoch=True waits for the end of an epoch: {instead}, or train by iterations.'
+    )
 
 
 def check_stop(runner: Any, model: nn.Module) -> None:
@@ -342,7 +348,7 @@ def check_stop(runner: Any, model: nn.Module) -> None:
 
 
 def _never_ends(sampler: Any) -> bool:
-    """Whether a sampler draws for ever, so that every batch is full."""
+    """Whether a sampler draws for ever, or has whole batches, so that every batch is full."""
     mmdets = {'MultiSourceSampler', 'GroupMultiSourceSampler'}
     return isinstance(sampler, InfiniteSampler) or any(
         kind.__name__ in mmdets for kind in type(sampler).__mro__

@@ -522,7 +522,14 @@ def test_the_teachers_classes_are_compared_with_those_that_measure(folders, tmp_
 def test_an_epoch_ends(folders, tmp_path):
     cfg = training(folders, tmp_path)
     cfg.train_dataloader.sampler.infinite = True
-    with pytest.raises(ValueError, match=r'sampler\.infinite=True draws for ever, .*leave inf'):
+    with pytest.raises(
+        ValueError, match=r'MultiSourceSampler\) draws for ever, .*infinite=True'
+    ):
+        train(cfg)
+    cfg = training(folders, tmp_path)
+    cfg.train_dataloader['dataset'] = folder(folders / 'labelled')
+    cfg.train_dataloader['sampler'] = dict(type='InfiniteSampler')
+    with pytest.raises(ValueError, match=r'InfiniteSampler\) draws for ever, .*DefaultSampler'):
         train(cfg)
 
 

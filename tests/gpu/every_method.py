@@ -35,8 +35,9 @@ from mmengine.runner import Runner, set_random_seed
 from kd_plugins.losses.ctc import CTCLoss
 from kd_plugins.structures import Progress
 
-#: How far a loss may be from the CPU's, as a share of it.
-MOST = {'float32': 1e-4, 'bfloat16': 0.02, 'float16': 0.005}
+#: How far a loss may be from the CPU's, as a share of it. In float32 the divergence of two nearly
+#: equal answers at CTKD's temperatures, around 11, keeps three digits.
+MOST = {'float32': 1e-3, 'bfloat16': 0.02, 'float16': 0.005}
 #: Losses below this share of the largest are taken as shares of that.
 SMALL = 0.01
 #: A scaler starts so high that it skips steps until it finds its scale.

@@ -65,6 +65,8 @@ def parse_args() -> argparse.Namespace:
         '--debug', action='store_true', help='stop at the first error, with its traceback'
     )
     args = parser.parse_args()
+    if args.pictures and Path(args.pictures).suffix.lower() not in ('.png', '.pdf', '.svg'):
+        parser.error(f'--pictures {args.pictures!r} is no picture: give a name that ends in .png.')
     if (args.iterations is not None and args.iterations < 1) or args.teacher_batches < 0:
         parser.error('--iterations must be at least 1, and --teacher-batches at least 0')
     if args.calibrate is not None and not 0 < args.calibrate < float('inf'):

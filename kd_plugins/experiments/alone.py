@@ -74,9 +74,10 @@ def student_alone(cfg: Config) -> Alone:
     """Return the config of the student alone, with the same data, steps and random numbers.
 
     The model is ``model.architecture``; DOT's optimizer wrapper becomes an ordinary
-    one; hooks of the distillation are left out. The weight of the student's own
+    one; hooks of the distillation are left out. The weight of a classifier's own
     loss, which a method may have lowered, is what it is without one: that of the
-    config behind ``cfg_path``, and 1 for a head that is written out.
+    config behind ``cfg_path``, and 1 for a head that is written out. The weights of a
+    detector's losses, which balance several, stay.
 
     Args:
         cfg: The config of a distillation; it is not changed.
@@ -91,6 +92,15 @@ def student_alone(cfg: Config) -> Alone:
             'beside a distiller, so there is no student alone to take out of it: give the config '
             'of the student alone by --alone.'
         )
+    pictures = _at(cfg, 'train_dataloader.dataset')
+    while isinstance(pictures, Mapping):
+        if _has_unlabelled(pictures) or pictures.get('with_label') is False:
+            raise ValueError(
+                f'{cfg.filename}: pictures of train_dataloader.dataset '
+                f'({name_of(pictures.get("type"))}) have no label, and the student alone can only '
+                'learn of those that have one: give the config of its training by --alone.'
+            )
+        pictures = pictures.get('dataset')
     # Of a new-style config the names of its types, which a file can hold.
     alone, notes = Config(copy.deepcopy(cfg.to_dict())), []
     for hook in _hooks_of(cfg):
@@ -155,21 +165,20 @@ def _says_unlabelled(dataset: Any) -> bool:
 
 def _student(cfg: Config) -> tuple[dict[str, Any], list[float]]:
     """Return the student's config, and which weights of its loss were undone."""
-    model, weights = cfg.model, []
-    architecture = copy.deepcopy(dict(model.architecture))
-    if 'cfg_path' in architecture:
-        weights = [weight for weight in _drop_weights(architecture) if weight != 1]
-        network, pretrained = resolve_network(architecture, 'model.architecture')
+    model, weights, usual = cfg.model, [], 1.0
+    student = copy.deepcopy(dict(model.architecture))
+    if 'cfg_path' in student:
+        path = student['cfg_path']
+        network, pretrained = resolve_network(student, 'model.architecture')
         student = dict(network)
         if pretrained:
             student['init_cfg'] = dict(type='Pretrained', checkpoint=pretrained)
-    else:
-        student = architecture
-        head = student.get('head')
-        loss = head.get('loss') if isinstance(head, Mapping) else None
-        if isinstance(loss, Mapping) and loss.get('loss_weight', 1.0) != 1.0:
-            weights = [loss['loss_weight']]
-            loss['loss_weight'] = 1.0  # type: ignore[index]
+        plain, _ = resolve_network(dict(cfg_path=path), 'model.architecture')
+        usual = _loss_of(plain).get('loss_weight', 1.0)
+    loss = _loss_of(student)
+    if loss.get('loss_weight', 1.0) != usual:
+        weights = [loss.get('loss_weight', 1.0)]
+        loss['loss_weight'] = usual
     preprocessor = model.get('data_preprocessor')
     if cfg.get('data_preprocessor') is not None:
         # The Runner puts it only where there is none, and in a distillation it counts first.
@@ -182,17 +191,11 @@ def _student(cfg: Config) -> tuple[dict[str, Any], list[float]]:
     return student, weights
 
 
-def _drop_weights(overrides: Any) -> Iterator[float]:
-    """Take every ``loss_weight`` out of what overrides an upstream config; yield it."""
-    if isinstance(overrides, dict):
-        for key, value in list(overrides.items()):
-            if key == 'loss_weight':
-                yield overrides.pop(key)
-            else:
-                yield from _drop_weights(value)
-    elif isinstance(overrides, list):
-        for value in overrides:
-            yield from _drop_weights(value)
+def _loss_of(network: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a classifier's loss; an empty one of any other network."""
+    head = network.get('head')
+    loss = head.get('loss') if isinstance(head, Mapping) else None
+    return loss if isinstance(loss, dict) else {}
 
 
 def _without_dot(wrapper: Mapping[str, Any]) -> dict[str, Any]:
@@ -224,10 +227,17 @@ def differences(first: Config, second: Config, of_students: bool = False) -> lis
     wanted = [*_SAME, *([('student', 'model')] if of_students else []),
               *(('training', key) for key in _TOLD)]  # fmt: skip
     found: list[Difference] = []
+    of_train = [_at(cfg, 'train_dataloader.dataset') for cfg in (first, second)]
+    # A batch with unlabelled pictures beside is made otherwise than one of the labelled alone.
+    beside = _has_unlabelled(of_train[0]) != _has_unlabelled(of_train[1])
     for of, key in wanted:
         if any(key.startswith(each.key) for each in found):
             continue
         both = [_plain(_at(cfg, key)) for cfg in (first, second)]
+        if beside and key == 'train_dataloader.dataset':
+            both = [_plain(d['labelled'] if _has_unlabelled(d) else d) for d in of_train]
+        elif beside and key.startswith('train_dataloader'):
+            of = 'training'
         if key == 'model':
             both = [{k: v for k, v in each.items() if k != 'data_preprocessor'} for each in both]
         elif key == 'custom_hooks':
@@ -237,6 +247,31 @@ def differences(first: Config, second: Config, of_students: bool = False) -> lis
             both = [each and {k: v for k, v in each.items() if k != 'type'} for each in both]
         found += [Difference(of, *each) for each in _unlike(key, *both)][:1]
     return found
+
+
+def another_network(alone: Config, distilled: Config) -> Difference | None:
+    """Return what a distillation's student has otherwise than a student alone that is given.
+
+    Args:
+        alone: The config of the student alone.
+        distilled: That of the distillation; one without ``model.architecture`` has no
+            student to compare.
+    """
+    if 'architecture' not in (distilled.get('model') or {}):
+        return None
+    student, _ = _student(Config(copy.deepcopy(distilled.to_dict())))
+    both = [_plain(Config(dict(model=m)).to_dict()['model']) for m in (alone.model, student)]
+    for model in both:
+        model.pop('data_preprocessor', None)
+        model['init_cfg'] = initialisations(model.get('init_cfg'))
+        loss = _loss_of(model)
+        if loss:
+            loss.setdefault('loss_weight', 1.0)
+    return next((Difference('student', *each) for each in _unlike('model', *both)), None)
+
+
+def _has_unlabelled(dataset: Any) -> bool:
+    return isinstance(dataset, Mapping) and name_of(dataset.get('type')) == 'WithUnlabelled'
 
 
 def _preprocessor(cfg: Config) -> Any:

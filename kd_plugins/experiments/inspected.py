@@ -31,6 +31,7 @@ class Inspected:
     Args:
         config_hash: Of the config whichever the seed.
         errors: Why it cannot train, each a sentence.
+        warnings: What else ``tools/check.py`` warns of.
         ratios: Of each term, the norm of its gradient over the task's.
         unreached: The trainable parameters that no loss reaches.
         teacher: The teacher's metrics on the whole validation set, see
@@ -40,6 +41,7 @@ class Inspected:
 
     config_hash: str
     errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
     unreached: list[str] = field(default_factory=list)
     teacher: dict[str, float] = field(default_factory=dict)
@@ -54,11 +56,14 @@ def inspect_config(cfg: Config, iterations: int = 5) -> Inspected:
     """
     report = check(cfg, iterations=1, teacher_batches=0, calibration=Calibration(1.0, iterations))
     found = Inspected(config_hash(_without_seed(cfg)), unreached=report.unreached)
-    found.errors = [
-        f'{finding.what} {finding.change}'.strip()
-        for finding in report.findings
-        if finding.level == 'error'
-    ]
+    found.errors, found.warnings = (
+        [
+            f'{finding.what} {finding.change}'.strip()
+            for finding in report.findings
+            if finding.level == level
+        ]
+        for level in ('error', 'warning')
+    )
     if report.calibration:
         found.ratios = {
             name: statistics.median(ratios) for name, ratios in report.calibration.ratios.items()

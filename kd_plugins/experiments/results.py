@@ -96,9 +96,19 @@ class Failure:
 
 
 def load_config(run: Run) -> Config:
-    """Read the config of a run, with its overrides, seed and work directory."""
+    """Read the config of a run, with its overrides, seed and work directory.
+
+    Raises:
+        ValueError: If an override does not fit the config.
+    """
     cfg = Config.fromfile(run.config)
-    cfg.merge_from_dict(copy.deepcopy(dict(run.options)))
+    try:
+        cfg.merge_from_dict(copy.deepcopy(dict(run.options)))
+    except (KeyError, TypeError) as error:
+        said = error.args[0] if error.args else error
+        raise ValueError(
+            f'--cfg-options {" ".join(run.options)} does not fit {run.config}: {said}'
+        ) from None
     cfg.work_dir = run.work_dir
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=run.seed)
     return cfg

@@ -40,6 +40,8 @@ LOCK_SECONDS = 10.0
 #: Areas in square pixels between which COCO calls an object small, medium or large.
 _AREAS = {'s': (0, 32**2), 'm': (32**2, 96**2), 'l': (96**2, 1e10)}
 _ALL_AREAS = (0, 1e10)
+#: Where logs of another config go that has trained in the same directory.
+EARLIER = 'earlier'
 
 
 class RunBusyError(RuntimeError):
@@ -144,6 +146,10 @@ def _start(folder: Path, identity: str) -> dict[str, str]:
         # What another config has left must not be resumed; noted only when it is gone.
         for name in ('last_checkpoint', VALIDATIONS):
             (folder / name).unlink(missing_ok=True)
+        # Nor may its curves be read as those of this one.
+        for log in [*folder.glob('*/vis_data')]:
+            (folder / EARLIER).mkdir(exist_ok=True)
+            log.parent.rename(folder / EARLIER / log.parent.name)
     note = dict(config_hash=identity, versions=used)
     write_aside(json.dumps(note).encode(), folder / STARTED)
     return used
@@ -247,6 +253,8 @@ class Validations(Hook):
             for name, value in _of_no_detection(metric).items():
                 numbers.setdefault(name, value)
         self.values[self._step(runner)] = numbers
+        # What gives no figure at the end gives none now, before the rest is trained.
+        self.headline()
         write_aside(json.dumps(self.values).encode(), self.path)
 
     @staticmethod

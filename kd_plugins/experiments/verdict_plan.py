@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
-from kd_plugins.experiments.alone import Alone, differences, student_alone
+from kd_plugins.experiments.alone import Alone, another_network, differences, student_alone
+from kd_plugins.experiments.environment import hardware
 from kd_plugins.experiments.inspected import Inspected, inspect_config, keep, kept
 from kd_plugins.experiments.logs import read_training
-from kd_plugins.experiments.results import Failure, Result, Run, hash_of_all_seeds, load_config
+from kd_plugins.experiments.results import (
+    Failure,
+    Result,
+    Run,
+    hash_of_all_seeds,
+    load_config,
+    other_versions,
+)
 from kd_plugins.experiments.verdict import Side
 
 #: What the folders of students alone, and their config files, begin with.
@@ -88,10 +96,11 @@ def plan(
         FileNotFoundError: If a config is not there.
     """
     options = dict(options or {})
-    names = [config.stem for config in configs]
+    configs_of_all = [*configs, *([alone] if alone else [])]
+    names = [config.stem for config in configs_of_all]
     if len(set(names)) < len(names):
         raise ValueError(
-            f'{" ".join(map(str, configs))}: two configs have one name, and would share a '
+            f'{" ".join(map(str, configs_of_all))}: two configs have one name, and would share a '
             'directory: give each once, or another file name.'
         )
     distilled = [_contender(config, seeds, work_dir, options) for config in configs]
@@ -101,7 +110,7 @@ def plan(
     if alone is None:
         made = _common_student(distilled)
         return Plan(_write(made, first.cfg, seeds, work_dir), distilled, True)
-    own = {key: value for key, value in options.items() if not key.startswith('model.')}
+    own = {key: value for key, value in options.items() if key.split('.')[0] != 'model'}
     given = _contender(alone, seeds, work_dir, own)
     if 'distiller' in given.cfg.model:
         raise ValueError(
@@ -114,6 +123,11 @@ def plan(
             f'It differs from the student alone in its training: {difference}'
             for difference in differences(given.cfg, each.cfg)
         ]
+        if difference := another_network(given.cfg, each.cfg):
+            each.notes.append(
+                f'It differs from the student alone in its network, so that the gain may be that '
+                f'of the network: {difference}'
+            )
     return Plan(given, distilled, False)
 
 
@@ -230,6 +244,25 @@ def side(
         done,
         trainings,
         {run.seed: failures[run].reason for run in each.runs if run in failures},
-        notes=each.notes,
+        notes=[*each.notes, *_kept_from_elsewhere(done), *_warnings(seen)],
     )
     return replace(made, ratios=seen.ratios, teacher=seen.teacher) if seen else made
+
+
+def _kept_from_elsewhere(done: Mapping[int, Result]) -> Iterator[str]:
+    """Say which finished runs are of other versions, or of another machine, than now."""
+    told: dict[str, list[int]] = {}
+    here = hardware()
+    for seed, result in done.items():
+        if unlike := other_versions(result):
+            told.setdefault(f'trained with {"; ".join(unlike)}', []).append(seed)
+        if result.hardware and result.hardware != here:
+            said = f'trained on {result.hardware}, so that times are not to be compared'
+            told.setdefault(said, []).append(seed)
+    for said, seeds in told.items():
+        yield f'Kept: seed {", ".join(map(str, seeds))} was {said}'
+
+
+def _warnings(seen: Inspected | None) -> Iterator[str]:
+    for warning in seen.warnings if seen else ():
+        yield f'tools/check.py warns: {warning.rstrip(".")}'

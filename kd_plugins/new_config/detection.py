@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def _set_classes(value: Any, old: int, new: int) -> None:
 
 
 def teachers_order(checkpoint: str | None, classes: Sequence[str]) -> list[str] | None:
-    """Return the ``teacher_class_map`` that a checkpoint needs; None if it needs none.
+    """Return the classes of a checkpoint that needs a ``teacher_class_map``; None if it needs none.
 
     It is needed where the checkpoint names all of these classes in another order, or
     beside others.
@@ -105,23 +106,36 @@ def teachers_order(checkpoint: str | None, classes: Sequence[str]) -> list[str] 
     named = classes_in(read)
     if named is None or list(named) == list(classes) or not set(classes) <= set(named):
         return None  # what contradicts the data the training's own check says
-    return list(classes)
+    return list(named)
 
 
 def write_annotations(boxes: Boxes, folder: Path) -> dict[str, Path]:
-    """Write both parts as COCO files where they are in another form; return where they are."""
-    found = {}
+    """Write both parts as COCO files where they are in another form; return where they are.
+
+    Raises:
+        ValueError: If those of another folder of pictures are there.
+    """
+    found: dict[str, Path] = {}
+    source = str(root_of(boxes).resolve())
     for name, part in (('train', boxes.train), ('val', boxes.val)):
         if part.ann_file is None:
             path = folder / f'{name}.json'
+            kept = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+            there = kept.get('info', {}).get('made_from', source)
+            if there != source:
+                raise ValueError(
+                    f'{path} was made from {there}, and other configs may use it: give another '
+                    'folder for --out, or remove it if none does.'
+                )
             folder.mkdir(parents=True, exist_ok=True)
-            write_aside(json.dumps(part.content).encode(), path)
+            content = dict(info=dict(made_from=source), **part.content)
+            write_aside(json.dumps(content).encode(), path)
         found[name] = part.ann_file or path
     return found
 
 
 def sections_of_data(
-    base: Config, boxes: Boxes, paths: Mapping[str, str], batch_size: int | None
+    base: Config, boxes: Boxes, paths: Mapping[str, str], batch_size: int | None, name: str
 ) -> dict[str, Any]:
     """Return the sections of a config about the data, and what follows from the batch size.
 
@@ -130,6 +144,7 @@ def sections_of_data(
         boxes: The data.
         paths: As they stand in the config: ``root``, ``train`` and ``val``.
         batch_size: On one process; None for that of ``base``.
+        name: Of the student's config file.
 
     Raises:
         ValueError: If the datasets of ``base`` are of a kind that cannot be replaced.
@@ -150,7 +165,7 @@ def sections_of_data(
         val_evaluator=dict(evaluator, ann_file=Code('val_annotations')),
         test_evaluator=Code('val_evaluator'),
     )
-    return {**sections, **_steps(base, size, len(boxes.train.content['images']))}
+    return {**sections, **_steps(base, size, len(boxes.train.content['images']), name)}
 
 
 def _loader(base: Config, split: str, part: Split, boxes: Boxes) -> dict[str, Any]:
@@ -201,18 +216,23 @@ def _common(first: Sequence[str], second: Sequence[str]) -> list[str]:
     return same
 
 
-def _steps(base: Config, size: int, pictures: int) -> dict[str, Any]:
+def _steps(base: Config, size: int, pictures: int, name: str) -> dict[str, Any]:
     """Return what follows from the batch size: the learning rate, the warm-up."""
     found: dict[str, Any] = {}
-    meant = (base.get('auto_scale_lr') or {}).get('base_batch_size')
+    meant = _batch_meant(base, name)
     lr = ((base.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr')
+    schedule = base.get('param_scheduler') or []
+    schedules = [dict(each) for each in (schedule if isinstance(schedule, list) else [schedule])]
+    ends = []
     if meant and lr and meant != size:
-        scaled = float(f'{lr * size / meant:.4g}')
-        found['optim_wrapper'] = dict(optimizer=dict(lr=scaled))
+        found['optim_wrapper'] = dict(optimizer=dict(lr=_scaled(lr, size, meant)))
         # On several processes --auto-scale-lr goes on from here.
         found['auto_scale_lr'] = dict(base_batch_size=size)
-    schedule = base.get('param_scheduler')
-    schedules = [dict(each) for each in schedule] if isinstance(schedule, list) else []
+        # A rate that a schedule ends at is absolute, too.
+        ends = [each for each in schedules
+                if each.get('eta_min') and name_of(each.get('type')).endswith('LR')]  # fmt: skip
+        for each in ends:
+            each['eta_min'] = _scaled(each['eta_min'], size, meant)
     an_epoch = max(1, -(-pictures // size))
     late = [
         each
@@ -221,12 +241,30 @@ def _steps(base: Config, size: int, pictures: int) -> dict[str, Any]:
         and each.get('begin', 0) == 0 and 'max_epochs' in (base.get('train_cfg') or {})
         and name_of(each.get('type')).startswith(('Linear', 'Constant'))
     ]  # fmt: skip
-    if late:
-        # A warm-up in iterations that is longer than an epoch of these pictures.
-        for each in late:
-            each['end'] = an_epoch
+    # A warm-up in iterations that is longer than an epoch of these pictures.
+    for each in late:
+        each['end'] = an_epoch
+    if late or ends:
         found['param_scheduler'] = schedules
     return found
+
+
+def _scaled(rate: float, size: int, meant: int) -> float:
+    return float(f'{rate * size / meant:.4g}')
+
+
+def _batch_meant(base: Config, name: str) -> int | None:
+    """Return the batch that the learning rate of a config is for; None if it does not say.
+
+    RTMDet's inherit a ``base_batch_size`` of 16, and one of their 8 processes has 32.
+    Where one process has more than all are said to have, the name counts (``8xb32``).
+    """
+    meant = (base.get('auto_scale_lr') or {}).get('base_batch_size')
+    own = base.train_dataloader.get('batch_size') or 0
+    said = re.search(r'(\d+)xb(\d+)', name)
+    if said and int(said[2]) == own and (meant is None or own > meant):
+        return int(said[1]) * own
+    return meant
 
 
 def _wants_masks(base: Config) -> bool:

@@ -91,7 +91,7 @@ class Request:
     unlabelled_ratio: int | str = 1
     classes: list[str] = field(default_factory=list, init=False)
     boxes: Boxes | None = field(default=None, init=False)
-    class_map: list[str] | None = field(default=None, init=False)
+    teachers_classes: list[str] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         if (self.teacher is None) != (self.method == ALONE):
@@ -136,7 +136,7 @@ class Request:
         else:
             self.boxes = read_boxes(self.data)
             self.classes = self.boxes.classes
-            self.class_map = teachers_order(self.teacher_ckpt, self.classes)
+            self.teachers_classes = teachers_order(self.teacher_ckpt, self.classes)
 
     @property
     def unlabelled_alone(self) -> bool:
@@ -183,8 +183,8 @@ class Request:
         """
         changes: dict[str, Any] = {}
         if self.boxes is not None:
-            if not (side == 'teacher' and self.class_map):
-                changes = heads_of(path, len(self.classes), f'--{side}')
+            classes = (side == 'teacher' and self.teachers_classes) or self.classes
+            changes = heads_of(path, len(classes), f'--{side}')
         elif self.classes:
             changes = of_classes(whole.model, len(self.classes), f'--{side}')
         return {**dict(cfg_path=path, **changes), **more}
@@ -292,8 +292,8 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
     else:
         model['teacher'] = request.network('teacher', whole, path, cfg_path=request.path(path))
         model['teacher_ckpt'] = request.path(request.teacher_ckpt)
-    if request.class_map:
-        model['teacher_class_map'] = request.class_map
+    if request.teachers_classes:
+        model['teacher_class_map'] = list(request.classes)
     made_for, given = size_made_for(teacher.network), picture_size(base)
     if teacher.kind == CLASSIFIER and made_for and given and made_for != given:
         model['teacher_input_size'] = list(made_for)
@@ -512,7 +512,11 @@ def _boxes(request: Request, boxes: Boxes, base: Config) -> dict[str, Any]:
     }
     paths = {name: request.path(path) for name, path in files.items()}
     return sections_of_data(
-        base, boxes, dict(root=request.path(root_of(boxes)), **paths), request.batch_size
+        base,
+        boxes,
+        dict(root=request.path(root_of(boxes)), **paths),
+        request.batch_size,
+        Path(request.student).name,
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
+import torch
 from helpers.own_boxes import CLASSES, coco_folder, voc_folder, yolo_folder
 from PIL import Image
 
@@ -272,6 +273,90 @@ def test_parts_that_do_not_belong_together_are_refused(coco, tmp_path):
         read_boxes(tmp_path / 'empty')
 
 
+@pytest.mark.parametrize('part, key, value, said', [
+    ('images', 'width', '128', r'images\[1\] has the width .128., which is no number'),
+    ('images', 'id', [1], r'images\[1\] has the id \[1\], which is no number or text'),
+    ('annotations', 'area', None, r'annotations\[1\] has the area None, which is no number'),
+    ('annotations', 'category_id', None, r'category_id None, which is no number or text'),
+    ('categories', 'name', 5, r'categories\[1\] has the name 5, which is no text'),
+])  # fmt: skip
+def test_values_of_another_kind_are_named(coco, part, key, value, said):
+    path = coco / 'annotations/train.json'
+    content = json.loads(path.read_text())
+    content[part][1][key] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(AnnotationError, match=said):
+        read_boxes(coco)
+
+
+@pytest.mark.parametrize('part', ['images', 'categories'])
+def test_an_empty_file_is_named(coco, part):
+    for name in ('train', 'val'):
+        path = coco / f'annotations/{name}.json'
+        path.write_text(
+            json.dumps(dict(json.loads(path.read_text()), annotations=[], **{part: []}))
+        )
+    with pytest.raises(AnnotationError, match=f'train.json: {part} is empty'):
+        read_boxes(coco)
+
+
+def test_trainval_is_for_training(coco):
+    for old, new in (('train', 'trainval'), ('val', 'test')):
+        (coco / f'annotations/{old}.json').rename(coco / f'annotations/instances_{new}.json')
+        (coco / old).rename(coco / new)
+    found = read_boxes(coco)
+    assert (
+        found.train.ann_file.stem == 'instances_trainval'
+        and len(found.train.content['images']) == 6
+    )
+    assert found.val.ann_file.stem == 'instances_test' and len(found.val.content['images']) == 3
+
+
+def test_hidden_files_are_none_of_the_data_and_names_may_have_blanks(voc, yolo):
+    train = read_boxes(voc).train
+    before, stem = (
+        boxes_of(train),
+        train.content['images'][0]['file_name'].split('/')[1].removesuffix('.png'),
+    )
+    for folder, ending in (('Annotations', '.xml'), ('JPEGImages', '.png')):
+        (voc / folder / f'{stem}{ending}').rename(voc / folder / f'my picture (1){ending}')
+        (voc / folder / f'._x{ending}').write_bytes(b'Mac')
+    spoil(voc / 'ImageSets/Main/train.txt', lambda text: text.replace(stem, 'my picture (1)'))
+    assert boxes_of(read_boxes(voc).train) == before
+    before = boxes_of(read_boxes(yolo).train)
+    (yolo / 'images/train/._x.png').write_bytes(b'Mac')
+    (yolo / 'labels/train/._x.txt').write_bytes(b'Mac')
+    assert boxes_of(read_boxes(yolo).train) == before
+    # One of two would have been left out.
+    picture = next((yolo / 'images/train').glob('0*.png'))
+    shutil.copy(picture, picture.with_suffix('.bmp'))
+    with pytest.raises(AnnotationError, match=r'00\d.bmp is called the same'):
+        read_boxes(yolo)
+
+
+def test_points_that_follow_a_box_are_no_polygon(yolo):
+    """With four points of two numbers a line has as many as a polygon may have."""
+    before = read_boxes(yolo)
+    for file in yolo.glob('labels/*/*.txt'):
+        spoil(file, lambda text: text.replace('\n', ' 0.1 0.9 0 0 0.5 0.5 0.2 0.3\n'))
+    assert boxes_of(read_boxes(yolo).train) != boxes_of(before.train)
+    spoil(yolo / 'data.yaml', lambda text: text + 'kpt_shape: [4, 2]\n')
+    assert boxes_of(read_boxes(yolo).train) == boxes_of(before.train)
+
+
+def test_names_are_text_as_they_stand(yolo):
+    names = ['no', 'yes', '07', '1.0', 'null', 'a', 'b', 'c', 'd', 'e']
+    for text in (
+        f'names: [{", ".join(names)}]\n',
+        'names:\n' + ''.join(f'  {i}: {name}\n' for i, name in enumerate(names)),
+    ):
+        (yolo / 'data.yaml').write_text(text)
+        assert read_boxes(yolo).classes == names
+    (yolo / 'data.yaml').write_bytes('names: [é]\n'.encode('latin1'))
+    with pytest.raises(AnnotationError, match='data.yaml: cannot be read as text'):
+        read_boxes(yolo)
+
+
 def test_files_of_other_tasks_are_passed_over(coco):
     for name in ('captions_train2017', 'person_keypoints_train2017'):
         (coco / f'annotations/{name}.json').write_text('{}')
@@ -321,6 +406,48 @@ def test_boxes_that_are_no_boxes_of_their_picture(content, box, words):
         assert any('first: annotation' in what and '1 of ' in what for what in found)
 
 
+def ap_of_perfect_answers(content, path):
+    from mmdet.evaluation import CocoMetric
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+    path.write_text(json.dumps(content))
+    metric = CocoMetric(ann_file=str(path), metric='bbox')
+    metric.dataset_meta = dict(classes=CLASSES)
+    label = {each['id']: i for i, each in enumerate(content['categories'])}
+    for image in content['images']:
+        things = [t for t in content['annotations'] if t['image_id'] == image['id']]
+        x, y, w, h = torch.tensor([t['bbox'] for t in things]).float().T
+        answers = dict(
+            bboxes=torch.stack([x, y, x + w, y + h], 1),
+            scores=torch.ones(len(things)),
+            labels=torch.tensor([label[t['category_id']] for t in things]),
+        )
+        metric.process({}, [dict(img_id=image['id'], ori_shape=(128, 128), pred_instances=answers)])
+    return metric.evaluate(len(content['images']))['coco/bbox_mAP']
+
+
+def test_annotations_that_the_evaluation_reads_otherwise_are_said(content, tmp_path):
+    assert ap_of_perfect_answers(content, tmp_path / 'a.json') == 1
+    assert find(said_of(content, name='val'), 'annotation') == []
+    for thing in content['annotations']:
+        thing['id'] -= 1
+    assert ap_of_perfect_answers(content, tmp_path / 'b.json') < 1
+    assert find(said_of(content, name='val'), 'has the id 0') == ['warning']
+    assert find(said_of(content, name='train'), 'has the id 0') == []
+    del content['annotations'][0]['iscrowd']
+    with pytest.raises(KeyError, match='iscrowd'):
+        ap_of_perfect_answers(content, tmp_path / 'c.json')
+    assert find(said_of(content, name='val'), '1 annotations have no iscrowd') == ['error']
+
+
+def test_boxes_of_which_none_is_left_are_an_error(content):
+    for thing in content['annotations']:
+        thing['area'] = 0
+    found = said_of(content)
+    assert find(found, 'have an area of 0') == ['error']
+
+
 def test_what_mmdet_passes_over_is_what_is_said(content, tmp_path):
     """As many boxes are lost as the faults count."""
     from mmdet.datasets import CocoDataset
@@ -329,6 +456,7 @@ def test_what_mmdet_passes_over_is_what_is_said(content, tmp_path):
     before = len(things)
     things[0]['bbox'], things[1]['bbox'] = [200, 5, 9, 9], [5, 5, 0.4, 9]
     things[2]['category_id'], things[3]['image_id'] = 77, 99
+    things[4]['area'], things[5]['ignore'] = 0, 1
     path = tmp_path / 'a.json'
     path.write_text(json.dumps(content))
     data = CocoDataset(
@@ -336,9 +464,16 @@ def test_what_mmdet_passes_over_is_what_is_said(content, tmp_path):
     )
     data.full_init()
     kept = sum(len(data.get_data_info(i)['instances']) for i in range(len(data)))
-    assert before - kept == 4
+    assert before - kept == 6
     found = said_of(content)
-    for words in ('lie outside', 'thinner', 'have a category_id', 'have a image_id'):
+    for words in (
+        'lie outside',
+        'thinner',
+        'have a category_id',
+        'have a image_id',
+        'have an area of 0',
+        'marked by ignore',
+    ):
         assert find(found, words) == ['warning']
 
 
@@ -382,6 +517,9 @@ def test_a_size_is_that_of_the_picture_as_upstream_turns_it(tmp_path):
 
     height, width = LoadImageFromFile()(dict(img_path=str(path)))['img'].shape[:2]
     assert size_of(path) == (width, height) == (20, 60)
+    # Pillow takes pictures from the air for bombs.
+    Image.new('1', (15000, 15000)).save(tmp_path / 'air.png')
+    assert size_of(tmp_path / 'air.png') == (15000, 15000)
 
 
 def test_both_parts_with_the_same_pictures_are_said(coco):

@@ -15,6 +15,7 @@ from helpers.tiny_runs import tiny_run
 
 from kd_plugins.experiments import repeat, results
 from kd_plugins.experiments import run as running
+from kd_plugins.experiments.logs import read_training
 from kd_plugins.experiments.results import Run, finished, other_versions, steps_done
 from kd_plugins.experiments.run import RunBusyError, only_one, run_once
 
@@ -120,6 +121,18 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path, monkeypatch, step,
     hub = torch.load(Path(run.work_dir) / 'epoch_2.pth', weights_only=False)['message_hub']
     times = hub['log_scalars']['train/time'].data[0]
     assert len(times) == 4 and result.seconds > sum(times)
+
+
+def test_curves_of_another_config_in_the_same_directory_are_not_its_own(tmp_path):
+    first = run_once(tiny_run(tmp_path, epochs=5))
+    run = tiny_run(tmp_path, epochs=2)
+    second = run_once(run)
+    assert (first.steps, second.steps) == ([1, 2, 3, 4, 5], [1, 2])
+    training = read_training(Path(run.work_dir))
+    assert list(training.val['accuracy/top1']) == [1, 2] and max(training.train['loss']) == 6
+    assert list(training.val['accuracy/top1'].values()) == second.accuracy
+    # They are kept.
+    assert len([*Path(run.work_dir, 'earlier').glob('*/vis_data/scalars.json')]) == 1
 
 
 def test_a_run_with_load_from_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):
@@ -248,6 +261,13 @@ def test_a_validation_set_without_objects_is_named(tmp_path):
         curve(tmp_path, []).headline()
     with pytest.raises(ValueError, match=r"gives \['level'\] and none of \['accuracy/top1', 'coco"):
         curve(tmp_path, [{'level': 1.0}]).headline()
+
+
+def test_a_metric_that_counts_for_nothing_stops_at_the_first_validation(tmp_path):
+    run = tiny_run(tmp_path, val_evaluator=dict(type='Level'))
+    with pytest.raises(ValueError, match=r"gives \['level'\] and none of"):
+        run_once(run)
+    assert Path(Path(run.work_dir, 'last_checkpoint').read_text()).stem == 'epoch_1'
 
 
 def test_numbers_of_every_kind_are_kept():

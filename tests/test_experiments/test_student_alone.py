@@ -7,9 +7,11 @@ from helpers.new_style import new_style
 from mmengine.config import Config
 from mmengine.hub import get_config
 
-from kd_plugins.experiments.alone import differences, student_alone
+from kd_plugins.experiments.alone import another_network, differences, student_alone
 from kd_plugins.experiments.results import Run
 from kd_plugins.experiments.run import run_once
+from kd_plugins.networks import resolve_network
+from kd_plugins.new_config.detection import heads_of
 
 OF_DIGITS = [
     'kd/kd', 'dkd/dkd', 'ctkd/ctkd_kd', 'ctkd/ctkd_dkd', 'zipf/zipf', 'reviewkd/reviewkd',
@@ -49,6 +51,7 @@ def test_it_is_the_students_own_config(distilled, alone):
     lowered = config(distilled).model.architecture.get('head', {}).get('loss', {})
     said = [note for note in made.notes if 'weight' in note]
     assert len(said) == (lowered.get('loss_weight', 1.0) != 1.0)
+    assert another_network(config(alone), config(distilled)) is None
 
 
 @pytest.mark.parametrize('distilled, own', [
@@ -61,6 +64,7 @@ def test_of_an_upstream_student_it_is_upstreams_model(distilled, own):
     made = student_alone(config(f'configs/{distilled}')).cfg
     theirs = get_config(own) if '::' in own else config(f'configs/{own}')
     assert [d for d in differences(made, theirs, of_students=True) if d.of != 'training'] == []
+    assert another_network(theirs, config(f'configs/{distilled}')) is None
 
 
 def test_without_the_weight_of_an_override_it_is_upstreams(tmp_path):
@@ -72,6 +76,26 @@ def test_without_the_weight_of_an_override_it_is_upstreams(tmp_path):
     assert made.notes == ["the weight of the student's own loss, 0.5 in the distillation, is what "
                           'it is without one']  # fmt: skip
     assert cfg.model.architecture.head.loss.loss_weight == 0.5
+
+
+def test_the_weights_of_a_detectors_losses_stay():
+    """They balance several, and a list of heads that is overridden is written whole."""
+    path = 'mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py'
+    stock, _ = resolve_network(dict(cfg_path=path), 'x')
+    student = dict(cfg_path=path, **heads_of(path, 7))
+    made = student_alone(Config(dict(model=dict(architecture=student, distiller={}))))
+    assert made.notes == [] and len(made.cfg.model.roi_head.bbox_head) == 6
+    for own, theirs in zip(
+        made.cfg.model.roi_head.bbox_head, stock.roi_head.bbox_head, strict=True
+    ):
+        assert (own.num_classes, theirs.num_classes) == (7, 80)
+        for loss in ('loss_cls', 'loss_bbox', 'loss_iou'):
+            assert own[loss] == theirs[loss] and own[loss].loss_weight > 1
+    # One that the user has chosen is his, though it is 1.
+    path = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'
+    student = dict(cfg_path=path, bbox_head=dict(loss_bbox=dict(loss_weight=1.0)))
+    made = student_alone(Config(dict(model=dict(architecture=student, distiller={}))))
+    assert made.cfg.model.bbox_head.loss_bbox.loss_weight == 1.0
 
 
 SHORT = {
@@ -158,6 +182,38 @@ def test_what_has_no_student_alone_is_refused(path, said):
     with pytest.raises(ValueError, match=said) as refused:
         student_alone(config(path))
     assert '--alone' in str(refused.value) and path in str(refused.value)
+
+
+def with_unlabelled(cfg):
+    cfg.train_dataloader.dataset = dict(
+        type='kd_plugins.WithUnlabelled',
+        labelled=cfg.train_dataloader.dataset,
+        unlabelled=dict(type='CustomDataset', data_prefix='x', with_label=False),
+    )
+    cfg.train_dataloader.sampler = dict(
+        type='kd_plugins.MultiSourceSampler', batch_size=32, source_ratio=[1, 3]
+    )
+    return cfg
+
+
+def test_pictures_without_labels_want_a_student_that_is_given():
+    """And that one has the labelled pictures, in batches of its own."""
+    own = config('configs/vanilla/digits_student.py')
+    cfg = with_unlabelled(config('configs/kd/kd_digits.py'))
+    with pytest.raises(ValueError, match=r'\(WithUnlabelled\) have no label.*--alone'):
+        student_alone(cfg)
+    assert {d.of for d in differences(own, cfg)} == {'training'}
+    assert any(d.key.startswith('train_dataloader.sampler') for d in differences(own, cfg))
+    cfg.train_dataloader.dataset.labelled.indices = 7
+    assert [d.of for d in differences(own, cfg)][0] == 'data'
+    for wrapped in (False, True):
+        cfg = config('configs/kd/kd_digits.py')
+        folder = dict(type='CustomDataset', data_prefix='x', with_label=False)
+        cfg.train_dataloader.dataset = (
+            dict(type='RepeatDataset', times=2, dataset=folder) if wrapped else folder
+        )
+        with pytest.raises(ValueError, match=r'\(CustomDataset\) have no label.*--alone'):
+            student_alone(cfg)
 
 
 def test_of_a_new_style_config_it_is_the_same(tmp_path):

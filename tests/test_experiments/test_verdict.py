@@ -11,6 +11,7 @@ from helpers import CONFIGS, ROOT
 from scipy import stats
 
 from kd_plugins.experiments import verdict_plan
+from kd_plugins.experiments.environment import hardware, versions
 from kd_plugins.experiments.inspected import Inspected, inspect_config
 from kd_plugins.experiments.logs import Training, average
 from kd_plugins.experiments.repeat import RunsFailedError
@@ -211,6 +212,26 @@ def test_what_a_method_has_of_its_own_is_noted(tmp_path):
     assert plan([ctc], [0], tmp_path, STUDENT).distilled[0].notes
 
 
+def test_a_student_that_is_another_network_is_noted(tmp_path):
+    deeper = write(tmp_path, 'deeper', STUDENT, 'model = dict(backbone=dict(depth=14))')
+    notes = plan([KD], [0], tmp_path, deeper).distilled[0].notes
+    assert [n for n in notes if 'model.backbone.depth is 14 and 18' in n]
+    assert not any(
+        'network' in note for note in plan([KD], [0], tmp_path, STUDENT).distilled[0].notes
+    )
+    started = write(
+        tmp_path, 'a', STUDENT, "model = dict(init_cfg=dict(type='Pretrained', checkpoint='x'))"
+    )
+    assert any('init_cfg' in note for note in plan([KD], [0], tmp_path, started).distilled[0].notes)
+
+
+def test_an_override_that_fits_one_side_only_is_a_sentence(tmp_path):
+    with pytest.raises(
+        ValueError, match=r'--cfg-options custom_hooks.3.x does not fit .*kd_digits'
+    ):
+        plan([KD], [0], tmp_path, STUDENT, {'custom_hooks.3.x': 1})
+
+
 def write(tmp_path, name, base, text):
     path = tmp_path / f'{name}.py'
     path.write_text(f"_base_ = ['{base}']\n{text}\n")
@@ -236,6 +257,10 @@ def test_other_students_are_refused(tmp_path):
         plan([DKD, other], [0], tmp_path)
     with pytest.raises(ValueError, match='two configs have one name'):
         plan([DKD, DKD], [0], tmp_path)
+    # They would train in one directory, each over the other.
+    same = write(tmp_path, 'dkd_digits', STUDENT, '')
+    with pytest.raises(ValueError, match='two configs have one name'):
+        plan([DKD], [0], tmp_path, same)
     with pytest.raises(ValueError, match='is a distillation itself'):
         plan([DKD], [0], tmp_path, KD)
 
@@ -261,6 +286,29 @@ def test_a_config_that_cannot_train_is_refused_before_anything_trains(tmp_path):
     config = tiny(tmp_path, more='del model\nmodel = dict(teacher_ckpt="absent.pth")')
     with pytest.raises(ValueError, match=r'^tiny: .*absent.pth'):
         verdict_plan.inspect_all(plan([config], [0], tmp_path))
+
+
+def test_what_was_kept_from_elsewhere_and_what_the_check_warns_of_is_noted(tmp_path):
+    config = tiny(tmp_path, more='auto_scale_lr = dict(base_batch_size=512)\n')
+    whole = plan([config], [0, 1], tmp_path)
+    (kd,) = whole.distilled
+    seen = inspect_config(kd.cfg)
+    assert any('is meant for batches of 512' in warning for warning in seen.warnings)
+    results = dict(
+        zip(
+            kd.runs,
+            [
+                result(60.0, versions=versions(), hardware=hardware()),
+                result(61.0, versions=dict(versions(), torch='1.0'), hardware='1 core of wood'),
+            ],
+            strict=True,
+        )
+    )
+    notes = verdict_plan.side(kd, results, {}, seen).notes
+    assert any('tools/check.py warns: ' in note and '512' in note for note in notes)
+    kept = [note for note in notes if note.startswith('Kept: ')]
+    assert len(kept) == 2 and all('seed 1 was trained' in note for note in kept)
+    assert 'torch 1.0, now' in kept[0] and 'on 1 core of wood' in kept[1]
 
 
 def test_a_look_finds_gradients_and_measures_the_teacher(tmp_path):

@@ -252,7 +252,8 @@ def test_from_the_command_line(tmp_path):
 
 
 @pytest.mark.parametrize('wrong, said', [
-    (['--calibrate', '0'], 'is no ratio'), (['--iterations', '0'], 'at least 1'),
+    (['--calibrate', '0'], 'is no ratio'), (['--pictures', 'page.xyz'], 'ends in .png'),
+    (['--iterations', '0'], 'at least 1'),
     (['--alone', 'x.pth', '--teacher-batches', '0'], 'needs --teacher-batches'),
 ])  # fmt: skip
 def test_wrong_arguments_are_refused(wrong, said, monkeypatch, capsys):

@@ -2,6 +2,7 @@
 
 import json
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,14 +12,18 @@ import torch
 from helpers import ROOT
 from helpers.own_boxes import CLASSES, coco_folder, voc_folder, yolo_folder
 from mmengine.config import Config
+from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
 from kd_plugins.datasets.boxes import read_boxes
 from kd_plugins.inspect.check import check
+from kd_plugins.inspect.check.boxes import examine_annotations
 from kd_plugins.inspect.check.pictures import Pictures
+from kd_plugins.inspect.check.report import Report
 from kd_plugins.networks import build_network, classes_of, resolve_network
 from kd_plugins.new_config.detection import heads_of
 from kd_plugins.new_config.writing import Request, new_config, write_config
+from kd_plugins.registry import MODELS
 
 STUDENT = str(ROOT / 'configs/vanilla/gfl_scenes_student.py')
 TEACHER = str(ROOT / 'configs/vanilla/gfl_scenes_teacher.py')
@@ -125,8 +130,9 @@ def test_datasets_that_mix_others_keep_doing_so(own, tmp_path):
     assert mixed.dataset.metainfo.classes == CLASSES
 
 
-def save(path, target, classes=None):
-    network, _ = resolve_network(dict(cfg_path=path), 'x')
+def save(path, target, classes=None, **changes):
+    network, _ = resolve_network(dict(cfg_path=path, **changes), 'x')
+    network.backbone.pop('init_cfg', None)
     init_default_scope('mmdet')
     torch.manual_seed(0)
     model = build_network(network, 'x')
@@ -163,13 +169,65 @@ def test_a_teacher_that_orders_its_classes_otherwise_gets_a_map(own, tmp_path):
         cfg.train_dataloader.sampler.shuffle = False
         found.append((cfg, check(cfg, 1, 0, debug=True)))
     assert found[1][0].model.teacher_class_map == CLASSES
-    assert 'num_classes' not in found[1][0].model.teacher.get('bbox_head', {})
     assert found[1][1].losses == pytest.approx(found[0][1].losses, rel=1e-5)
     # By hand without the map it is refused, by the check as by the training.
     cfg = found[1][0]
     cfg.model.pop('teacher_class_map')
     report = check(cfg, 1, 0)
     assert not report.ok and any('not those of the training set' in f.what for f in report.findings)
+
+
+def test_a_stock_teacher_gets_as_many_classes_as_its_checkpoint_names(own, tmp_path):
+    """And not as many as the data, nor the 80 of its config."""
+    known = ['rest', *reversed(CLASSES)]
+    head = dict(bbox_head=dict(num_classes=len(known)))
+    ckpt = save(GFL, tmp_path / 't.pth', known, **head)
+    cfg = written(tmp_path / 'kd.py', GFL, 'bckd', GFL, ckpt, own / 'coco', 4)
+    assert cfg.model.teacher.bbox_head.num_classes == 11
+    assert cfg.model.architecture.bbox_head.num_classes == 10
+    assert cfg.model.teacher_class_map == CLASSES
+    rows = torch.load(ckpt)['state_dict']['bbox_head.gfl_cls.bias']
+    init_default_scope('mmdet')
+    teacher = MODELS.build(cfg.model).teacher.network
+    assert torch.equal(teacher.bbox_head.gfl_cls.bias, rows[1:].flip(0))
+
+
+@pytest.mark.parametrize('student, batch', [
+    ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 256), ('yolox/yolox_tiny_8xb8-300e_coco.py', 64),
+])  # fmt: skip
+def test_the_rate_that_a_schedule_ends_at_follows_too(own, tmp_path, student, batch):
+    """Otherwise the rate of a small batch would rise to it."""
+    stock = get_config(f'mmdet::{student}')
+    cfg = written(tmp_path / 'a.py', f'mmdet::{student}', data=own / 'coco', batch=2)
+    rate = stock.optim_wrapper.optimizer.lr
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(rate * 2 / batch, rel=1e-3)
+    (before,), (after,) = (
+        [s.eta_min for s in c.param_scheduler if 'eta_min' in s] for c in (stock, cfg)
+    )
+    assert after == pytest.approx(before * 2 / batch, rel=1e-3)
+    assert after < cfg.optim_wrapper.optimizer.lr
+
+
+def test_annotations_of_another_folder_of_the_same_name_are_not_overwritten(own, tmp_path):
+    written(tmp_path / 'a.py', STUDENT, data=own / 'yolo')
+    kept = (tmp_path / 'yolo_coco/train.json').read_bytes()
+    other = tmp_path / 'other/yolo'
+    shutil.copytree(own / 'yolo', other)
+    next((other / 'labels/train').glob('*.txt')).write_text('')
+    with pytest.raises(ValueError, match=r'train.json was made from .*own.*other configs may use'):
+        write_config(Request(STUDENT, 'alone', tmp_path / 'b.py', data=other))
+    assert (tmp_path / 'yolo_coco/train.json').read_bytes() == kept
+    assert not (tmp_path / 'b.py').exists()
+    # Of the same folder they are brought up to date.
+    written(tmp_path / 'c.py', STUDENT, data=own / 'yolo')
+
+
+def test_pictures_too_small_for_the_filter_are_said(own, tmp_path):
+    cfg = written(tmp_path / 'a.py', STUDENT, data=own / 'coco')
+    cfg.train_dataloader.dataset.filter_cfg = dict(filter_empty_gt=True, min_size=200)
+    report = Report(config='a')
+    assert examine_annotations(report, cfg)
+    assert any('8 of 8 pictures are smaller than' in finding.what for finding in report.findings)
 
 
 def refusal(*args, **kwargs):
@@ -227,8 +285,11 @@ def test_the_check_names_faults_of_the_data(own, tmp_path):
     assert said.level == 'error' and said.what.startswith(f'{file}, line 2: is no JSON')
 
 
-def test_the_page_shows_pictures_as_they_are_trained(own, tmp_path):
+@pytest.mark.parametrize('caffe', [False, True])
+def test_the_page_shows_pictures_as_they_are_trained(own, tmp_path, caffe):
     cfg = written(tmp_path / 'my.py', STUDENT, data=own / 'coco', batch=4)
+    # Caffe's networks take blue first, as files are read.
+    cfg.model.data_preprocessor.bgr_to_rgb = not caffe
     flip = dict(type='RandomFlip', prob=1.0)
     cfg.train_dataloader.dataset.pipeline.insert(-1, flip)
     cfg.train_dataloader.sampler.shuffle = False

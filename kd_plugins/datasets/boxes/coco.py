@@ -10,6 +10,12 @@ from kd_plugins.datasets.boxes.reading import HELD_OUT, AnnotationError, Boxes, 
 
 #: Files of the same pictures that are about something else than boxes.
 _OTHERS = ('caption', 'keypoint', 'panoptic', 'stuff', 'image_info')
+#: What a value has to be, and how to say it; an id if it is not here.
+_KINDS = dict(
+    width=((int, float), 'number'), height=((int, float), 'number'), area=((int, float), 'number'),
+    name=((str,), 'text'), file_name=((str,), 'text'),
+)  # fmt: skip
+_IDS = ((int, str), 'number or text')
 
 
 def read(data: Path) -> Boxes | None:
@@ -33,6 +39,8 @@ def read(data: Path) -> Boxes | None:
     parts = [Split(content := parse(path), _pictures(data, path, content), path)
              for path in (train, held)]  # fmt: skip
     names = [[each['name'] for each in part.content['categories']] for part in parts]
+    if not names[0]:
+        raise AnnotationError(train, None, 'categories is empty, so there is nothing to learn')
     if names[0] != names[1]:
         raise ValueError(
             f'the categories of {train} are {names[0]} and those of {held} are {names[1]}: mmdet '
@@ -70,6 +78,12 @@ def parse(path: Path) -> dict[str, Any]:
             lacks = [key for key in keys if not isinstance(row, dict) or key not in row]
             if lacks:
                 raise AnnotationError(path, None, f'{part}[{i}] has no {lacks[0]!r}')
+            for key in keys:
+                kinds, said = _KINDS.get(key, _IDS)
+                if key != 'bbox' and type(row[key]) not in kinds:
+                    raise AnnotationError(
+                        path, None, f'{part}[{i}] has the {key} {row[key]!r}, which is no {said}'
+                    )
             box = row.get('bbox', (0, 0, 0, 0))
             numbers = isinstance(box, (list, tuple)) and all(type(v) in (int, float) for v in box)
             if not numbers or len(box) != 4:
@@ -86,6 +100,8 @@ def _file(data: Path, split: str) -> Path | None:
             path
             for path in folder.glob(f'*{split}*.json')
             if not any(word in path.name for word in _OTHERS)
+            # `trainval` is for training.
+            and (split == 'train' or 'train' not in path.stem)
         )
         if found:
             # `instances_train2017.json` before what else has the name in it.
@@ -96,13 +112,15 @@ def _file(data: Path, split: str) -> Path | None:
 
 def _pictures(data: Path, ann_file: Path, content: dict[str, Any]) -> Path:
     """Return the folder from which the names of the images count."""
+    if not content['images']:
+        raise AnnotationError(ann_file, None, 'images is empty')
     year = ann_file.stem.removeprefix('instances_')
     names = [name for name in ('train', *HELD_OUT) if name in ann_file.stem]
     folders = [ann_file.parent] if ann_file.name == '_annotations.coco.json' else []
     for name in dict.fromkeys([year, *names]):
         folders += [data / name, data / 'images' / name]
     folders += [data / 'images', data]
-    first = content['images'][0]['file_name'] if content['images'] else ''
+    first = content['images'][0]['file_name']
     for folder in folders:
         if first and (folder / first).is_file():
             return folder

@@ -114,6 +114,24 @@ def _ids(content: dict[str, Any], name: str) -> Iterable[Fault]:
                 'of these only one is seen, or mmdet stops.',
                 'give each its own.',
             )
+    if name == 'train':
+        return
+    things = content['annotations']
+    if any(thing['id'] == 0 for thing in things):
+        yield Fault(
+            'warning',
+            f"{name}: an annotation has the id 0, which COCO's evaluation takes for none: its "
+            f'object counts as missed ({len(things)} there are), and what finds it as wrong.',
+            'number the annotations from 1.',
+        )
+    lacks = [thing['id'] for thing in things if 'iscrowd' not in thing]
+    if lacks:
+        yield Fault(
+            'error',
+            f"{name}: {len(lacks)} annotations have no iscrowd (first: {lacks[0]!r}): COCO's "
+            'evaluation stops there, after an epoch of training.',
+            'add iscrowd, 0 for a single object.',
+        )
 
 
 def _references(content: dict[str, Any], name: str) -> Iterable[Fault]:
@@ -132,7 +150,7 @@ def _references(content: dict[str, Any], name: str) -> Iterable[Fault]:
 def _boxes(content: dict[str, Any], name: str) -> Iterable[Fault]:
     sizes = {image['id']: (image['width'], image['height']) for image in content['images']}
     files = {image['id']: image['file_name'] for image in content['images']}
-    bad: dict[str, list[Any]] = dict(flat=[], outside=[], partly=[])
+    bad: dict[str, list[Any]] = dict(flat=[], outside=[], empty=[], ignored=[], partly=[])
     for thing in content['annotations']:
         x, y, w, h = thing['bbox']
         width, height = sizes.get(thing['image_id'], (math.inf, math.inf))
@@ -140,23 +158,36 @@ def _boxes(content: dict[str, Any], name: str) -> Iterable[Fault]:
             bad['flat'].append(thing)
         elif min(x + w, width) <= max(x, 0) or min(y + h, height) <= max(y, 0):
             bad['outside'].append(thing)
+        elif thing['area'] <= 0:
+            bad['empty'].append(thing)
+        elif thing.get('ignore'):
+            bad['ignored'].append(thing)
         elif min(x, y) < -OUTSIDE or x + w > width + OUTSIDE or y + h > height + OUTSIDE:
             bad['partly'].append(thing)
     says = dict(
         flat='are thinner than a pixel, or no numbers: mmdet passes over them',
         outside='lie outside of their picture: mmdet passes over them',
+        empty='have an area of 0 in the file: mmdet passes over them',
+        ignored='are marked by ignore: mmdet learns them as background, and misses them when it '
+        'measures',
         partly='reach out of their picture by more than a pixel',
     )
     for kind, things in bad.items():
         if things:
             first, count = things[0], len(content['annotations'])
             yield Fault(
-                'warning',
+                'error' if len(things) == count and kind != 'partly' else 'warning',
                 f'{name}: {len(things)} of {count} boxes {says[kind]} (first: '
                 f'annotation {first["id"]} of {files.get(first["image_id"], "no picture")}, '
                 f'{[round(v, 1) for v in first["bbox"]]}).',
-                'look whether coordinates are [x, y, width, height] in pixels of the picture as it '
-                'is loaded.',
+                dict(
+                    empty='write width times height as the area.',
+                    ignored='set iscrowd in the place of ignore, or take these out.',
+                ).get(
+                    kind,
+                    'look whether coordinates are [x, y, width, height] in pixels of the picture '
+                    'as it is loaded.',
+                ),
             )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,27 @@ class Boxes:
 
 
 def pictures_in(folder: Path) -> dict[str, Path]:
-    """Return the pictures below a folder, by their path from there without its ending."""
-    return {
-        str(path.relative_to(folder).with_suffix('')): path
-        for path in sorted(folder.rglob('*'))
-        if path.suffix.lower() in PICTURES
-    }
+    """Return the pictures below a folder, by their path from there without its ending.
+
+    Raises:
+        AnnotationError: If two of them are called the same.
+    """
+    found: dict[str, Path] = {}
+    for path in files_of(folder.rglob('*')):
+        if path.suffix.lower() in PICTURES:
+            name = str(path.relative_to(folder).with_suffix(''))
+            if name in found:
+                raise AnnotationError(
+                    path, None, f'{found[name].name} is called the same, so whose the annotation '
+                    f'of {name!r} is cannot be told'
+                )  # fmt: skip
+            found[name] = path
+    return found
+
+
+def files_of(paths: Iterable[Path]) -> list[Path]:
+    """Return paths in their order, without hidden ones, such as the ``._*`` of a Mac."""
+    return sorted(path for path in paths if not path.name.startswith('.'))
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -78,12 +93,16 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         AnnotationError: If it is no picture.
     """
+    # No pixel is decoded here, so pictures from the air may be as large as they are.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as picture:
             width, height = picture.size
             turned = picture.getexif().get(_ORIENTATION, 1) >= _TURNED
     except OSError as error:
         raise AnnotationError(path, None, f'is no picture that can be read ({error})') from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
     return (height, width) if turned else (width, height)
 
 

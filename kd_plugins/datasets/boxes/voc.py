@@ -13,6 +13,7 @@ from kd_plugins.datasets.boxes.reading import (
     Boxes,
     Builder,
     Split,
+    files_of,
     held_out,
     lines_of,
     pictures_in,
@@ -94,8 +95,8 @@ def _files(data: Path) -> dict[str, list[tuple[Path, Path | None]]] | None:
     for split in (train, val):
         pairs = []
         for number, line in lines_of(lists[split]):
-            # Lists of one class have a -1 or 1 after the name.
-            name = line.split()[0]
+            # Lists of one class have a -1 or 1 after the name; names may have blanks.
+            name = line if (data / 'Annotations' / f'{line}.xml').is_file() else line.split()[0]
             xml = data / 'Annotations' / f'{name}.xml'
             if not xml.is_file():
                 raise AnnotationError(lists[split], number, f'names {name!r}, and {xml} is no file')
@@ -114,7 +115,7 @@ def _beside(data: Path) -> dict[str, list[tuple[Path, Path | None]]] | None:
     found = {}
     for split in ('train', val):
         pictures = pictures_in(folders[split])
-        files = sorted(folders[split].glob('*.xml'))
+        files = files_of(folders[split].glob('*.xml'))
         found[split] = [(xml, pictures.get(xml.stem)) for xml in files]
     return found
 

@@ -13,6 +13,7 @@ from kd_plugins.datasets.boxes.reading import (
     Boxes,
     Builder,
     Split,
+    files_of,
     held_out,
     lines_of,
     pictures_in,
@@ -27,7 +28,8 @@ def read(data: Path) -> Boxes | None:
     """Read a YOLO folder; None if it is none.
 
     A line is ``class x y width height`` (the centre first, in parts of the picture), or
-    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, of which the box is taken.
+    ``class x1 y1 x2 y2 x3 y3 ...``, a polygon, of which the box is taken. Where the YAML
+    file has a ``kpt_shape``, points follow the box, and are passed over.
 
     Raises:
         AnnotationError: If a file does not parse.
@@ -42,8 +44,9 @@ def read(data: Path) -> Boxes | None:
             f'--data {str(data)!r} has labels for {", ".join(folders)} only: give a training and a '
             'validation part, as images/train and images/val.'
         )
-    classes = _names(data)
-    train, held = (_split(data, *folders[name], classes) for name in ('train', val))
+    settings = _settings(data)
+    classes, points = _names(data, settings), any('kpt_shape' in each for each in settings.values())
+    train, held = (_split(data, *folders[name], classes, points) for name in ('train', val))
     return Boxes('YOLO', classes, train, held)
 
 
@@ -58,19 +61,30 @@ def _folders(data: Path, name: str) -> tuple[Path, Path] | None:
     return None
 
 
-def _names(data: Path) -> list[str]:
-    for path in sorted([*data.glob('*.yaml'), *data.glob('*.yml')]):
+def _settings(data: Path) -> dict[Path, dict[str, Any]]:
+    """Return what the YAML files of a folder hold."""
+    found = {}
+    for path in files_of([*data.glob('*.yaml'), *data.glob('*.yml')]):
         try:
-            content = yaml.safe_load(path.read_text(encoding='utf-8'))
+            # All as text: a class may be called no, 07 or 1.0.
+            content = yaml.load(path.read_text(encoding='utf-8'), yaml.BaseLoader)
         except yaml.YAMLError as error:
             mark = getattr(error, 'problem_mark', None)
             raise AnnotationError(path, mark and mark.line + 1, f'is no YAML: {error}') from None
-        names: Any = content.get('names') if isinstance(content, dict) else None
+        except (OSError, UnicodeDecodeError) as error:
+            raise AnnotationError(path, None, f'cannot be read as text ({error})') from None
+        found[path] = content if isinstance(content, dict) else {}
+    return found
+
+
+def _names(data: Path, settings: dict[Path, dict[str, Any]]) -> list[str]:
+    for path, content in settings.items():
+        names: Any = content.get('names')
         if isinstance(names, dict):
-            if sorted(names) != list(range(len(names))):
+            if set(names) != set(map(str, range(len(names)))):
                 raise AnnotationError(path, None, f'names has the numbers {sorted(names)}, not all '
                                       'from 0 on')  # fmt: skip
-            names = [names[i] for i in range(len(names))]
+            names = [names[str(i)] for i in range(len(names))]
         if isinstance(names, list) and names:
             return [str(name) for name in names]
     for name in _NAMES:
@@ -82,9 +96,9 @@ def _names(data: Path) -> list[str]:
     )
 
 
-def _split(data: Path, pictures: Path, labels: Path, classes: list[str]) -> Split:
+def _split(data: Path, pictures: Path, labels: Path, classes: list[str], points: bool) -> Split:
     builder, found = Builder(classes, data), pictures_in(pictures)
-    for path in sorted(labels.rglob('*.txt')):
+    for path in files_of(labels.rglob('*.txt')):
         name = str(path.relative_to(labels).with_suffix(''))
         if name not in found and path.name != 'classes.txt':
             raise AnnotationError(path, None, f'there is no picture called {name!r} for it')
@@ -94,27 +108,29 @@ def _split(data: Path, pictures: Path, labels: Path, classes: list[str]) -> Spli
         file = labels / f'{name}.txt'
         # A picture without a file has no object.
         for number, line in lines_of(file) if file.is_file() else ():
-            label, box = _parse(file, number, line, len(classes))
+            label, box = _parse(file, number, line, len(classes), points)
             x, y, w, h = box
             builder.box(label, x * width, y * height, w * width, h * height)
     return Split(builder.content, data)
 
 
 def _parse(
-    file: Path, number: int, line: str, classes: int
+    file: Path, number: int, line: str, classes: int, points: bool
 ) -> tuple[int, tuple[float, float, float, float]]:
     """Return the class of a line, and its box: its corner, width and height."""
     try:
         values = [float(part) for part in line.split()]
     except ValueError:
         raise AnnotationError(file, number, f'{line!r} are not all numbers') from None
+    if points and len(values) > 5:
+        del values[5:]
     polygon = len(values) >= 7 and len(values) % 2 == 1
     if len(values) != 5 and not polygon:
         raise AnnotationError(
             file, number, f'{line!r} has {len(values)} numbers, and not a class and a box of four'
         )
     label, place = values[0], values[1:]
-    if label != int(label) or not 0 <= label < classes:
+    if label not in range(classes):
         raise AnnotationError(
             file, number, f'the class {label:g} is none of the {classes} that are named, 0 to '
             f'{classes - 1}'

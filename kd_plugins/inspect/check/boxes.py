@@ -49,6 +49,15 @@ def examine_annotations(report: Report, cfg: Config) -> bool:
         pictures = Path(os.path.join(root, prefix))
         for fault in faults_of(content, pictures if pictures.is_dir() else None, split):
             report.add(fault.level, fault.what, fault.change)
+        least = (dataset.get('filter_cfg') or {}).get('min_size') or 0
+        small = sum(min(i['width'], i['height']) < least for i in content['images'])
+        if small and split == 'train':
+            report.add(
+                'warning',
+                f'{split}: {small} of {len(content["images"])} pictures are smaller than '
+                f'train_dataloader.dataset.filter_cfg.min_size={least}, and no training sees them.',
+                'lower min_size.',
+            )
         parts[split] = content, pictures
     if len(parts) == 2:
         (train, first), (val, second) = parts['train'], parts['val']

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from kd_plugins.inspect.compare.drawing import displayed
+from kd_plugins.inspect.compare.loading import reads_files
 from kd_plugins.networks import swaps_channels
 
 #: Pictures of a page.
@@ -55,7 +56,9 @@ class Pictures:
         """
         classes = getattr(runner.train_dataloader.dataset, 'metainfo', {}).get('classes')
         self.names = [str(name) for name in classes or ()]
-        bgr = swaps_channels(getattr(runner.model, 'data_preprocessor', None))
+        bgr = reads_files(runner.cfg, 'train') or swaps_channels(
+            getattr(runner.model, 'data_preprocessor', None)
+        )
         self.shown += [*shown_in(batch, bgr, self.names)][: SHOWN - len(self.shown)]
 
     def draw(self) -> Figure:

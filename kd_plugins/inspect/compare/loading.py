@@ -116,9 +116,14 @@ def class_names(cfg: Config, classes: int) -> list[str]:
     return list(map(str, names)) if len(names) == classes else [str(i) for i in range(classes)]
 
 
-def reads_files(cfg: Config) -> bool:
-    """Whether the validation set reads picture files, whose channels are BGR then."""
-    return bool(_loading(cfg.val_dataloader.dataset.get('pipeline') or ()))
+def reads_files(cfg: Config, split: str = 'val') -> bool:
+    """Whether the validation or training set reads picture files, whose channels are BGR then."""
+    dataset = cfg[f'{split}_dataloader'].dataset
+    while not _loading(dataset.get('pipeline') or ()):
+        if not isinstance(dataset.get('dataset'), dict):
+            return False
+        dataset = dataset.dataset
+    return True
 
 
 def _file_pipeline(cfg: Config) -> Compose:

@@ -83,7 +83,7 @@ def student_alone(cfg: Config) -> Alone:
         cfg: The config of a distillation; it is not changed.
 
     Raises:
-        ValueError: If it has no student alone in it, or no labels.
+        ValueError: If it has no student alone in it.
     """
     model = cfg.get('model') or {}
     if 'architecture' not in model or 'distiller' not in model:
@@ -110,7 +110,6 @@ def student_alone(cfg: Config) -> Alone:
                 'without it this is another training: give the config of the student alone by '
                 '--alone.'
             )
-    notes += _take_labels(alone)
     alone.model, weights = _student(alone)
     if weights:
         notes.append(
@@ -129,38 +128,6 @@ def student_alone(cfg: Config) -> Alone:
         alone.optim_wrapper = _without_dot(wrapper)
         notes.append('it trains with plain SGD, without DOT')
     return Alone(alone, notes)
-
-
-def _take_labels(cfg: Config) -> list[str]:
-    """Let a student learn from the labels alone; return what is worth saying of it.
-
-    Raises:
-        ValueError: If there are none.
-    """
-    dataset = (cfg.get('train_dataloader') or {}).get('dataset') or {}
-    if name_of(dataset.get('type')) == 'WithUnlabelled':
-        places = [cfg.get('data_preprocessor'), cfg.model.get('data_preprocessor')]
-        for preprocessor in places:
-            if name_of((preprocessor or {}).get('type')) == 'ClsDataPreprocessor':
-                preprocessor['drop_unlabelled'] = True  # type: ignore[index]
-                break
-        return ['it sees the labelled pictures of the same batches']
-    if _says_unlabelled(dataset):
-        raise ValueError(
-            f'{cfg.filename}: the pictures of train_dataloader.dataset have no labels '
-            '(with_label=False), so that there is no student alone to compare with: '
-            'tools/repeat.py trains the distillation over seeds.'
-        )
-    if cfg.model.get('calculate_student_loss', True):
-        return []
-    return ["it learns by the student's own loss, which the distillation leaves out"]
-
-
-def _says_unlabelled(dataset: Any) -> bool:
-    """Whether a dataset, or one that it wraps, gives no labels."""
-    if isinstance(dataset, Mapping):
-        return dataset.get('with_label') is False or any(map(_says_unlabelled, dataset.values()))
-    return isinstance(dataset, list) and any(map(_says_unlabelled, dataset))
 
 
 def _student(cfg: Config) -> tuple[dict[str, Any], list[float]]:

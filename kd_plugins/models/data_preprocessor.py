@@ -9,7 +9,6 @@ from mmpretrain.models import ClsDataPreprocessor as UpstreamClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from kd_plugins import checks
 from kd_plugins.registry import MODELS
 
 
@@ -22,22 +21,8 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
     :class:`kd_plugins.algorithms.SingleTeacherDistill` takes. Mixup and the other
     ``batch_augments`` mix labelled with labelled and unlabelled with unlabelled
     pictures; upstream's would leave the latter as they are. A batch of one kind comes
-    back as upstream's does.
-
-    Args:
-        drop_unlabelled: Whether pictures without labels of such a batch are left out, for
-            a student that trains alone on the same labelled batches.
-        **kwargs: Upstream's.
+    back as upstream's does. Arguments and results are upstream's.
     """
-
-    def __init__(
-        self, *args: Any, drop_unlabelled: bool = False, batch_augments: dict | None = None,
-        **kwargs: Any,
-    ) -> None:  # fmt: skip
-        # mmpretrain's networks look for batch_augments by its name.
-        super().__init__(*args, batch_augments=batch_augments, **kwargs)
-        key = 'data_preprocessor.drop_unlabelled'
-        self.drop_unlabelled = checks.flag(key, drop_unlabelled)
 
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         """Return ``inputs`` and ``data_samples``, and ``unlabelled`` where there are both.
@@ -55,8 +40,6 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
         if all(unlabelled):
             return self._without_labels(data)
         batch = super().forward(_part(data, unlabelled, False), training)
-        if self.drop_unlabelled:
-            return batch
         return dict(batch, unlabelled=self._without_labels(_part(data, unlabelled, True)))
 
     def _without_labels(self, data: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 
 from kd_plugins.algorithms import single_teacher_distill
 from kd_plugins.datasets import MultiSourceSampler, WithUnlabelled, unlabelled
-from kd_plugins.experiments.alone import student_alone
 from kd_plugins.hooks.term_watch import TermWatch
 from kd_plugins.losses import KDLoss
 from kd_plugins.models import ClsDataPreprocessor
@@ -497,22 +496,6 @@ def test_a_distillation_that_is_all_there_is_does_not_stop(folders, tmp_path, ki
     model.distillation_stopped = True
     with pytest.raises(ValueError, match='the distillation was stopped'):
         model._run_forward(model.data_preprocessor(mixed_batch([1, 2]), True), mode='loss')
-
-
-def test_the_student_alone_sees_the_labelled_pictures_of_the_same_batches(folders, tmp_path):
-    cfg = training(folders, tmp_path / 'kd', model=algorithm(dict(loss_kd=dict(KD, loss_weight=0))))
-    made = student_alone(cfg)
-    assert made.notes == ['it sees the labelled pictures of the same batches']
-    made.cfg.work_dir = str(tmp_path / 'alone')
-    made.cfg.default_hooks.pop('guard')
-    distilled, alone = train(cfg), train(made.cfg)
-    # Running means are of both parts.
-    names = [name for name in alone if 'running' not in name and 'tracked' not in name]
-    assert names and all(torch.equal(distilled[name], alone[name]) for name in names)
-    with pytest.raises(ValueError, match=r'no labels \(with_label=False\), .*tools/repeat\.py'):
-        student_alone(without_labels(folders, tmp_path))
-    seen = student_alone(without_labels(folders, tmp_path, folder(folders / 'labelled')))
-    assert seen.notes == ["it learns by the student's own loss, which the distillation leaves out"]
 
 
 @pytest.mark.parametrize('order', ['ebcda', 'abcde'])

@@ -118,6 +118,10 @@ class Lock:
 
     def release(self) -> None:
         """Let others write."""
+        import fcntl
+
+        # Workers of a loader, which were forked meanwhile, hold the file open as well.
+        fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
 

@@ -21,6 +21,7 @@ from kd_plugins.registry import name_of
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
 from kd_plugins.teachers.upstreams import check_upstreams_teacher
+from kd_plugins.views.dataset import without_views
 from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
 
@@ -272,7 +273,7 @@ def check_labels(loader: Any, model: nn.Module) -> None:
     Raises:
         ValueError: Naming the setting.
     """
-    dataset = getattr(loader, 'dataset', None)
+    dataset = without_views(getattr(loader, 'dataset', None))
     if any(isinstance(inner, WithUnlabelled) for inner in _inside(dataset)):
         raise ValueError(
             f'train_dataloader.dataset is a {type(dataset).__name__} around WithUnlabelled, which '

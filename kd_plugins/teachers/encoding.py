@@ -100,6 +100,8 @@ def encode(
         [_STORED[part.values.dtype], part.values.dim() - 1, part.stride, part.beyond]
         for part in parts
     ]
+    whole = dict(forms=forms, parts=layout)
+    check_padding(whole, sizes)
     contents = []
     for i, (height, width) in enumerate(sizes.own):
         arrays = [
@@ -111,7 +113,32 @@ def encode(
         shapes = np.array([side for array in arrays for side in array.shape], '<i4')
         numbers = (array.contiguous().numpy().tobytes() for array in arrays)
         contents.append(b''.join((shapes.tobytes(), *numbers)))
-    return dict(forms=forms, parts=layout), contents
+    return whole, contents
+
+
+def check_padding(layout: Mapping[str, Any], sizes: Sizes) -> None:
+    """Refuse maps of which nobody knows the places where a batch pads pictures.
+
+    They have the size of their batch, so that in another one every place would be another.
+    Those of heads are put into its grid.
+
+    Args:
+        layout: What :func:`encode` gives.
+        sizes: Those of the pictures of a batch.
+
+    Raises:
+        NotStorableError: Naming the record.
+    """
+    padded = next((own for own in sizes.own if tuple(own) != tuple(sizes.batch)), None)
+    if padded is None:
+        return
+    for name, (_, first, last) in layout['forms'].items():
+        if any(dims > 1 and not stride for _, dims, stride, _ in layout['parts'][first:last]):
+            raise NotStorableError(
+                f'the record {name} is a map, and a picture of {padded[0]} x {padded[1]} pixels '
+                f'is padded to the {sizes.batch[0]} x {sizes.batch[1]} of its batch, which another '
+                'batch has not'
+            )
 
 
 def decode(
@@ -154,7 +181,7 @@ def _batches(layout: Mapping[str, Any], contents: Sequence[Any]) -> list[Any]:
     rows = np.frombuffer(b''.join(contents), np.uint8).reshape(len(contents), -1)
     batches, at = [], begin
     for one in arrays_of(layout, contents[0]):
-        columns = np.ascontiguousarray(rows[:, at : at + one.nbytes])
+        columns = rows[:, at : at + one.nbytes].copy()
         batches.append(columns.view(one.dtype).reshape(len(contents), *one.shape))
         at += one.nbytes
     return batches
@@ -326,9 +353,10 @@ def _stored(x: Tensor, dtype: torch.dtype) -> Tensor:
     # Half precision first leaves the device with half of the bytes.
     stored = x.to(dtype).cpu()
     if not stored.isfinite().all():
+        # Another type helps only where the numbers themselves are finite.
+        where = f' in {str(dtype).removeprefix("torch.")}' if x.isfinite().all() else ''
         raise NotStorableError(
-            f'not finite in {str(dtype).removeprefix("torch.")} (its largest number is '
-            f'{float(x.abs().max()):.3g})'
+            f'not finite{where} (its largest number is {float(x.abs().max()):.3g})'
         )
     return stored
 

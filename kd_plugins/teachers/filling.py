@@ -61,8 +61,11 @@ def fill(
     for batch in loader:
         with torch.no_grad():
             data = model.data_preprocessor(batch, True)
-        teacher.record(model.distiller.teacher_recorders, data['inputs'], data['data_samples'])
-        done += len(data['data_samples'])
+        for part in (data, data.get('unlabelled')):
+            if part is not None:
+                recorders = model.distiller.teacher_recorders
+                teacher.record(recorders, part['inputs'], part['data_samples'])
+                done += len(part['data_samples'])
         tell(teacher, done, sum(map(len, samples)))
     teacher.end()
     if not teacher.complete:

@@ -53,28 +53,30 @@ def teacher_identity(
     if isinstance(cfg, BaseModel):
         config: Any = describe(cfg)
         declared = declares_input(cfg.data_preprocessor)
-        weights: Any = {'its weights': _hash_of(cfg.state_dict())}
+        # A checkpoint is loaded into it later.
+        weights: Any = _hash_of_files(ckpt) if ckpt else {'its weights': _hash_of(cfg.state_dict())}
     else:
         resolved, pretrained = resolve_network(cfg, 'model.teacher')
         pretrained = _initial(resolved) or pretrained
         given = ckpt or pretrained or ()
-        named = [given] if isinstance(given, str) else given
-        if not named:
+        if not given:
             raise ValueError(
                 'model.teacher_cache would keep the answers of a teacher without weights, which '
                 'is another one in every training: give model.teacher_ckpt.'
             )
-        # Whatever they are called.
-        weights = {f'file {i}': _hash_of_file(path) for i, path in enumerate(named)}
+        weights = _hash_of_files(given)
         resolved.pop('init_cfg', None)
         config = plain(resolved)
         declared = bool(resolved.get('data_preprocessor'))
     asked: dict[str, Any] = dict(
-        size=plain(input_size), pad_size_divisor=getattr(preprocessor, 'pad_size_divisor', None)
+        size=plain(input_size),
+        pad_size_divisor=getattr(preprocessor, 'pad_size_divisor', None),
+        batch_pads=_batch_pads(preprocessor),
     )
     if not declared:
         mean, std = (each.flatten().tolist() for each in normalisation(preprocessor))
         asked.update(mean=mean, std=std, swaps_channels=swaps_channels(preprocessor))
+        asked.update(pad_value=plain(getattr(preprocessor, 'pad_value', 0)))
     return dict(
         checkpoint=weights,
         teacher=config,
@@ -148,6 +150,14 @@ def plain(value: Any) -> Any:
 NOT_HERE = 'not here'
 
 
+def _batch_pads(preprocessor: nn.Module) -> list[Any]:
+    """Return how mmdet's ``BatchFixedSizePad``, the only augment of batches here, pads."""
+    augments = getattr(preprocessor, 'batch_augments', None)
+    pads = augments if isinstance(augments, nn.ModuleList) else ()
+    names = ('size', 'img_pad_value')
+    return [{name: plain(getattr(each, name, None)) for name in names} for each in pads]
+
+
 def _initial(resolved: Mapping[str, Any]) -> str | None:
     """Return the weights that a network's own config names."""
     if isinstance(resolved.get('pretrained'), str):
@@ -157,7 +167,14 @@ def _initial(resolved: Mapping[str, Any]) -> str | None:
         for each in initialisations(resolved.get('init_cfg'))
         if each['type'] == 'Pretrained'
     ]
-    return found[0] if found else None
+    # As it is built: the last one counts.
+    return found[-1] if found else None
+
+
+def _hash_of_files(paths: str | Sequence[str]) -> dict[str, str]:
+    """Return the hashes of checkpoints, whatever they are called."""
+    paths = [paths] if isinstance(paths, str) else paths
+    return {f'file {i}': _hash_of_file(path) for i, path in enumerate(paths)}
 
 
 def _hash_of_file(path: str) -> str:

@@ -81,6 +81,7 @@ class StoredTeacher(Teacher):
         self._records: files.Records | None = None
         self._writer: files.Writer | None = None
         self._lock: files.Lock | None = None
+        self._has_left = False
         self._watchers: list[tuple[Callable[..., None] | None, Callable[..., None] | None]] = []
         self._header: dict[str, Any] = dict(
             plain(identity),
@@ -267,6 +268,7 @@ class StoredTeacher(Teacher):
                 'filled anew.'
             )
         try:
+            encoding.check_padding(layouts[0], _sizes(inputs, data_samples))
             buffers = encoding.decode(
                 layouts[0], contents, self._names.values(), _size(inputs), inputs.device
             )
@@ -352,7 +354,7 @@ class StoredTeacher(Teacher):
         # A block may have been full.
         self._records.refresh()
         if self._writes and self._records.missing == len(self._writer.waiting):
-            self._finish()
+            self.flush()
 
     def _begin_writing(self, layout: Any, size: int) -> None:
         """Make sure that there is room for all records, and say how much they take."""
@@ -391,9 +393,7 @@ class StoredTeacher(Teacher):
         dtype: torch.dtype,
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Return the layout of what recorders have recorded, and the bytes of each sample."""
-        infos = [sample.metainfo for sample in data_samples or ()]
-        own = [info.get('pad_shape', inputs.shape[-2:])[:2] for info in infos]
-        sizes = encoding.Sizes(_size(inputs), own)
+        sizes = _sizes(inputs, data_samples)
         buffers = {
             kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
         }
@@ -425,19 +425,6 @@ class StoredTeacher(Teacher):
                     f'{key.view} differs by {moved:.3g} from what the teacher says now: the store '
                     'is not of this teacher; give another dir.'
                 )
-
-    def _finish(self) -> None:
-        """Write what waits; if everything is there, the network leaves the device."""
-        self.flush()
-        assert self._records is not None
-        if self._records.missing:
-            return
-        MMLogger.get_current_instance().info(
-            f'{self.folder!r} is complete: the teacher is not asked any more.'
-        )
-        self.release()
-        if self.live is not None:
-            self.live.follow(lambda network: network.to('cpu'))
 
     def missing(self) -> list[np.ndarray]:
         """Return for every view the samples whose record is not there."""
@@ -477,10 +464,21 @@ class StoredTeacher(Teacher):
         ]
 
     def flush(self) -> None:
-        """Write the records that wait for a block to be full."""
-        if self._writer is not None and self._records is not None:
+        """Write what waits; if everything is there, the network leaves the device."""
+        if self.live is None or self._records is None:
+            return
+        if self._writer is not None:
             self._writer.flush()
-            self._records.refresh()
+        # Other processes write, too.
+        self._records.refresh()
+        if self._records.missing or self._has_left:
+            return
+        self._has_left = True
+        MMLogger.get_current_instance().info(
+            f'{self.folder!r} is complete: the teacher is not asked any more.'
+        )
+        self._unlock()
+        self.live.follow(lambda network: network.to('cpu'))
 
     def end(self) -> None:
         """See :meth:`Teacher.end`; what all processes have said is written by then."""
@@ -494,17 +492,20 @@ class StoredTeacher(Teacher):
     def release(self) -> None:
         """Write what waits, and let other jobs write."""
         self.flush()
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.release()
             self._lock = None
 
     def _refused(self, error: encoding.NotStorableError) -> ValueError:
         cause = str(error)
-        remedy = (
-            "set its dtype='float32'"
-            if 'not finite in float16' in cause
-            else 'leave out the term that reads it, or the store'
-        )
+        remedy = 'leave out the term that reads it, or the store'
+        if 'not finite in float16' in cause:
+            remedy = "set its dtype='float32'"
+        elif 'is padded to' in cause:
+            remedy = 'bring all pictures to one size in the pipeline, or leave out the store'
         return ValueError(f'{KEY}: {cause}: {remedy}.')
 
     def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
@@ -599,6 +600,12 @@ class Key(NamedTuple):
     sample: int
     view: int
     picture: int
+
+
+def _sizes(inputs: Tensor, data_samples: Sequence[Any] | None) -> encoding.Sizes:
+    infos = [sample.metainfo for sample in data_samples or ()]
+    own = [info.get('pad_shape', inputs.shape[-2:])[:2] for info in infos]
+    return encoding.Sizes(_size(inputs), own)
 
 
 def _size(inputs: Tensor) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Augmented pictures that come again, so that what is computed of them can be kept."""
 
-from kd_plugins.views.dataset import RepeatableViews, number_if_repeatable
+from kd_plugins.views.dataset import RepeatableViews, number_if_repeatable, without_views
 from kd_plugins.views.hashing import picture_hash, pipeline_hash, pipeline_text, samples_hash
 from kd_plugins.views.mixing import SampleMix, check_no_batch_augments
 from kd_plugins.views.sampling import SampleView, ViewNumbering, number_views
@@ -21,4 +21,5 @@ __all__ = [
     'pipeline_hash',
     'pipeline_text',
     'samples_hash',
+    'without_views',
 ]

@@ -190,6 +190,13 @@ def _tell(data_samples: Any, told: dict[str, int]) -> Any:
     )
 
 
+def without_views(dataset: Any) -> Any:
+    """Return the dataset whose pictures come again in a :class:`RepeatableViews`; else itself."""
+    # mmengine's own wrapper, for num_batch_per_epoch.
+    found = getattr(dataset, '__dict__', {}).get('_dataset', dataset)
+    return found.dataset if isinstance(found, RepeatableViews) else dataset
+
+
 def number_if_repeatable(loader: DataLoader) -> DataLoader:
     """Number the views of a loader whose dataset is a :class:`RepeatableViews`.
 

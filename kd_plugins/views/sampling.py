@@ -7,6 +7,8 @@ indices: it comes with them, from the sampler, which is in the training's own pr
 
 from __future__ import annotations
 
+import operator
+from array import array
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -47,7 +49,7 @@ class ViewNumbering:
     - One that never ends and takes no epoch (``InfiniteSampler``) begins the next epoch when
       all ranks together have drawn as many samples as there are. A resumed loop without
       epochs draws from the beginning, or skips what was drawn, and so counts right.
-    - Of any other, every pass is an epoch.
+    - Of any other, every pass is an epoch; a resumed training says how many there were.
 
     An index that comes again in the same epoch gets the next view. With mmpretrain's
     ``RepeatAugSampler``, which draws a sample R times an epoch, that holds over all
@@ -55,10 +57,12 @@ class ViewNumbering:
 
     Args:
         views: V, at least 1.
+        of_passes: Whether every pass is an epoch.
     """
 
-    def __init__(self, views: int) -> None:
+    def __init__(self, views: int, of_passes: bool = False) -> None:
         self.views = views
+        self._of_passes = of_passes
         self._passes = 0
         self._drawn = 0
 
@@ -70,10 +74,14 @@ class ViewNumbering:
             indices: What it draws.
         """
         epoch = getattr(sampler, 'epoch', None)
-        if epoch is None and not hasattr(sampler, 'set_epoch'):
+        if epoch is None and self._of_passes:
             epoch = self._passes
         self._passes += 1
         return self._number(sampler, indices, epoch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Count the next pass as this epoch."""
+        self._passes = epoch
 
     def skip(self, num_samples: int) -> None:
         """Go on as if a rank had drawn so many samples.
@@ -88,25 +96,28 @@ class ViewNumbering:
     ) -> Iterator[SampleView]:
         rank, ranks = getattr(sampler, 'rank', 0), getattr(sampler, 'world_size', 1)
         repeats, size = getattr(sampler, 'num_repeats', None), len(sampler)
-        before, seen = None, bytearray()
+        before, seen = None, array('L')
         for position, index in enumerate(indices):
-            if not isinstance(index, int):
+            try:
+                # Also numpy's, and those of tensors.
+                index = operator.index(index)
+            except TypeError:
                 raise ValueError(
                     f'train_dataloader.sampler is a {type(sampler).__name__}, which draws '
                     f'{index!r}, and RepeatableViews numbers single samples: give a sampler of '
                     'whole numbers, such as DefaultSampler.'
-                )
+                ) from None
             epoch = (self._drawn * ranks + rank) // size if told is None else told
             self._drawn += 1
             if repeats:
                 view = epoch * repeats + (position * ranks + rank) % repeats
             else:
                 if epoch != before:
-                    before, seen = epoch, bytearray(size)
+                    before, seen = epoch, array('L', [0]) * size
                 if index >= len(seen):
-                    seen.extend(bytes(index + 1))
+                    seen.extend(array('L', [0]) * (index + 1 - len(seen)))
                 view = epoch + seen[index]
-                seen[index] = min(seen[index] + 1, 255)
+                seen[index] += 1
             yield SampleView(index, view % self.views)
 
 
@@ -149,11 +160,17 @@ def number_views(loader: DataLoader, views: int | None = None) -> DataLoader:
         kind.skip(self, num_samples)
         self.view_numbering.skip(num_samples)
 
+    def told(self: Any, epoch: int) -> None:
+        self.view_numbering.set_epoch(epoch)
+
     added: dict[str, Any] = {'__iter__': numbered}
+    of_passes = not hasattr(kind, 'set_epoch')
+    if of_passes:
+        added['set_epoch'] = told
     if hasattr(kind, 'skip'):
         added['skip'] = skipped
     changed = type(kind.__name__, (kind,), added)
-    vars(sampler).update(view_numbering=ViewNumbering(views))
+    vars(sampler).update(view_numbering=ViewNumbering(views, of_passes))
     sampler.__class__ = changed
     return loader
 

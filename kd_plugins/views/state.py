@@ -51,12 +51,11 @@ def check_one_pipeline(hooks: Iterable[Any], beside: str) -> None:
         ValueError: Naming the hook.
     """
     for hook in hooks:
-        name = type(hook).__name__
-        if name in _SWITCHES:
+        if any(kind.__name__ in _SWITCHES for kind in type(hook).__mro__):
             raise ValueError(
-                f'{name} exchanges the augmentation in the course of the training, and {beside} '
-                'needs pictures that come again: leave it out, or train both parts as two '
-                'trainings, the second with load_from.'
+                f'{type(hook).__name__} exchanges the augmentation in the course of the training, '
+                f'and {beside} needs pictures that come again: leave it out, or train both parts '
+                'as two trainings, the second with load_from.'
             )
 
 

@@ -23,6 +23,7 @@ from kd_plugins.hooks.term_watch import TermWatch
 from kd_plugins.losses import KDLoss
 from kd_plugins.models import ClsDataPreprocessor
 from kd_plugins.structures import Progress
+from kd_plugins.teachers.filling import fill
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 
@@ -421,6 +422,48 @@ def test_loops_of_iterations_go_on_without_end_and_resume(folders, tmp_path):
     train(of_iterations('parts', 4))
     resumed = train(of_iterations('parts', 7, resume=True))
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def in_views(cfg, path=None, views=2):
+    dataset = dict(type='kd_plugins.RepeatableViews', views=views, dataset=None)
+    cfg.train_dataloader.dataset = dict(dataset, dataset=cfg.train_dataloader.dataset)
+    if path is not None:
+        root = path / 'teacher.pth'
+        torch.manual_seed(7)
+        network = MODELS.build(cfg.model.teacher)
+        network.init_weights()
+        torch.save(dict(state_dict=network.state_dict(), meta=dict()), root)
+        cfg.model.update(teacher_ckpt=str(root), allow_random_teacher=False)
+        cfg.model.teacher_cache = dict(dir=str(path / 'store'), views=views, dtype='float32')
+    return cfg
+
+
+def test_unlabelled_pictures_come_again_in_views_and_are_stored(folders, tmp_path):
+    live = in_views(training(folders, tmp_path / 'live'), tmp_path)
+    del live.model['teacher_cache']
+    wanted = train(live)
+    cfg = in_views(training(folders, tmp_path / 'filled'), tmp_path)
+    assert fill(Runner.from_cfg(cfg)) == 2 * 15
+    cfg = in_views(training(folders, tmp_path / 'stored'), tmp_path)
+    runner = Runner.from_cfg(cfg)
+    assert runner.model.teacher.complete and runner.model.teacher.network is None
+    runner.train()
+    for name, value in runner.model.state_dict().items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    'wrong, said',
+    [
+        ({'train_dataloader.sampler': dict(type='DefaultSampler', shuffle=True, _delete_=True)},
+         "sampler is a DefaultSampler of batches of None, and its dataset WithUnlabelled"),
+        ({'model.data_preprocessor.type': 'mmpretrain.ClsDataPreprocessor'},
+         'does not keep the labelled and the unlabelled pictures'),
+    ],
+)  # fmt: skip
+def test_unlabelled_pictures_in_views_are_checked_as_those_without(folders, tmp_path, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        train(in_views(training(folders, tmp_path, **wrong)))
 
 
 def test_the_log_says_what_an_epoch_is_and_how_both_parts_agree(folders, tmp_path):

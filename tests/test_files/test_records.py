@@ -2,6 +2,7 @@
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -214,6 +215,18 @@ def test_a_second_job_is_told_that_another_one_writes(tmp_path):
         Lock(tmp_path, patience=0)
     first.release()
     Lock(tmp_path, patience=0).release()
+
+
+def test_a_forked_worker_keeps_no_lock_that_was_released(tmp_path):
+    first = Lock(tmp_path)
+    worker = multiprocessing.get_context('fork').Process(target=time.sleep, args=(60,))
+    worker.start()
+    try:
+        first.release()
+        Lock(tmp_path, patience=0).release()
+    finally:
+        worker.kill()
+        worker.join()
 
 
 WRITES = """

@@ -171,3 +171,14 @@ def test_a_step_with_both_kinds_counts_both_looks_of_the_teacher(config, monkeyp
     # Each look takes one tick of the five that an iteration takes.
     assert report.cost.teacher_share == pytest.approx(2 / 5)
     assert [read.argument for read in report.terms[0].reads] == ['preds_S', 'preds_T']
+
+
+def test_a_check_finds_them_in_views(config):
+    loader = config.train_dataloader
+    labelled = dict(loader.dataset, data_prefix='val', with_label=True)
+    both = dict(type='kd_plugins.WithUnlabelled', labelled=labelled, unlabelled=loader.dataset)
+    loader.dataset = dict(type='kd_plugins.RepeatableViews', views=2, dataset=both)
+    loader.sampler = dict(type='kd_plugins.MultiSourceSampler', batch_size=10, source_ratio=[1, 1])
+    report = check(config, iterations=1, debug=True)
+    # The grey ones, and none of the noise beside them.
+    assert (report.unlabelled.samples, report.unlabelled.one_class) == (20, 1)

@@ -13,7 +13,8 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 
 from kd_plugins.files import records as files
-from kd_plugins.teachers import storable
+from kd_plugins.teachers import storable, stored
+from kd_plugins.teachers.identity import difference, teacher_identity
 from kd_plugins.teachers.stored import StoredTeacher
 
 FLOAT32 = dict(dtype='float32')
@@ -179,6 +180,8 @@ def changed(what, cfg, path):
         cfg['teacher']['backbone']['depth'] = 20
     elif what == 'preprocessor':
         cfg['data_preprocessor'].update(mean=[1.0] * 3, std=[2.0] * 3)
+    elif what == 'padding':
+        cfg['data_preprocessor'].update(pad_value=7)
     elif what == 'dtype':
         cfg['teacher_cache']['dtype'] = 'float16'
     elif what == 'precision':
@@ -207,6 +210,7 @@ def changed(what, cfg, path):
         'checkpoint': 'checkpoint.file 0 was ',
         'teacher': 'teacher.backbone.depth was 14 and is 20',
         'preprocessor': 'input.mean was .* and is ',
+        'padding': 'input.pad_value was 0 and is 7',
         'dtype': "dtype was 'float32' and is 'float16'",
         'precision': "teacher_dtype was missing and is 'bfloat16'",
         'size': 'input.size was missing and is 48',
@@ -390,6 +394,10 @@ def test_a_record_that_is_too_large_for_its_limit_or_type_is_refused(tmp_path, c
         model.teacher.live.network.head.fc.bias[2] = 1e5
     with pytest.raises(ValueError, match=r"not finite in float16 .*1e\+05.*dtype='float32'"):
         train(model, data)
+    with torch.no_grad():
+        model.teacher.live.network.head.fc.bias[2] = torch.nan
+    with pytest.raises(ValueError, match=r'is not finite \(its largest number is nan\): leave out'):
+        train(model, data)
 
 
 def test_a_training_set_without_views_is_refused(tmp_path, checkpoint):
@@ -474,6 +482,35 @@ def test_a_network_that_is_given_built_is_known_by_its_weights(tmp_path, checkpo
         start(cfg, data)
 
 
+def test_a_network_that_is_given_built_with_a_checkpoint_is_known_by_that(tmp_path):
+    path = save_teacher(tmp_path / 'teacher.pth', seed=5)
+    data = noisy()
+
+    def cfg(seed):
+        torch.manual_seed(seed)
+        network = MODELS.build(dict(resnet(depth=14), _scope_='mmpretrain'))
+        return pair(tmp_path / 'store', path, teacher=None) | dict(teacher=network)
+
+    train(start(cfg(1), data), data)
+    # What it was initialised to does not matter.
+    assert start(cfg(2), data).teacher.complete
+    save_teacher(path, seed=6)
+    with pytest.raises(ValueError, match=r'another distillation .checkpoint.file 0 was '):
+        start(cfg(1), data)
+
+
+def test_the_pads_of_a_batch_belong_to_the_store():
+    def said(**pad):
+        pads = [dict(type='mmdet.BatchFixedSizePad', **pad)]
+        cfg = dict(type='mmdet.DetDataPreprocessor', batch_augments=pads)
+        network = MODELS.build(dict(resnet(depth=14), _scope_='mmpretrain'))
+        return teacher_identity(network, 'none.pth', MODELS.build(cfg))
+
+    assert said(size=(64, 64)) == said(size=(64, 64), pad_mask=True)
+    for other in (dict(size=(64, 96)), dict(size=(64, 64), img_pad_value=9)):
+        assert 'batch_pads' in difference(said(size=(64, 64)), said(**other))
+
+
 def test_the_constant_of_the_pyramid_is_that_of_faster_rcnn():
     assert storable.PYRAMID == 2 * 256 * (200 * 334 + 100 * 167 + 50 * 84 + 25 * 42 + 13 * 21)
 
@@ -543,6 +580,26 @@ def test_maps_of_several_layers_are_stored_and_read(tmp_path, checkpoint):
     assert 'holds' not in reading.teacher.told
     size = sum(path.stat().st_size for path in tmp_path.glob('*.records')) / 24
     assert 4 * (16384 + 8192 + 4096 + 9) < size < 4 * (16384 + 8192 + 4096 + 9) + 150
+
+
+def test_the_teacher_leaves_every_process_when_all_have_written(tmp_path, checkpoint, monkeypatch):
+    data = noisy(views=1)
+    models, left = [], []
+    for rank in range(2):
+        monkeypatch.setattr(stored, 'get_rank', lambda rank=rank: rank)
+        model = start(pair(tmp_path, checkpoint, views=1, cache=FLOAT32), data)
+        monkeypatch.setattr(model.teacher.live, 'follow', lambda _, rank=rank: left.append(rank))
+        given = model.data_preprocessor(batch(data, range(6 * rank, 6 * rank + 6)), True)
+        model.teacher.record(model.distiller.teacher_recorders, **given)
+        models.append(model)
+    # As epochs begin.
+    for model in models:
+        model.teacher.flush()
+    assert left == [1]
+    for _ in range(2):
+        models[0].teacher.flush()
+        assert left == [1, 0]
+    files.Lock(tmp_path, patience=0).release()
 
 
 def test_who_watches_sees_what_the_network_says_or_nothing(tmp_path, checkpoint):

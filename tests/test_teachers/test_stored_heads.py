@@ -210,3 +210,50 @@ def test_boxes_keep_their_bits_in_float16():
     assert torch.equal(found.boxes, boxes)
     assert torch.equal(found.cls_logits, boxes[..., :3].half().float())
     assert (found.level_sizes, found.grids, found.bin_logits) == ((4,), ((2, 2),), None)
+
+
+def of_necks(cache):
+    """PKD, which resizes the student's maps where they differ from the teacher's."""
+    recorders = dict(neck=dict(type='kd_plugins.Features'))
+    mapping = {f'preds_{s}': dict(recorder='neck', from_student=s == 'S') for s in 'ST'}
+    cfg = distillation(*networks('GFL'), changes=dict(teacher_cache=cache))
+    cfg['distiller'] = dict(
+        student_recorders=recorders,
+        teacher_recorders=recorders,
+        distill_losses=dict(loss_pkd=dict(type='kd_plugins.PKDLoss')),
+        loss_forward_mappings=dict(loss_pkd=mapping),
+    )
+    return MODELS.build(cfg).train()
+
+
+def test_maps_of_a_neck_are_refused_where_a_batch_pads_pictures(tmp_path):
+    data = sized([(64, 64), (64, 64), (128, 128)])
+    cache = dict(dir=str(tmp_path), views=1, dtype='float32')
+    said = r'Features\(\) is a map, .* 64 x 64 pixels is padded to the 128 x 128 of .* one size'
+    model = of_necks(cache)
+    model.teacher.begin(data)
+    with pytest.raises(ValueError, match=said):
+        step(model, several(data, [2, 0]))
+    model = of_necks(cache)
+    model.teacher.begin(data)
+    step(model, several(data, [0]))
+    step(model, several(data, [2]))
+    losses, gradient = step(model, several(data, [0, 1]))
+    model.teacher.end()
+    assert model.teacher.complete
+    model = of_necks(cache)
+    model.teacher.begin(data)
+    found, found_gradient = step(model, several(data, [0, 1]))
+    torch.testing.assert_close(found, losses)
+    torch.testing.assert_close(found_gradient, gradient)
+    with pytest.raises(ValueError, match=said):
+        step(model, several(data, [1, 2]))
+
+
+def test_who_changes_what_was_read_of_one_picture_changes_nothing_that_is_stored():
+    sizes, logits = Sizes((8, 8), [(8, 8)]), torch.arange(5.0)[None]
+    layout, contents = encode(dict(a=[logits]), torch.float32, sizes)
+    for _ in range(2):
+        (found,) = decode(layout, contents, ['a'], (8, 8), torch.device('cpu'))['a']
+        assert torch.equal(found, logits)
+        found.add_(1)

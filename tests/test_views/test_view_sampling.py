@@ -3,13 +3,15 @@
 import itertools
 import time
 from collections import Counter
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from helpers.tiny_pictures import Pictures
 from helpers.view_data import Photos  # noqa: F401  (registers it)
 from mmengine.dataset import DefaultSampler, InfiniteSampler
-from mmengine.hooks import Hook
+from mmengine.hooks import DistSamplerSeedHook, Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS, init_default_scope
 from mmengine.runner import FlexibleRunner, Runner
 from torch.utils.data import (
@@ -18,6 +20,7 @@ from torch.utils.data import (
     RandomSampler,
     Sampler,
     SequentialSampler,
+    SubsetRandomSampler,
     WeightedRandomSampler,
 )
 
@@ -117,6 +120,15 @@ def test_every_pass_of_a_sampler_that_knows_no_epoch_is_one():
             assert sorted(asked(loader.sampler)) == [(i, epoch % 3) for i in range(5)]
 
 
+def test_a_resumed_training_tells_a_sampler_that_knows_no_epoch_how_many_passes_there_were():
+    data = RepeatableViews(Pictures(5), views=4)
+    loader = number_views(DataLoader(data, batch_size=2, collate_fn=list))
+    runner = SimpleNamespace(train_loop=SimpleNamespace(dataloader=loader), epoch=2)
+    DistSamplerSeedHook().before_train_epoch(runner)
+    for epoch in (2, 3, 4):
+        assert asked(loader.sampler) == [(i, epoch % 4) for i in range(5)]
+
+
 def test_a_sample_that_comes_again_within_an_epoch_gets_the_next_view():
     data = RepeatableViews(Pictures(3), views=1000)
     sampler = WeightedRandomSampler([1.0, 5.0, 0.1], 400)
@@ -124,7 +136,7 @@ def test_a_sample_that_comes_again_within_an_epoch_gets_the_next_view():
     for epoch in range(2):
         seen = Counter()
         for index, view in asked(sampler):
-            assert view == epoch + min(seen[index], 255)
+            assert view == epoch + seen[index]
             seen[index] += 1
         assert max(seen.values()) > 256
 
@@ -305,3 +317,11 @@ def test_views_of_a_sampler_are_whole_numbers_for_everybody_else():
     view = SampleView(3, 2)
     assert [10, 11, 12, 13][view] == 13 and view == 3 and view + 1 == 4
     assert torch.arange(5)[view] == 3 and repr(view) == 'SampleView(3, 2)'
+
+
+@pytest.mark.parametrize('numbers', [np.arange(5), torch.arange(5)])
+def test_whole_numbers_of_numpy_and_torch_are_numbered(numbers):
+    data = RepeatableViews(Pictures(5), views=3)
+    loader = DataLoader(data, sampler=SubsetRandomSampler(numbers), collate_fn=list)
+    for epoch in range(4):
+        assert sorted(asked(number_views(loader).sampler)) == [(i, epoch % 3) for i in range(5)]

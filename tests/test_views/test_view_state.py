@@ -179,3 +179,7 @@ def test_hooks_that_exchange_the_pipeline_are_refused_beside_what_is_kept(hook):
         check_one_pipeline([HOOKS.build(dict(type='EMAHook')), made], 'model.teacher_cache')
     assert len(str(error.value).splitlines()) == 1
     check_one_pipeline([HOOKS.build(dict(type='EMAHook'))], 'model.teacher_cache')
+    own = type('OwnHook', (type(made),), {})
+    made.__class__ = own
+    with pytest.raises(ValueError, match='OwnHook exchanges .* model.teacher_cache needs'):
+        check_one_pipeline([made], 'model.teacher_cache')

@@ -12,6 +12,7 @@ from torch import Tensor
 from kd_plugins.inspect.check.report import Sureness
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import AsTaught
+from kd_plugins.views import without_views
 
 
 def sureness(outputs: Sequence[Any]) -> Sureness | None:
@@ -36,7 +37,7 @@ def sureness(outputs: Sequence[Any]) -> Sureness | None:
 
 def unlabelled_in(runner: Runner) -> Any:
     """Return the dataset of the pictures whose labels, if they have any, nobody sees, or None."""
-    dataset = runner.train_dataloader.dataset
+    dataset = without_views(runner.train_dataloader.dataset)
     if name_of(type(dataset)) == 'WithUnlabelled':
         return dataset.datasets[1]
     unseen = getattr(runner.model, 'calculate_student_loss', True) is False

@@ -237,12 +237,19 @@ class SingleTeacherDistill(StudentModel):
 
         Raises:
             RuntimeError: In the first step, if the student's parameters are in pieces.
-            ValueError: If a term needs labels, and some pictures have none.
+            ValueError: If a term needs labels, and some pictures have none; or if the
+                distillation was stopped, and the student's own losses take no part.
         """
         distiller = self.distiller
         if not self._is_whole:
             check_whole(self)
         if self.distillation_stopped:
+            if not self.calculate_student_loss:
+                raise ValueError(
+                    'the distillation was stopped (StopDistillHook), and '
+                    'model.calculate_student_loss=False lets no label reach a loss: leave one of '
+                    'them out.'
+                )
             losses = _prefixed('student', self.architecture(inputs, data_samples, mode='loss'))
             return _reaching(losses, distiller.parameters())
         for part in self.batch_parts:

@@ -9,7 +9,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import ConcatDataset
+from mmengine.dataset import BaseDataset, ConcatDataset
 from mmengine.dist import get_dist_info, sync_random_seed
 from mmengine.logging import print_log
 from torch.utils.data import Sampler
@@ -36,12 +36,20 @@ class WithUnlabelled(ConcatDataset):
         lazy_init: As in mmengine's ``ConcatDataset``.
 
     Raises:
-        ValueError: When a sample is read that should have a label and has none.
+        ValueError: If one of both is wrapped; or, when a sample is read, if it should have
+            a label and has none.
     """
 
     def __init__(self, labelled: Any, unlabelled: Any, lazy_init: bool = False) -> None:
         given = (labelled, unlabelled)
         both = [DATASETS.build(one) if isinstance(one, Mapping) else one for one in given]
+        for key, one in zip(('labelled', 'unlabelled'), both, strict=True):
+            if not isinstance(one, BaseDataset):
+                raise ValueError(
+                    f'WithUnlabelled.{key} is a {type(one).__name__}: give a dataset of mmpretrain '
+                    'itself, with nothing around it (MultiSourceSampler repeats each of both as '
+                    'often as it has to).'
+                )
         # Of a folder without labels nobody says the classes.
         keys = sorted({key for one in both for key in one.metainfo})
         super().__init__(both, lazy_init, ignore_keys=keys)

@@ -11,8 +11,10 @@ from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list
 from mmengine.fileio import get_text
 from mmengine.hooks import DistSamplerSeedHook
+from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
+from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
 from kd_plugins.files.matching import TERMS
 from kd_plugins.hooks.of_runner import teacher_in, trained_model
 from kd_plugins.registry import name_of
@@ -35,7 +37,8 @@ def before_train(runner: Any) -> None:
             the teacher's classes stand in another order than the data's, or if
             annotations lack a class, or if the last batch of an epoch has one
             sample and a term normalises over the batch, or if pictures without labels
-            come where one is needed; or if the teacher that a
+            come where one is needed, or the sampler would never end an epoch, or the
+            distillation end with nothing left; or if the teacher that a
             model of upstream keeps does not fit; or if nobody tells the sampler of
             repeatable views its epoch, or pictures would be mixed twice.
     """
@@ -51,9 +54,12 @@ def before_train(runner: Any) -> None:
         for loader in (runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None)):
             check_categories(getattr(loader, 'dataset', None))
         teacher = teacher_in(model)
-        check_classes(runner.train_dataloader, teacher.classes, teacher.class_map)
+        named = _with_names(runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None))
+        check_classes(named, teacher.classes, teacher.class_map)
         check_last_batch(runner.train_dataloader, model)
         check_labels(runner.train_dataloader, model)
+        check_end(runner)
+        check_stop(runner, model)
         teacher.begin(getattr(runner.train_dataloader, 'dataset', None), runner.hooks)
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
@@ -152,6 +158,15 @@ def check_classes(
             )
 
 
+def _with_names(train: Any, val: Any) -> Any:
+    """Return the loader of the training, or the validation's where only that names classes.
+
+    Pictures without labels name none, and the student learns the teacher's order of them.
+    """
+    datasets = _datasets(getattr(train, 'dataset', None))
+    return train if any(_names_of_labels(each) is not None for each in datasets) else val
+
+
 def check_categories(dataset: Any) -> None:
     """Refuse class names that the annotations of a COCO file lack.
 
@@ -177,12 +192,23 @@ def check_categories(dataset: Any) -> None:
 
 def _datasets(dataset: Any) -> Iterator[Any]:
     """Yield a dataset of OpenMMLab, or those that it wraps or joins."""
-    inner = [*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)]
-    inner = [each for each in inner if hasattr(each, 'metainfo')]
+    inner = _next(dataset)
     for each in inner:
         yield from _datasets(each)
     if not inner and dataset is not None:
         yield dataset
+
+
+def _inside(dataset: Any) -> Iterator[Any]:
+    """Yield all datasets that one wraps or joins, at any depth."""
+    for each in _next(dataset):
+        yield each
+        yield from _inside(each)
+
+
+def _next(dataset: Any) -> list[Any]:
+    inner = [*(getattr(dataset, 'datasets', None) or ()), getattr(dataset, 'dataset', None)]
+    return [each for each in inner if hasattr(each, 'metainfo')]
 
 
 def _names_of_labels(dataset: Any) -> Sequence[Any] | None:
@@ -221,6 +247,13 @@ def check_last_batch(loader: Any, model: nn.Module) -> None:
     # Where batches are put together by a sampler of their own, the loader says nothing of them.
     of = loader if getattr(loader, 'batch_size', None) else getattr(loader, 'batch_sampler', None)
     size, sampler = getattr(of, 'batch_size', None), getattr(of, 'sampler', None)
+    if isinstance(sampler, MultiSourceSampler) and 1 in sampler.counts:
+        for name in _norms_of_vectors(getattr(model, 'distiller', nn.Module())):
+            raise ValueError(
+                'train_dataloader.sampler (MultiSourceSampler) puts one sample of a dataset into a '
+                f'batch, which the student sees alone, and model.distiller.{name} normalises over '
+                'the batch: set a larger batch_size, or another source_ratio.'
+            )
     if not isinstance(size, int) or getattr(of, 'drop_last', False) or _never_ends(sampler):
         return
     if len(sampler) % size != 1 and size != 1:  # type: ignore[arg-type]
@@ -241,6 +274,12 @@ def check_labels(loader: Any, model: nn.Module) -> None:
         ValueError: Naming the setting.
     """
     dataset = without_views(getattr(loader, 'dataset', None))
+    if any(isinstance(inner, WithUnlabelled) for inner in _inside(dataset)):
+        raise ValueError(
+            f'train_dataloader.dataset is a {type(dataset).__name__} around WithUnlabelled, which '
+            'MultiSourceSampler would not see: give WithUnlabelled itself (MultiSourceSampler '
+            'repeats each of its datasets as often as it has to).'
+        )
     if name_of(type(dataset)) == 'WithUnlabelled':
         sampler = getattr(loader, 'sampler', None)
         kinds = {kind.__name__ for kind in type(sampler).__mro__}
@@ -272,8 +311,45 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 )
 
 
+def check_end(runner: Any) -> None:
+    """Refuse a sampler that would never end an epoch in a loop of epochs.
+
+    Raises:
+        ValueError: Naming the setting.
+    """
+    sampler = sampler_of(runner.train_dataloader)
+    if not isinstance(runner.train_loop, EpochBasedTrainLoop) or not _never_ends(sampler):
+        return
+    instead = "give sampler=dict(type='DefaultSampler', shuffle=True)"
+    if isinstance(sampler, MultiSourceSampler):
+        if not sampler.infinite:
+            return
+        instead = 'leave its infinite=True out'
+    raise ValueError(
+        f'train_dataloader.sampler ({type(sampler).__name__}) draws for ever, and '
+        f'train_cfg.by_epoch=True waits for the end of an epoch: {instead}, or train by iterations.'
+    )
+
+
+def check_stop(runner: Any, model: nn.Module) -> None:
+    """Refuse to stop a distillation that is all that the student learns by.
+
+    Raises:
+        ValueError: Naming the hook.
+    """
+    if getattr(model, 'calculate_student_loss', True):
+        return
+    for hook in runner.hooks:
+        stop = getattr(hook, 'stop_epoch', None)
+        if name_of(type(hook)) == 'StopDistillHook' and stop < runner.train_loop.max_epochs:
+            raise ValueError(
+                f'custom_hooks: StopDistillHook.stop_epoch={stop} leaves the student nothing to '
+                'learn by, because of model.calculate_student_loss=False: leave one of them out.'
+            )
+
+
 def _never_ends(sampler: Any) -> bool:
-    """Whether a sampler draws for ever, so that every batch is full."""
+    """Whether a sampler draws for ever, or has whole batches, so that every batch is full."""
     mmdets = {'MultiSourceSampler', 'GroupMultiSourceSampler'}
     return isinstance(sampler, InfiniteSampler) or any(
         kind.__name__ in mmdets for kind in type(sampler).__mro__

@@ -39,3 +39,19 @@ class Weighted(WeightedLoss):
             return self.loss(*args, **kwargs) * self.loss_weight
 
         return forward
+
+    @property
+    def lower_bound(self) -> float | None:  # type: ignore[override]
+        """What the loss is never below; 0 for another package's, which does not say."""
+        bound = getattr(self.loss, 'lower_bound', 0.0)
+        return None if bound is None else bound * getattr(self.loss, 'loss_weight', 1.0)
+
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss needs labels that its signature could do without."""
+        return getattr(self.loss, 'needs_labels', False)
+
+    @property
+    def without_labels(self) -> str:
+        """What the loss says can be done without labels."""
+        return getattr(self.loss, 'without_labels', 'take a term that needs none')

@@ -71,6 +71,16 @@ class WithTemperature(nn.Module):
 
         return forward
 
+    @property
+    def needs_labels(self) -> bool:
+        """Whether the loss needs labels that its signature could do without."""
+        return getattr(self.loss, 'needs_labels', False)
+
+    @property
+    def without_labels(self) -> str:
+        """What the loss says can be done without labels."""
+        return getattr(self.loss, 'without_labels', 'take a term that needs none')
+
     def _forward(self, values: dict[str, Any]) -> Tensor:
         for name, value in values.items():
             if isinstance(value, Tensor) and value.is_floating_point():

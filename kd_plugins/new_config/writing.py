@@ -154,11 +154,22 @@ class Request:
                 f'--unlabelled {str(folder)!r} holds no pictures ({", ".join(PICTURES)}): give a '
                 'folder that has some, at any depth.'
             )
-        if self.data is not None and not (self.data / 'train').is_dir():
-            self.unlabelled_ratio = 'all'
+        if self.data is not None:
+            self._check_val_apart(folder, self.data / 'val')
+            if not (self.data / 'train').is_dir():
+                self.unlabelled_ratio = 'all'
         if self.unlabelled_ratio != 'all':
             checks.whole_number(
                 '--unlabelled-ratio', self.unlabelled_ratio, right='a whole number, or all'
+            )
+
+    def _check_val_apart(self, folder: Path, val: Path) -> None:
+        """Refuse to train on the pictures that measure the training."""
+        one, other = folder.resolve(), val.resolve()
+        if one.is_relative_to(other) or other.is_relative_to(one):
+            raise ValueError(
+                f'--unlabelled {str(folder)!r} and {str(val)!r}, which measures the student, have '
+                'pictures in common: give a folder apart from it.'
             )
 
     def network(self, side: str, whole: Config, path: str, **more: Any) -> dict[str, Any]:
@@ -429,7 +440,7 @@ def _data(request: Request, base: Config) -> dict[str, Any]:
     if request.data is not None:
         sections = dict(
             data_root=request.path(request.data),
-            data_preprocessor=dict(num_classes=len(request.classes)),
+            data_preprocessor=dict(_own_preprocessor(base), num_classes=len(request.classes)),
             train_dataloader=dict(dataset=_folders('train', base)),
             val_dataloader=dict(dataset=_folders('val', base)),
             test_dataloader=Code('val_dataloader'),
@@ -441,17 +452,25 @@ def _data(request: Request, base: Config) -> dict[str, Any]:
     return sections
 
 
+def _own_preprocessor(base: Config) -> dict[str, Any]:
+    """Return the preprocessor inside of a model, which counts before that at the top level."""
+    return dict(base.model.get('data_preprocessor') or {})
+
+
 def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, base: Config) -> None:
     """Put pictures without labels beside the labelled ones, or in their place."""
     unlabelled = dict(
         type='CustomDataset',
         data_root=request.path(folder),
         with_label=False,
-        pipeline=Code(_pipeline('train', base)),
+        pipeline=Code(_pipeline('train', base, resize=True)),
     )
-    preprocessor = sections.setdefault('data_preprocessor', {})
+    preprocessor = sections.setdefault('data_preprocessor', _own_preprocessor(base))
     preprocessor['type'] = 'kd_plugins.ClsDataPreprocessor'
     if request.unlabelled_alone:
+        if request.classes:
+            # The checkpoint says them, and the teacher's are compared with them.
+            unlabelled['metainfo'] = dict(classes=request.classes)
         sections['train_dataloader'] = dict(dataset=dict(_delete_=True, **unlabelled))
         return
     labelled: Any = Code('_base_.train_dataloader.dataset')
@@ -511,7 +530,14 @@ def _folders(split: str, base: Config) -> dict[str, Any]:
     )
 
 
-def _pipeline(split: str, base: Config) -> str:
+def _pipeline(split: str, base: Config, resize: bool = False) -> str:
+    """Return the pipeline of the student's config, with what reads files where it has nothing.
+
+    Args:
+        split: 'train' or 'val'.
+        base: The student's config.
+        resize: Whether to bring pictures of any size to its size, if nothing in it does.
+    """
     dataset = base[f'{split}_dataloader'].dataset
     if 'pipeline' not in dataset:
         raise ValueError(
@@ -526,4 +552,8 @@ def _pipeline(split: str, base: Config) -> str:
     load = "dict(type='LoadImageFromFile')"
     if not (base.get('data_preprocessor') or {}).get('to_rgb', False):
         load = "dict(type='kd_plugins.LoadImageFromFile', channel_order='rgb')"
+    size = picture_size(base)
+    if resize and size and not any('Resize' in name_of(step.type) for step in dataset.pipeline):
+        # Else crops of 32 x 32, say, would be cut out of photographs.
+        load += f", dict(type='Resize', scale={size[::-1]}, backend='pillow')"
     return f'[{load}, *{pipeline}]'

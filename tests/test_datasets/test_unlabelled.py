@@ -516,6 +516,83 @@ def test_a_preprocessor_or_term_that_cannot_take_them_is_refused_before_training
         train(cfg)
 
 
+def without_labels(folders, work_dir, dataset=None, **options):
+    cfg = training(folders, work_dir, **options)
+    cfg.model.calculate_student_loss = False
+    cfg.train_dataloader['dataset'] = dataset or folder(folders / 'unlabelled', with_label=False)
+    cfg.train_dataloader['sampler'] = dict(type='DefaultSampler', shuffle=True)
+    return cfg
+
+
+@pytest.mark.parametrize('kind', ['labelled', 'unlabelled'])
+def test_a_distillation_that_is_all_there_is_does_not_stop(folders, tmp_path, kind):
+    dataset = folder(folders / kind, with_label=kind == 'labelled')
+    for stop in (1, 2):
+        cfg = without_labels(folders, tmp_path / str(stop), dataset)
+        cfg.custom_hooks.append(dict(type='mmrazor.StopDistillHook', stop_epoch=stop))
+        if stop == 2:
+            train(cfg)
+            continue
+        with pytest.raises(ValueError, match=r'StopDistillHook\.stop_epoch=1 leaves the student'):
+            train(cfg)
+    model = built(calculate_student_loss=False)
+    model.distillation_stopped = True
+    with pytest.raises(ValueError, match='the distillation was stopped'):
+        model._run_forward(model.data_preprocessor(mixed_batch([1, 2]), True), mode='loss')
+
+
+@pytest.mark.parametrize('order', ['ebcda', 'abcde'])
+def test_the_teachers_classes_are_compared_with_those_that_measure(folders, tmp_path, order):
+    cfg = without_labels(folders, tmp_path, epochs=1)
+    cfg.val_dataloader = dict(
+        cfg.train_dataloader,
+        dataset=folder(folders / 'labelled'),
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+    cfg.val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1,))
+    cfg.val_cfg = {}
+    state = MODELS.build(dict(cfg.model.teacher)).state_dict()
+    meta = dict(dataset_meta=dict(classes=tuple(order)))
+    torch.save(dict(state_dict=state, meta=meta), tmp_path / 'teacher.pth')
+    cfg.model.update(teacher_ckpt=str(tmp_path / 'teacher.pth'), allow_random_teacher=False)
+    if order == 'abcde':
+        train(cfg)
+        return
+    with pytest.raises(ValueError, match="class 0 is 'a' in the data and 'e' of the teacher"):
+        train(cfg)
+
+
+def test_an_epoch_ends(folders, tmp_path):
+    cfg = training(folders, tmp_path)
+    cfg.train_dataloader.sampler.infinite = True
+    with pytest.raises(ValueError, match=r'MultiSourceSampler\) draws for ever, .*infinite=True'):
+        train(cfg)
+    cfg = training(folders, tmp_path)
+    cfg.train_dataloader['dataset'] = folder(folders / 'labelled')
+    cfg.train_dataloader['sampler'] = dict(type='InfiniteSampler')
+    with pytest.raises(ValueError, match=r'InfiniteSampler\) draws for ever, .*DefaultSampler'):
+        train(cfg)
+
+
+def test_what_is_wrapped_is_refused(folders, tmp_path):
+    for kind in (dict(with_label=False), {}):
+        cfg = training(folders, tmp_path)
+        dataset = both(folders, unlabelled=folder(folders / 'unlabelled', **kind))
+        cfg.train_dataloader['dataset'] = dict(type='RepeatDataset', times=2, dataset=dataset)
+        cfg.train_dataloader['sampler'] = dict(type='DefaultSampler', shuffle=True)
+        with pytest.raises(ValueError, match='is a RepeatDataset around WithUnlabelled, which Mul'):
+            train(cfg)
+    inside = dict(type='RepeatDataset', times=2, dataset=folder(folders / 'labelled'))
+    with pytest.raises(ValueError, match=r'WithUnlabelled\.labelled is a RepeatDataset: give'):
+        build(both(folders, labelled=inside))
+
+
+def test_a_term_in_another_that_needs_labels_is_refused_before_training():
+    term = dict(type='kd_plugins.Weighted', loss=DKD, loss_weight=0.5)
+    with pytest.raises(ValueError, match=r"Weighted no labels, .*missing_label='teacher'"):
+        built(losses=dict(loss_dkd=term), calculate_student_loss=False)
+
+
 def test_workers_give_the_batches_of_one_process(folders):
     dataset = build(both(folders))
     assert isinstance(dataset, WithUnlabelled)

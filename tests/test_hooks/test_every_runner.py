@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
+from kd_plugins.datasets import MultiSourceSampler
 from kd_plugins.hooks import every_runner
 from kd_plugins.hooks.every_runner import (
     check_categories,
@@ -265,6 +266,22 @@ def test_batches_of_a_sampler_of_their_own_are_counted_as_well(samples, drop_las
     model.distiller.distill_losses['loss_kd'] = Normalising()
     if refused:
         with pytest.raises(ValueError, match=r'batch_size=4 leaves a last batch of one .*9 on'):
+            check_last_batch(loader, model)
+    else:
+        check_last_batch(loader, model)
+
+
+@pytest.mark.parametrize(('ratio', 'refused'), [([1, 3], True), ([3, 1], True), ([2, 2], False)])
+def test_one_sample_of_a_dataset_is_refused_beside_batch_statistics(ratio, refused):
+    """The student sees labelled and unlabelled ones apart."""
+    both = SimpleNamespace(datasets=[range(6), range(9)])
+    sampler = MultiSourceSampler(both, 4, ratio, seed=0)
+    loader = DataLoader(range(15), 4, sampler=sampler)
+    model = MODELS.build(algorithm_cfg())
+    check_last_batch(loader, model)
+    model.distiller.distill_losses['loss_kd'] = Normalising()
+    if refused:
+        with pytest.raises(ValueError, match=r'one sample of a dataset into .*loss_kd\.norm norm'):
             check_last_batch(loader, model)
     else:
         check_last_batch(loader, model)

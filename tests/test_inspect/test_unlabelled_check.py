@@ -1,6 +1,7 @@
 """What a check says of a teacher's answers to pictures without labels."""
 
 import io
+import itertools
 import math
 
 import cv2
@@ -14,7 +15,7 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 from rich.console import Console
 
-from kd_plugins.inspect.check import check
+from kd_plugins.inspect.check import check, probe
 from kd_plugins.inspect.check.findings import examine
 from kd_plugins.inspect.check.report import Network, Report, Sureness
 from kd_plugins.inspect.check.show import show
@@ -138,6 +139,38 @@ def test_a_check_asks_the_teacher_about_them(config):
     assert check(config, iterations=1, debug=True).unlabelled.samples == 20
     config.model.calculate_student_loss = True
     assert check(config, iterations=1, debug=True).unlabelled is None
+
+
+def test_a_wrapped_validation_set_is_no_matter(config):
+    plain = config.val_dataloader.dataset
+    config.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[plain, plain])
+    config.val_dataloader.dataset.pop('pipeline', None)
+    report = check(config, iterations=1, debug=True)
+    assert (report.unlabelled.samples, report.labelled.samples) == (20, 40)
+
+
+def test_pictures_of_any_size_are_shown_as_they_train(config):
+    cv2.imwrite(f'{config.train_dataloader.dataset.data_root}/unlabelled/0.png', np.ones((40, 50)))
+    config.train_dataloader.dataset.pipeline.insert(1, dict(type='Resize', scale=(32, 32)))
+    assert check(config, iterations=1, debug=True).unlabelled.samples == 20
+
+
+def test_a_step_with_both_kinds_counts_both_looks_of_the_teacher(config, monkeypatch):
+    loader, labelled = config.train_dataloader, dict(config.val_dataloader.dataset)
+    unlabelled = dict(loader.dataset)
+    loader.dataset = dict(
+        type='kd_plugins.WithUnlabelled', labelled=labelled, unlabelled=unlabelled
+    )
+    loader.batch_size = 4
+    sampler = dict(type='kd_plugins.MultiSourceSampler', batch_size=4, source_ratio=[1, 1])
+    loader.sampler = sampler
+    config.model.calculate_student_loss = True
+    ticks = itertools.count()
+    monkeypatch.setattr(probe, 'now', lambda: float(next(ticks)))
+    report = check(config, iterations=3, debug=True)
+    # Each look takes one tick of the five that an iteration takes.
+    assert report.cost.teacher_share == pytest.approx(2 / 5)
+    assert [read.argument for read in report.terms[0].reads] == ['preds_S', 'preds_T']
 
 
 def test_a_check_finds_them_in_views(config):

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from kd_plugins.hooks.term_watch import TermWatch
 from kd_plugins.losses import (
     PKTLoss,
     SPLoss,
@@ -274,6 +275,23 @@ def test_weighted_multiplies_and_shows_the_arguments():
     assert list(inspect.signature(loss.forward).parameters) == ['mine', 'other']
     with pytest.raises(ValueError, match=r'Weighted\.loss_weight=-1'):
         Weighted(Difference(), loss_weight=-1)
+
+
+def test_weighted_is_as_low_as_its_loss():
+    vid = VIDLoss(4, 4, eps=1e-5, loss_weight=2.0)
+    # The lower bound of the whole is its weight times this one.
+    assert Weighted(vid, loss_weight=0.5).lower_bound == pytest.approx(math.log(1e-5))
+    assert Weighted(Difference(), loss_weight=0.8).lower_bound == 0
+    with torch.no_grad():
+        vid.raw_variance.fill_(-30.0)
+        for parameter in vid.regressor.parameters():
+            parameter.zero_()
+    loss = Weighted(vid, loss_weight=0.5)
+    value = loss(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2)).item()
+    assert 0 > value >= 0.5 * loss.lower_bound - 1e-4
+    watch = TermWatch('loss_vid', loss, None, skip=False)
+    assert watch.least <= value
+    watch.remove()
 
 
 def test_weighted_gives_mmrazors_crd_the_weight_that_it_ignores():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import ROOT, detection
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 
 from kd_plugins.inspect.check import check
 from kd_plugins.networks import build_network, classifier, resolve_network
@@ -410,6 +410,39 @@ def test_unlabelled_pictures_come_beside_the_labelled_or_in_their_place(tmp_path
         assert 0 < report.unlabelled.confidence < 1 and report.unlabelled.samples > 0
 
 
+def test_pictures_that_measure_do_not_train(tmp_path):
+    data = picture_folders(tmp_path / 'pictures')
+    for folder in (data, data / 'val', data / 'val' / 'cat', tmp_path):
+        with pytest.raises(ValueError, match=r'/val., which measures the student, have pict'):
+            Request(SMALL, 'kd', tmp_path / 'my.py', SMALL, 't.pth', data, unlabelled=folder)
+    Request(SMALL, 'kd', tmp_path / 'my.py', SMALL, 't.pth', data, unlabelled=data / 'train')
+
+
+def test_without_labels_the_training_set_names_the_classes_of_the_validation(tmp_path):
+    data = picture_folders(tmp_path / 'pictures', splits=('val',))
+    folder, out = unlabelled_folder(tmp_path / 'mine'), tmp_path / 'my.py'
+    # The networks are built and no weights are loaded.
+    write_config(Request(SMALL, 'kd', out, SMALL, 't.pth', data, unlabelled=folder))
+    dataset = Config.fromfile(out).train_dataloader.dataset
+    init_default_scope('mmpretrain')
+    assert DATASETS.build(dataset).metainfo['classes'] == ['cat', 'dog', 'owl']
+
+
+def test_a_preprocessor_inside_of_a_model_keeps_its_normalisation(tmp_path):
+    base = Config.fromfile(ROOT / 'configs/vanilla/digits_student.py')
+    base.model.data_preprocessor = dict(base.pop('data_preprocessor', {}), mean=[7.0], std=[3.0])
+    base.model.data_preprocessor.pop('num_classes', None)
+    base.dump(tmp_path / 'base.py')
+    data = picture_folders(tmp_path / 'pictures')
+    folder, path = unlabelled_folder(tmp_path / 'mine'), str(tmp_path / 'base.py')
+    for name, more in (('data', {}), ('both', dict(unlabelled=folder))):
+        out = tmp_path / f'{name}.py'
+        write_config(Request(path, 'kd', out, path, 't.pth', data, **more))
+        cfg = Config.fromfile(out)
+        assert (cfg.data_preprocessor.mean, cfg.data_preprocessor.std) == ([7.0], [3.0])
+        assert cfg.data_preprocessor.num_classes == 3
+
+
 def test_unlabelled_pictures_come_beside_the_data_of_the_student(tmp_path, ckpt):
     folder = unlabelled_folder(tmp_path / 'mine')
     out = tmp_path / 'my.py'
@@ -419,8 +452,15 @@ def test_unlabelled_pictures_come_beside_the_data_of_the_student(tmp_path, ckpt)
     assert (dataset.labelled.type, dataset.unlabelled.with_label) == ('CIFAR10', False)
     assert dataset.unlabelled.pipeline[0].channel_order == 'rgb'
     assert [step.type for step in dataset.labelled.pipeline] == [
-        step.type for step in dataset.unlabelled.pipeline[1:]
+        step.type for step in dataset.unlabelled.pipeline[2:]
     ]
+    # A photograph is seen whole, not a corner of it.
+    halves = np.zeros((60, 90, 3), dtype=np.uint8)
+    halves[:, 45:] = 255
+    cv2.imwrite(str(folder / 'any' / 'depth' / '0.PNG'), halves)
+    init_default_scope('mmpretrain')
+    seen = DATASETS.build(dataset.unlabelled)[0]['inputs'].float()
+    assert seen.shape == (3, 32, 32) and 0.3 < (seen > 127).float().mean() < 0.7
 
 
 def test_unlabelled_pictures_that_fit_nothing_are_refused(tmp_path, ckpt):

@@ -139,7 +139,9 @@ class _Probe(Hook):
         self.cfg = cfg
         self.iterations = iterations
         self.times: list[float] = []
+        # Of every iteration, in which the teacher may look several times.
         self.teacher_times: list[float] = []
+        self.teacher_seconds = 0.0
         self.memory = PeakMemory()
         self.left_to_calibrate = report.calibration.iterations if report.calibration else 0
 
@@ -163,7 +165,7 @@ class _Probe(Hook):
                 begun: list[float] = []
                 runner.model.teacher.watch(
                     lambda: begun.append(now()),
-                    lambda *_: self.teacher_times.append(now() - begun.pop()),
+                    lambda *_: self._add_teacher_time(now() - begun.pop()),
                 )
             self._begin()
         if self.left_to_calibrate > 0:
@@ -172,8 +174,12 @@ class _Probe(Hook):
     def _begin(self) -> None:
         self.times.clear()
         self.teacher_times.clear()
+        self.teacher_seconds = 0.0
         self.memory.start()
         self.started = now()
+
+    def _add_teacher_time(self, seconds: float) -> None:
+        self.teacher_seconds += seconds
 
     def _calibrate(self, runner: Runner, batch: Any) -> None:
         report, model = self.report, runner.model
@@ -197,6 +203,8 @@ class _Probe(Hook):
                 self._begin()
             return
         self.times.append(now() - self.started)
+        self.teacher_times.append(self.teacher_seconds)
+        self.teacher_seconds = 0.0
         self.started = now()
         if len(self.times) == self.iterations:
             self._leave(runner)
@@ -286,7 +294,10 @@ class _Probe(Hook):
             def note(module: nn.Module, args: Any, kwargs: Any, term: Term = term) -> None:
                 for argument, value in kwargs.items():
                     side, source = _source(distiller, term.name, argument)
-                    term.reads.append(Read(argument, f'{side}.{source}', describe_value(value)))
+                    if argument not in {read.argument for read in term.reads}:
+                        # Pictures without labels are read in a call of their own.
+                        read = Read(argument, f'{side}.{source}', describe_value(value))
+                        term.reads.append(read)
                     values = [*tensors_in(value)]
                     findings.examine_values(self.report, term.name, side, source, values)
 

@@ -47,8 +47,9 @@ def unlabelled_in(runner: Runner) -> Any:
 def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | None:
     """Show the teacher unlabelled pictures of the training set, drawn at random.
 
-    They go through the pipeline of the validation where it reads files, so that no
-    augmentation makes the teacher less sure of them than of the validation set.
+    They go through the pipeline of the validation where it reads files, of any size if
+    their own does, so that no augmentation makes the teacher less sure of them than of
+    the validation set.
 
     Args:
         runner: The training's.
@@ -58,9 +59,12 @@ def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | No
     dataset, loader = unlabelled_in(runner), runner.val_loop.dataloader
     if dataset is None:
         return None
-    pipeline = loader.dataset.pipeline
-    if not any(name_of(type(step)).startswith('LoadImage') for step in pipeline.transforms):
-        pipeline = dataset.pipeline
+    own, pipeline = (getattr(each, 'pipeline', None) for each in (dataset, loader.dataset))
+    brings = _has(own, 'Resize') and not _has(pipeline, 'Resize')
+    if not _has(pipeline, 'LoadImage') or brings:
+        pipeline = own
+    if pipeline is None:
+        return None  # both are wrapped, and nobody says how to read a picture
     count = batches * (loader.batch_size or 1)
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
     outputs: list[Any] = []
@@ -69,3 +73,8 @@ def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | No
         with torch.no_grad():
             outputs.extend(taught.val_step(loader.collate_fn(samples)))
     return sureness(outputs)
+
+
+def _has(pipeline: Any, step: str) -> bool:
+    """Whether a step of a pipeline is called so."""
+    return any(step in name_of(type(each)) for each in getattr(pipeline, 'transforms', ()))

@@ -18,7 +18,8 @@ def test_the_citation_has_the_paper_of_every_method():
     for metafile in (ROOT / 'configs').glob('*/metafile.yml'):
         for collection in load(metafile)['Collections']:
             paper = collection.get('Paper')
-            if paper and 'Table' in collection:
+            # SL2's is a page of documentation, which nobody cites.
+            if paper and 'Table' in collection and 'docs.' not in paper['URL']:
                 assert found[paper['URL']]['title'].lower() == paper['Title'].lower()
     # What the format asks of every reference.
     for paper in found.values():

@@ -104,7 +104,7 @@ BOXES = dict(data='Boxes', part='backbone.layer4')
 #: A method more is a line more.
 METHODS = {
     'KD': Method(vectors(), sgd()),
-    'DKD': Method(vectors(type='kd_plugins.DKDLoss', beta=2.0, warmup=2), sgd()),
+    'DKD': Method(vectors(type='kd_plugins.DKDLoss', beta=2.0), sgd()),
     'CTKD': Method(vectors(tau=GLOBAL), sgd(), CURRICULUM),
     'CTKD by instance': Method(vectors(tau=INSTANCE), sgd(), CURRICULUM),
     'KD + DOT': Method(vectors(), dot()),

@@ -46,8 +46,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Draw pictures with a diffusion model.')
     parser.add_argument('--pipeline', required=True, help='of diffusers: a folder or a name')
     parser.add_argument('--out', type=Path, required=True, help='folder for the pictures')
-    parser.add_argument('--classes', type=numbers, default=numbers('0-999'), metavar='0-999')
-    parser.add_argument('--seeds', type=numbers, default=numbers('0-19'), metavar='0-19')
+    parser.add_argument(
+        '--classes',
+        type=numbers,
+        default=numbers('0-999'),
+        metavar='0-999',
+        help='which to draw; by default %(metavar)s',
+    )
+    parser.add_argument(
+        '--seeds',
+        type=numbers,
+        default=numbers('0-19'),
+        metavar='0-19',
+        help='how often to draw each; by default %(metavar)s',
+    )
     parser.add_argument(
         '--per-seed', type=int, default=10, help='pictures of a class and seed, in one call'
     )
@@ -56,7 +68,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--prompts', type=Path, help='a file with the text of every class')
     parser.add_argument('--scheduler', default='', help="one of diffusers' instead of its own")
     parser.add_argument('--size', type=int, default=256, help='pixels of a side, for the estimate')
-    parser.add_argument('--dtype', choices=['float32', 'bfloat16', 'float16'], default='float32')
+    parser.add_argument(
+        '--dtype',
+        choices=['float32', 'bfloat16', 'float16'],
+        default='float32',
+        help='of the model; by default %(default)s',
+    )
     parser.add_argument('--device', help='where to draw; by default a GPU if there is one')
     own = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
     parser.add_argument(

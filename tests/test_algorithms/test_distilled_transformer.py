@@ -171,10 +171,22 @@ def algorithm(student, teacher, **changes):
     return MODELS.build(dict(cfg, allow_random_teacher=True, **networks, **changes))
 
 
-def convnext():
+def xcit():
+    """A network whose positions are nowhere to be read."""
     return dict(
         type='ImageClassifier',
-        backbone=dict(type='ConvNeXt', arch=dict(depths=[1] * 4, channels=[16] * 4)),
+        backbone=dict(
+            type='XCiT',
+            patch_size=16,
+            embed_dims=16,
+            depth=1,
+            num_heads=2,
+            mlp_ratio=1,
+            qkv_bias=True,
+            layer_scale_init_value=1.0,
+            tokens_norm=True,
+            out_type='cls_token',
+        ),  # fmt: skip
         head=dict(type='LinearClsHead', num_classes=5, in_channels=16),
     )
 
@@ -182,8 +194,8 @@ def convnext():
 @pytest.mark.parametrize(
     'student, teacher, says',
     [
-        (distilled, convnext, r'teacher_recorders: DenseLogits finds neither a feature map nor'),
-        (convnext, resnet, r'student_recorders.token.source='),
+        (distilled, xcit, r'teacher_recorders: DenseLogits finds neither a feature map nor'),
+        (xcit, resnet, r'student_recorders.token.source='),
         (
             distilled,
             lambda: resnet(7),
@@ -224,7 +236,7 @@ def test_dense_logits_of_other_classes_or_of_no_patches_are_refused_when_built()
         dense_only(distilled(), resnet(7))
     says = r'model.distiller.student_recorders: DenseLogits finds neither a feature map nor patch'
     with pytest.raises(ValueError, match=says):
-        dense_only(convnext(), resnet())
+        dense_only(xcit(), resnet())
 
 
 def test_a_missing_timm_is_one_sentence(monkeypatch):

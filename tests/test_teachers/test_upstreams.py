@@ -43,7 +43,7 @@ def begin(cfg, classes=None):
     dataset = SimpleNamespace(metainfo=dict(classes=classes))
     runner = SimpleNamespace(
         model=model, cfg=dict(model=cfg), optim_wrapper=SimpleNamespace(), message_hub=None,
-        train_dataloader=SimpleNamespace(dataset=dataset),
+        train_dataloader=SimpleNamespace(dataset=dataset, batch_sampler=None, sampler=None),
     )  # fmt: skip
     every_runner.before_train(runner)
     return model

@@ -16,11 +16,11 @@ random weights. ``--device cuda`` times a GPU.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from alternating import alternate, print_ratios
 from mmengine.config import Config, ConfigDict
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
@@ -28,11 +28,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.experiments.timing import now
 from kd_plugins.networks import resolve_network
 
 CONFIG = Path(__file__).resolve().parent.parent / 'configs/bckd/bckd_gfl_r101_r18_fpn_1x_coco.py'
-WARM_UP = 2
 
 
 def networks(cfg: ConfigDict) -> tuple[ConfigDict, ConfigDict]:
@@ -123,22 +121,7 @@ def main() -> None:
         'bckd': trained_step(ours, data),
         'mmrazor': trained_step(theirs, data),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for i in range(args.steps + WARM_UP):
-        names = list(steps)
-        for name in names[i % 3 :] + names[: i % 3]:
-            start = now()
-            steps[name]()
-            seconds = now() - start
-            if i >= WARM_UP:
-                times[name].append(seconds)
-    for name, values in times.items():
-        line = f'{name:8}{1e3 * statistics.median(values):9.1f} ms'
-        for other in ('floor', 'mmrazor'):
-            # Step by step, since neighbours in time share the machine's load.
-            ratios = [a / b for a, b in zip(values, times[other], strict=True)]
-            line += f'   {statistics.median(ratios):.4f} of {other}'
-        print(line)
+    print_ratios(alternate(steps, args.steps), 'floor', 'mmrazor')
 
 
 if __name__ == '__main__':

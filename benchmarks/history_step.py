@@ -12,23 +12,22 @@ and 32 x 32 pixels, a pre-activation ResNet-18, whose votes are upsampled;
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from alternating import alternate, print_ratios
 from mmengine.config import Config
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.experiments.timing import now
 from kd_plugins.structures import Progress
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 NETWORKS = {100: 'zipf_preact-resnet18_1xb128_cifar100', 1000: 'zipf_resnet50_4xb64_in1k'}
-WARM_UP = 3
 # mmengine tells how it initialises every weight.
 logging.disable(logging.INFO)
 
@@ -51,15 +50,17 @@ def kinds(classes: int) -> dict[str, dict]:
     }
 
 
-def step_of(cfg: dict, data: dict, device: str) -> Callable[[int], None]:
+def step_of(cfg: dict, data: dict, device: str) -> Callable[[], None]:
     """Return a step as the Runner does it."""
     model = MODELS.build(cfg).to(device)
     model.train()  # mmpretrain's own returns nothing
     wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
 
-    def step(number: int) -> None:
+    numbers = itertools.count()
+
+    def step() -> None:
         if hasattr(model, 'set_progress'):
-            model.set_progress(Progress(number, 10**6, 0, 2))
+            model.set_progress(Progress(next(numbers), 10**6, 0, 2))
         model.train_step(data, wrapper)
 
     return step
@@ -82,19 +83,7 @@ def main() -> None:
     samples = [DataSample().set_gt_label(i % args.classes) for i in range(args.batch_size)]
     data = dict(inputs=torch.rand(args.batch_size, 3, size, size), data_samples=samples)
     steps = {name: step_of(cfg, data, args.device) for name, cfg in kinds(args.classes).items()}
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    names = list(steps)
-    for i in range(args.steps + WARM_UP):
-        for name in names[i % 3 :] + names[: i % 3]:
-            start = now()
-            steps[name](i)
-            seconds = now() - start
-            if i >= WARM_UP:
-                times[name].append(seconds)
-    for name, values in times.items():
-        # Step by step, since neighbours in time share the machine's load.
-        ratio = statistics.median(a / b for a, b in zip(values, times['alone'], strict=True))
-        print(f'{name:14}{1e3 * statistics.median(values):9.1f} ms   {ratio:.4f} of alone')
+    print_ratios(alternate(steps, args.steps), 'alone')
 
 
 if __name__ == '__main__':

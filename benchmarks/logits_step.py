@@ -15,17 +15,14 @@ All with SGD. The pair is of the size of the papers' smaller ones on CIFAR-100: 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 
 import torch
+from alternating import alternate, print_ratios
 from kd_pair import CLASSES, algorithm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import init_default_scope
 
-from kd_plugins.experiments.timing import now
-
-WARM_UP = 5
 LSKD = dict(type='kd_plugins.LSKDTemperature', tau=2.0)
 TERMS = {
     'kd': dict(type='kd_plugins.KDLoss', tau=4.0),
@@ -78,23 +75,7 @@ def main() -> None:
     steps = {'floor': floor_step(algorithm(4.0, args.device), data)}
     for name, loss in TERMS.items():
         steps[name] = term_step(algorithm(4.0, args.device, loss=dict(loss)), data)
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for i in range(args.steps + WARM_UP):
-        names = list(steps)
-        turn = i % len(names)
-        for name in names[turn:] + names[:turn]:
-            start = now()
-            steps[name]()
-            seconds = now() - start
-            if i >= WARM_UP:
-                times[name].append(seconds)
-    for name, values in times.items():
-        # Step by step, since neighbours in time share the machine's load.
-        ratios = [a / b for a, b in zip(values, times['floor'], strict=True)]
-        print(
-            f'{name:8}{1e3 * statistics.median(values):9.1f} ms   '
-            f'{statistics.median(ratios):.4f} of floor'
-        )
+    print_ratios(alternate(steps, args.steps), 'floor')
 
 
 if __name__ == '__main__':

@@ -16,18 +16,17 @@ random weights. ``--device cuda`` times a GPU.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 
 import torch
-from bckd_step import CONFIG, WARM_UP, batch, networks
+from alternating import alternate, print_ratios
+from bckd_step import CONFIG, batch, networks
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.experiments.timing import now
 
 LAYERS = dict(channels_S=[256] * 5, channels_T=[256] * 5)
 TERMS = {
@@ -107,23 +106,7 @@ def main() -> None:
             'floor': floor_step(model, data, wrapper),
             term: lambda model=model, wrapper=wrapper: model.train_step(data, wrapper),
         }
-        times: dict[str, list[float]] = {name: [] for name in steps}
-        for i in range(args.steps + WARM_UP):
-            names = list(steps) if i % 2 else list(steps)[::-1]
-            for name in names:
-                start = now()
-                steps[name]()
-                seconds = now() - start
-                if i >= WARM_UP:
-                    times[name].append(seconds)
-        # Step by step, since neighbours in time share the machine's load.
-        ratios = [a / b for a, b in zip(times[term], times['floor'], strict=True)]
-        print(
-            f'{term}: floor {1e3 * statistics.median(times["floor"]):.1f} ms, '
-            f'{1e3 * statistics.median(times[term]):.1f} ms, '
-            f'{statistics.median(ratios):.4f} of floor',
-            flush=True,
-        )
+        print_ratios(alternate(steps, args.steps), 'floor')
 
 
 if __name__ == '__main__':

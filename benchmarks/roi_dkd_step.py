@@ -18,19 +18,18 @@ random weights. ``--device cuda`` times a GPU.
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bckd_step import WARM_UP, batch
+from alternating import alternate, print_ratios
+from bckd_step import batch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins.experiments.timing import now
 
 DISTILLER = Path(__file__).resolve().parent.parent / 'configs/_base_/distill/dkd_rois.py'
 FASTER = 'mmdet::faster_rcnn/faster-rcnn_r{}_fpn_1x_coco.py'
@@ -107,24 +106,8 @@ def main() -> None:
         'roi_dkd': lambda: algorithm.train_step(data, wrapper),
         'whole': whole_step(algorithm, data, wrapper),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for i in range(args.steps + WARM_UP):
-        names = list(steps)
-        for name in names[i % 3 :] + names[: i % 3]:
-            # The same proposals are drawn, so that every kind has as many RoIs.
-            torch.manual_seed(i)
-            start = now()
-            steps[name]()
-            seconds = now() - start
-            if i >= WARM_UP:
-                times[name].append(seconds)
-    for name, values in times.items():
-        # Step by step, since neighbours in time share the machine's load.
-        ratios = [a / b for a, b in zip(values, times['floor'], strict=True)]
-        print(
-            f'{name:8}{1e3 * statistics.median(values):9.1f} ms   '
-            f'{statistics.median(ratios):.4f} of floor'
-        )
+    # The same proposals are drawn, so that every kind has as many RoIs.
+    print_ratios(alternate(steps, args.steps, torch.manual_seed), 'floor')
 
 
 if __name__ == '__main__':

@@ -53,7 +53,11 @@ def python(wheel, tmp_path_factory):
     version = f'python{sys.version_info.major}.{sys.version_info.minor}'
     site = folder / 'lib' / version / 'site-packages'
     # Only the folder is added: its own .pth files, editable installs among them, are not read.
-    (site / 'borrowed.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')
+    borrowed = Path(sysconfig.get_paths()['purelib'])
+    (site / 'borrowed.pth').write_text(f'{borrowed}\n')
+    # setuptools' stand-in for distutils, which Python 3.12 has no more and mmengine asks for.
+    if (precedence := borrowed / 'distutils-precedence.pth').is_file():
+        shutil.copy(precedence, site)
     run(python, '-m', 'pip', 'install', '--no-deps', '--no-index', wheel, cwd=folder)
     where = run(python, '-c', 'import kd_plugins; print(kd_plugins.__file__)', cwd=folder)
     assert str(site) in where

@@ -6,6 +6,12 @@ from kd_plugins.losses.bckd import (
     binary_classification_kd,
     localization_weight,
 )
+from kd_plugins.losses.crosskd import (
+    CrossKDCenternessLoss,
+    CrossKDClassificationLoss,
+    CrossKDLocalizationLoss,
+    align,
+)
 from kd_plugins.losses.cskd import CSKDLoss, fused_target
 from kd_plugins.losses.ctc import CTCLoss, nce_loss
 from kd_plugins.losses.cwd import CWDLoss, cwd_loss
@@ -46,6 +52,9 @@ __all__ = [
     'CSKDLoss',
     'CTCLoss',
     'CWDLoss',
+    'CrossKDCenternessLoss',
+    'CrossKDClassificationLoss',
+    'CrossKDLocalizationLoss',
     'DISTLoss',
     'DKDLoss',
     'DeiTLoss',
@@ -67,6 +76,7 @@ __all__ = [
     'Weighted',
     'WithTemperature',
     'ZipfLoss',
+    'align',
     'binary_classification_kd',
     'consistency_loss',
     'cwd_loss',

@@ -13,6 +13,28 @@ from kd_plugins.losses.base import WeightedLoss, at_least_float32
 from kd_plugins.structures import FeaturesSpec, as_maps
 
 
+#: Added to every deviation in the published codes of PKD and CrossKD.
+EPS = 1e-6
+#: The least deviation of a channel, as a share of the mean of all channels' deviations.
+LEAST = 1e-3
+
+
+def standardized(x: Tensor) -> Tensor:
+    """Return values less their mean, over their unbiased deviation, channel by channel.
+
+    A channel that is constant becomes 0, and its gradient is within 1 / LEAST of the other
+    channels'.
+
+    Args:
+        x: Shape (C, n), n at least 2.
+    """
+    mean, std = x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True)
+    typical = std.detach().mean()
+    # Where no channel has a deviation, no share of it can be the least.
+    least = torch.where(typical > 0, LEAST * typical, torch.ones_like(typical))
+    return (x - mean) / (torch.maximum(std, least) + EPS)
+
+
 class MapsLoss(WeightedLoss):
     """Base of the losses on one or several feature maps, added up over the levels.
 

@@ -25,6 +25,7 @@ from helpers.numbered import ctc_model
 from helpers.tiny_pictures import (
     beside_ctkd,
     boxes,
+    crossed,
     half_labelled,
     necks,
     patches,
@@ -140,6 +141,8 @@ METHODS = {
     ),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
+    'CrossKD': Method(crossed, sgd(0.01), **BOXES),
+    'CrossKD + DOT': Method(crossed, dot(0.01), **BOXES),
     'CWD, PKD': Method(
         lambda: necks(CWD=dict(loss_weight=1.0), PKD=dict(loss_weight=0.1)), sgd(0.01), **BOXES
     ),

@@ -171,9 +171,7 @@ class BCKDLocalizationLoss(WeightedLoss):
         loss_weight: float = 4.0,
     ) -> None:
         super().__init__(loss_weight)
-        self.loss_iou = built_iou_loss(
-            type(self).__name__, loss_iou or dict(type='mmdet.GIoULoss')
-        )
+        self.loss_iou = built_iou_loss(type(self).__name__, loss_iou or dict(type='mmdet.GIoULoss'))
 
     def check_specs(
         self, key: str, preds_S: HeadSpec | None = None, preds_T: HeadSpec | None = None

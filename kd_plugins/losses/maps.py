@@ -12,7 +12,6 @@ from kd_plugins import checks
 from kd_plugins.losses.base import WeightedLoss, at_least_float32
 from kd_plugins.structures import FeaturesSpec, as_maps
 
-
 #: Added to every deviation in the published codes of PKD and CrossKD.
 EPS = 1e-6
 #: The least deviation of a channel, as a share of the mean of all channels' deviations.

@@ -202,7 +202,7 @@ class ATSSAdapter(RetinaAdapter):
     """As RetinaNet, one anchor a location; the anchors come before the labels."""
 
     labels_at, weights_at = 1, 2
-    quality_at = 2
+    quality_at: ClassVar[int | None] = 2
 
 
 class GFLAdapter(ATSSAdapter):

@@ -1,9 +1,10 @@
-"""For CrossKD: maps inside of a detection head, and what the rest of the teacher's makes of them."""
+"""For CrossKD: maps inside of a detection head, and what the rest of another makes of them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
@@ -82,7 +83,7 @@ class _BranchesRecorder(BaseRecorder):
         listen(self.adapter.head, 'forward', hear_head)
         for branch, maps in (('cls_convs', cls), ('reg_convs', reg)):
             for conv in self._last_convs(branch):
-                listen(conv, 'forward', lambda args, kwargs, out, maps=maps: maps.append(out))
+                listen(conv, 'forward', partial(_keep, maps))
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         super().__exit__(exc_type, exc_value, traceback)
@@ -258,6 +259,10 @@ def _rest(head: Any, after: int, cls: Sequence[Tensor], reg: Sequence[Tensor]) -
     finally:
         for name in branches:
             del head.__dict__[name]
+
+
+def _keep(maps: list[Tensor], args: tuple, kwargs: Mapping[str, Any], out: Tensor) -> None:
+    maps.append(out)
 
 
 def _by_level(convs: Any) -> list[Any]:

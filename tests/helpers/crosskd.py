@@ -7,9 +7,10 @@ run on the same numbers.
 import functools
 
 import torch
-from helpers.maps import wave
 from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
+
+from helpers.maps import wave
 
 STRIDES = [8, 16, 32]
 SIZE = 64
@@ -22,9 +23,7 @@ ONE_ANCHOR = dict(
 )
 CENTERNESS = dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=1.0)
 ATSS = dict(assigner=dict(type='ATSSAssigner', topk=9), allowed_border=-1, pos_weight=-1)
-SHARED = dict(
-    num_classes=CLASSES, in_channels=6, feat_channels=6, stacked_convs=DEPTH, norm_cfg=GN
-)
+SHARED = dict(num_classes=CLASSES, in_channels=6, feat_channels=6, stacked_convs=DEPTH, norm_cfg=GN)
 #: Head and train_cfg as mmdet's own configs have them.
 HEADS = dict(
     GFL=(
@@ -136,7 +135,8 @@ def summary(given, head, total):
     """Of the gradient at every map and every tensor of the head: how many have one, two sums."""
     leaves = [*given, *(p for _, p in sorted(head.named_parameters()))]
     grads = torch.autograd.grad(total, leaves, allow_unused=True, retain_graph=True)
-    flat = [torch.zeros(x.numel()) if g is None else g.flatten() for g, x in zip(grads, leaves)]
-    row = torch.cat([g.double() for g in flat])
+    pairs = zip(grads, leaves, strict=True)
+    flat = [(torch.zeros_like(x) if g is None else g).flatten().double() for g, x in pairs]
+    row = torch.cat(flat)
     number = sum(bool(g.any()) for g in flat)
     return number, float((row * wave(row.shape, 1, 0.37, 0.1)).sum()), float(row.abs().sum())

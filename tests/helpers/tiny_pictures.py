@@ -152,6 +152,14 @@ def boxes(kind='GFL'):
     return distillation(student, detector(kind, width=16))
 
 
+def crossed(kind='GFL'):
+    """Config of CrossKD between two thin detectors, after their one convolution a branch."""
+    cfg = boxes(kind)
+    cfg['distiller'] = Config.fromfile(ROOT / 'configs/_base_/distill/crosskd.py').distiller
+    cfg['distiller'].student_recorders.inside.after = 1
+    return cfg
+
+
 def rois(tau=1.0, fpn=False):
     """Config of DKD on RoIs of thin Faster R-CNNs, with ``fpn`` mmrazor's PKD beside it."""
     cfg = of_rois(loss=dict(tau=tau))

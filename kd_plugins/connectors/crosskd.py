@@ -17,8 +17,8 @@ from kd_plugins.structures import Branches, BranchesSpec
 class CrossKDConnector(BaseConnector):
     """Bring maps inside of the student's head to the width of the teacher's.
 
-    One 1 x 1 convolution with bias for the classification branch and one for the box branch,
-    which the levels share, as they share the head. For a ``kd_plugins.CrossHead`` between
+    One 1 x 1 convolution for the classification branch and one for the box branch, which the
+    levels share, as they share the head; without bias, which the alignment would subtract. For a ``kd_plugins.CrossHead`` between
     heads of different widths; the published code has none and asks for equal widths.
 
     Args:
@@ -36,8 +36,8 @@ class CrossKDConnector(BaseConnector):
         super().__init__(init_cfg)
         self.in_channels = checks.whole_number('CrossKDConnector.in_channels', in_channels)
         self.out_channels = checks.whole_number('CrossKDConnector.out_channels', out_channels)
-        self.cls = nn.Conv2d(in_channels, out_channels, 1)
-        self.reg = nn.Conv2d(in_channels, out_channels, 1)
+        self.cls = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.reg = nn.Conv2d(in_channels, out_channels, 1, bias=False)
 
     def check_spec(self, key: str, spec: Any) -> BranchesSpec:
         """Refuse maps that it cannot take; return what it gives.

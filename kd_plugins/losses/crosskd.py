@@ -14,7 +14,7 @@ from kd_plugins.losses.base import WeightedLoss, at_least_float32
 from kd_plugins.losses.bckd import binary_classification_kd, built_iou_loss, iou_losses
 from kd_plugins.losses.detection import EPS, check_heads, check_outputs
 from kd_plugins.losses.kd import kd_loss
-from kd_plugins.losses.maps import standardized
+from kd_plugins.losses.maps import moments, standardized, values_per_channel
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import HeadOutputs, HeadSpec, HeadTargets
 
@@ -44,14 +44,13 @@ def align(features_S: Tensor, features_T: Tensor) -> Tensor:
     Object Detection", CVPR 2024, arXiv 2306.11369; the alignment is in its published code only,
     github.com/jbwang1997/CrossKD at 87e156a.
     """
-    of_S, of_T = (at_least_float32(x).transpose(0, 1).flatten(1) for x in (features_S, features_T))
-    of_T = of_T.detach()
-    # Of one value the deviation is no number.
-    relative = standardized(of_S) if of_S.shape[1] > 1 else of_S * 0
-    std = of_T.std(dim=1, keepdim=True) if of_T.shape[1] > 1 else torch.zeros_like(of_T)
-    aligned = relative * std + of_T.mean(dim=1, keepdim=True)
-    n, channels, *size = features_S.shape
-    return aligned.view(channels, n, *size).transpose(0, 1)
+    features_S = at_least_float32(features_S)
+    features_T = at_least_float32(features_T.detach())
+    # Of one value, or none, the deviation is no number.
+    if min(values_per_channel(features_S), values_per_channel(features_T)) < 2:
+        return features_S * 0 + features_T.mean((0, 2, 3), keepdim=True)
+    mean, std = moments(features_T)
+    return standardized(features_S) * std + mean
 
 
 class _CrossKDLoss(WeightedLoss):

@@ -18,20 +18,39 @@ EPS = 1e-6
 LEAST = 1e-3
 
 
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each channel's mean and unbiased deviation over pictures and positions.
+
+    Args:
+        x: Shape (N, C, H, W), with two values a channel at least.
+
+    Returns:
+        Two tensors of shape (1, C, 1, 1).
+    """
+    # Without another layout, in which a gradient, be it 0, would change how the student's
+    # own are computed.
+    return x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+
+
 def standardized(x: Tensor) -> Tensor:
-    """Return values less their mean, over their unbiased deviation, channel by channel.
+    """Return maps less their mean, over their deviation, channel by channel.
 
     A channel that is constant becomes 0, and its gradient is within 1 / LEAST of the other
     channels'.
 
     Args:
-        x: Shape (C, n), n at least 2.
+        x: As for :func:`moments`.
     """
-    mean, std = x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True)
+    mean, std = moments(x)
     typical = std.detach().mean()
     # Where no channel has a deviation, no share of it can be the least.
     least = torch.where(typical > 0, LEAST * typical, torch.ones_like(typical))
     return (x - mean) / (torch.maximum(std, least) + EPS)
+
+
+def values_per_channel(x: Tensor) -> int:
+    """How many values of maps, (N, C, H, W), a channel has."""
+    return x.shape[0] * x.shape[2] * x.shape[3]
 
 
 class MapsLoss(WeightedLoss):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_plugins.losses.base import at_least_float32
-from kd_plugins.losses.maps import MapsLoss, added, standardized
+from kd_plugins.losses.maps import MapsLoss, added, standardized, values_per_channel
 from kd_plugins.registry import MODELS
 
 
@@ -31,10 +31,9 @@ def pkd_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     Detectors via Pearson Correlation Coefficient", NeurIPS 2022, arXiv 2207.02039, equations 2
     to 4; the constant 1e-6 is that of mmrazor and of github.com/jbwang1997/CrossKD.
     """
-    x_S, x_T = (x.transpose(0, 1).flatten(1) for x in (preds_S, preds_T))
-    if x_S.shape[1] < 2:
-        return x_S.sum() * 0
-    return F.mse_loss(standardized(x_S), standardized(x_T)) / 2
+    if values_per_channel(preds_S) < 2:
+        return preds_S.sum() * 0
+    return F.mse_loss(standardized(preds_S), standardized(preds_T)) / 2
 
 
 @MODELS.register_module()

@@ -27,7 +27,7 @@ def model(kind):
     cfg = detector('GFL' if kind == 'CrossKD' else kind)
     cfg['backbone']['norm_eval'] = True
     if kind == 'CrossKD':
-        network = build(cfg, detector(width=16), **crossed()['distiller']).train()
+        network = build(cfg, detector(width=16), whole=crossed()['distiller']).train()
     else:
         network = build(cfg, detector(kind, width=16)).train()
     if kind in ('GFL', 'CrossKD'):

@@ -18,8 +18,9 @@ class CrossKDConnector(BaseConnector):
     """Bring maps inside of the student's head to the width of the teacher's.
 
     One 1 x 1 convolution for the classification branch and one for the box branch, which the
-    levels share, as they share the head; without bias, which the alignment would subtract. For a ``kd_plugins.CrossHead`` between
-    heads of different widths; the published code has none and asks for equal widths.
+    levels share, as they share the head; without bias, which the alignment would subtract. For a
+    ``kd_plugins.CrossHead`` between heads of different widths; the published code has none and
+    asks for equal widths.
 
     Args:
         in_channels: Channels of the student's branches there.

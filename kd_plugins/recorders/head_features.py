@@ -231,7 +231,7 @@ class CrossHeadRecorder(_BranchesRecorder):
         cls, reg = (
             [(x.relu() if rectified else x).to(weight.dtype) for x in maps] for maps in aligned
         )
-        with _rest(head, self.after, cls, reg):
+        with rest_of_head(head, self.after, cls, reg):
             return self.adapter.outputs(head(tuple(cls)), None)
 
     def reset_data_buffer(self) -> None:
@@ -241,7 +241,9 @@ class CrossHeadRecorder(_BranchesRecorder):
 
 
 @contextmanager
-def _rest(head: Any, after: int, cls: Sequence[Tensor], reg: Sequence[Tensor]) -> Iterator[None]:
+def rest_of_head(
+    head: Any, after: int, cls: Sequence[Tensor], reg: Sequence[Tensor]
+) -> Iterator[None]:
     """Let a head's branches begin after some convolutions, with maps of their own.
 
     Meanwhile the head is given the maps of the classification branch.

@@ -7,7 +7,7 @@ import torch
 from helpers.detection import HEADS, MORE_HEADS, build, detector, images
 from mmengine.logging import MessageHub
 
-from kd_plugins.recorders.head_features import HeadFeaturesRecorder, _rest
+from kd_plugins.recorders.head_features import HeadFeaturesRecorder, rest_of_head
 
 #: Heads by every option that changes what is between the maps and the predictions.
 KINDS = {
@@ -61,7 +61,7 @@ def test_the_rest_of_a_head_on_its_own_maps_is_the_whole_head(kind, after):
     own = cross._heard[0]
     head = network.bbox_head
     assert [len(x) for x in (own.cls, own.reg)] == [5, 5]
-    with torch.no_grad(), _rest(head, after, own.cls, own.reg):
+    with torch.no_grad(), rest_of_head(head, after, own.cls, own.reg):
         rest = cross.adapter.outputs(head(tuple(own.cls)), None)
     assert torch.equal(rest.cls_logits, whole.cls_logits)
     assert torch.equal(rest.boxes, whole.boxes)

@@ -36,6 +36,7 @@ from kd_plugins.losses.sl2 import SL2Loss, sl2_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
+from kd_plugins.losses.vkd import VkDLoss, vkd_loss
 from kd_plugins.losses.weighted import Weighted
 from kd_plugins.losses.with_temperature import WithTemperature
 from kd_plugins.losses.wttm import WTTMLoss, wttm_loss
@@ -72,6 +73,7 @@ __all__ = [
     'SRRLLoss',
     'SigmoidKDLoss',
     'VIDLoss',
+    'VkDLoss',
     'WTTMLoss',
     'Weighted',
     'WithTemperature',
@@ -98,6 +100,7 @@ __all__ = [
     'sp_loss',
     'srrl_loss',
     'vid_loss',
+    'vkd_loss',
     'vote_ranks',
     'wttm_loss',
     'zipf_loss',

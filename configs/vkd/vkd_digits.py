@@ -16,9 +16,7 @@ model = dict(
     teacher_ckpt='work_dirs/digits_teacher/epoch_30.pth',
     distiller=dict(
         distill_losses=dict(
-            loss_vkd=dict(
-                type='kd_plugins.VkDLoss', channels_S=32, channels_T=64, extra_tokens=2
-            ),
+            loss_vkd=dict(type='kd_plugins.VkDLoss', channels_S=32, channels_T=64, extra_tokens=2),
             loss_kd=dict(type='kd_plugins.KDLoss', tau=1.0),
         ),
         **_base_.distiller,

@@ -6,9 +6,7 @@ model = dict(
     architecture=dict(head=dict(loss=dict(loss_weight=1.0))),
     distiller=dict(
         distill_losses=dict(
-            loss_vkd=dict(
-                type='kd_plugins.VkDLoss', channels_S=96, channels_T=64, extra_tokens=2
-            ),
+            loss_vkd=dict(type='kd_plugins.VkDLoss', channels_S=96, channels_T=64, extra_tokens=2),
             loss_kd=dict(type='kd_plugins.KDLoss', tau=1.0),
         ),
         **_base_.distiller,

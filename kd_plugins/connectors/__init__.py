@@ -11,6 +11,7 @@ returns what it will give, which the term's own ``check_specs`` then gets.
 """
 
 from kd_plugins.connectors.crosskd import CrossKDConnector
+from kd_plugins.connectors.ofa import OFAMapBranch, OFATokenBranch
 from kd_plugins.connectors.reviewkd import ReviewKDConnector
 
-__all__ = ['CrossKDConnector', 'ReviewKDConnector']
+__all__ = ['CrossKDConnector', 'OFAMapBranch', 'OFATokenBranch', 'ReviewKDConnector']

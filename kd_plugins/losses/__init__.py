@@ -22,6 +22,7 @@ from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.mgd import MGDLoss, mgd_loss
+from kd_plugins.losses.ofa import OFALoss, ofa_loss
 from kd_plugins.losses.pkd import PKDLoss, pkd_loss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
 from kd_plugins.losses.recursive_mix import (
@@ -63,6 +64,7 @@ __all__ = [
     'KDLoss',
     'LDLoss',
     'MGDLoss',
+    'OFALoss',
     'PKDLoss',
     'PKTLoss',
     'RecursiveMixLoss',
@@ -92,6 +94,7 @@ __all__ = [
     'localization_weight',
     'mgd_loss',
     'nce_loss',
+    'ofa_loss',
     'pkd_loss',
     'pkt_loss',
     'pool_region',

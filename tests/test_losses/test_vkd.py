@@ -46,7 +46,9 @@ def test_loss_and_gradient_are_the_published_codes():
     found = loss(tokens, maps)
     (grad,) = torch.autograd.grad(found, tokens)
     assert found.item() == pytest.approx(0.4953928491503949, abs=1e-12)
-    assert (grad * wave(grad.shape, 1, 0.37)).sum().item() == pytest.approx(-0.0012399857257628516, abs=1e-12)
+    assert (grad * wave(grad.shape, 1, 0.37)).sum().item() == pytest.approx(
+        -0.0012399857257628516, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(('c_s', 'c_t'), [(3, 7), (7, 3), (4, 4)])

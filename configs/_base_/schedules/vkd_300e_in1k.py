@@ -8,14 +8,19 @@ train_dataloader = dict(
     dataset=dict(
         pipeline=[
             dict(type='LoadImageFromFile'),
-            dict(
-                type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'
-            ),
+            dict(type='RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
             dict(type='RandomFlip', prob=0.5, direction='horizontal'),
             dict(
                 type='RandomChoice',
                 transforms=[
-                    [dict(type='RandomGrayscale', prob=1.0, keep_channels=True, channel_weights=(0.114, 0.587, 0.299))],
+                    [
+                        dict(
+                            type='RandomGrayscale',
+                            prob=1.0,
+                            keep_channels=True,
+                            channel_weights=(0.114, 0.587, 0.299),
+                        )
+                    ],
                     [dict(type='Solarize', thr=128, prob=1.0)],
                     [
                         dict(

@@ -26,6 +26,7 @@ from helpers.tiny_pictures import (
     beside_ctkd,
     boxes,
     crossed,
+    from_cnn,
     half_labelled,
     necks,
     patches,
@@ -133,6 +134,8 @@ METHODS = {
         half_labelled, dot(), data='HalfLabelled', part='backbone.layer2'
     ),
     'CSKD': Method(patches, sgd(), **PATCHES),
+    'VkD, OFA-KD': Method(from_cnn, sgd(0.05), **PATCHES),
+    'VkD, OFA-KD + DOT': Method(from_cnn, dot(0.05), **PATCHES),
     'Zipf': Method(zipf, sgd(), **STAGES),
     'Zipf + CTKD + DOT': Method(lambda: beside_ctkd(zipf()), dot(), CURRICULUM, **STAGES),
     'RecursiveMix': Method(recursive_mix, sgd(), **STAGES),

@@ -14,6 +14,7 @@ from kd_plugins.recorders.roi_head import RoIHeadRecorder
 from kd_plugins.recorders.snapshot import SnapshotRecorder
 from kd_plugins.recorders.stored import StoredRecorder
 from kd_plugins.recorders.task_logits import TaskLogitsRecorder
+from kd_plugins.recorders.teacher_part import TeacherPartRecorder
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
@@ -30,4 +31,5 @@ __all__ = [
     'SnapshotRecorder',
     'StoredRecorder',
     'TaskLogitsRecorder',
+    'TeacherPartRecorder',
 ]

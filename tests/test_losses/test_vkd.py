@@ -54,6 +54,10 @@ def test_loss_and_gradient_are_the_published_codes():
 @pytest.mark.parametrize(('c_s', 'c_t'), [(3, 7), (7, 3), (4, 4)])
 def test_projection_is_orthogonal_and_stays_so(c_s, c_t):
     loss = VkDLoss(c_s, c_t).double()
+    # It starts orthogonal, and is then itself, with its signs.
+    weight = loss.projection.weight.detach()
+    torch.testing.assert_close(loss.projection.matrix(), weight, rtol=0, atol=1e-6)
+    torch.testing.assert_close(loss.projection(weight), weight @ weight.T, rtol=0, atol=1e-6)
     student, teacher = features(c_s, c_t, 6)
     optimizer = torch.optim.AdamW(loss.parameters(), lr=0.05, weight_decay=0.5)
     values = []

@@ -25,6 +25,8 @@ from helpers.numbered import ctc_model
 from helpers.tiny_pictures import (
     beside_ctkd,
     boxes,
+    crossed,
+    from_cnn,
     half_labelled,
     necks,
     patches,
@@ -132,6 +134,8 @@ METHODS = {
         half_labelled, dot(), data='HalfLabelled', part='backbone.layer2'
     ),
     'CSKD': Method(patches, sgd(), **PATCHES),
+    'VkD, OFA-KD': Method(from_cnn, sgd(0.05), **PATCHES),
+    'VkD, OFA-KD + DOT': Method(from_cnn, dot(0.05), **PATCHES),
     'Zipf': Method(zipf, sgd(), **STAGES),
     'Zipf + CTKD + DOT': Method(lambda: beside_ctkd(zipf()), dot(), CURRICULUM, **STAGES),
     'RecursiveMix': Method(recursive_mix, sgd(), **STAGES),
@@ -140,6 +144,8 @@ METHODS = {
     ),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
+    'CrossKD': Method(crossed, sgd(0.01), **BOXES),
+    'CrossKD + DOT': Method(crossed, dot(0.01), **BOXES),
     'CWD, PKD': Method(
         lambda: necks(CWD=dict(loss_weight=1.0), PKD=dict(loss_weight=0.1)), sgd(0.01), **BOXES
     ),

@@ -1,11 +1,13 @@
 """The wheel, installed where the repository is not."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -31,8 +33,6 @@ def run(*command, cwd):
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     """Build from a copy, since setuptools leaves its files in the source tree."""
-    import shutil
-
     source = tmp_path_factory.mktemp('source') / 'kd_plugins'
     skip = shutil.ignore_patterns(
         '.*', 'work_dirs', 'data', 'build', 'dist', '*.egg-info', '__pycache__'

@@ -34,12 +34,15 @@ class DenseOutputs(nn.Module):
         ValueError: If it is none.
     """
 
+    #: What it returns.
+    gives = 'maps'
+
     def __init__(self, detector: nn.Module) -> None:
         from mmdet.models import SingleStageDetector
 
         super().__init__()
         if not same(detector, SingleStageDetector, 'predict', 'extract_feat'):
-            raise refuse(detector, 'it detects in its own way (only dense detectors are, and R-CNN)')
+            raise refuse(detector, 'only dense detectors and R-CNN are')
         self.detector: Any = detector
         #: What the head calls its outputs.
         self.kinds = list(inspect.signature(self.head.predict_by_feat).parameters)
@@ -80,6 +83,8 @@ class DenseDetector(DenseOutputs):
         ValueError: If its head decodes in another way than those that are known.
     """
 
+    gives = 'detections'
+
     def __init__(self, detector: nn.Module) -> None:
         super().__init__(detector)
         self.names = ['boxes', 'scores', 'labels']
@@ -89,9 +94,10 @@ class DenseDetector(DenseOutputs):
     def forward(self, images: Tensor, sizes: Tensor) -> tuple[Tensor, ...]:
         """Return boxes (N, D, 4), scores (N, D) and labels (N, D)."""
         settings = self.head.test_cfg
-        found = self.candidates(self.head, *self.maps(images).values(), sizes=sizes)
-        # YOLOX alone has no limit.
-        return suppress(*found, settings.nms, settings.get('max_per_img'))
+        maps = self.maps(images).values()
+        boxes, scores, labels, valid = self.candidates(self.head, *maps, sizes=sizes)
+        most = settings.get('max_per_img')  # YOLOX has none
+        return suppress(boxes, scores, labels, valid, settings.nms, most)
 
 
 def candidates_of(head: Any) -> Any:
@@ -115,7 +121,7 @@ def candidates_of(head: Any) -> Any:
             single = '_predict_by_feat_single'
             if same(head, BaseDenseHead, single) or same(head, GFLHead, single, 'anchor_center'):
                 return candidates
-    raise refuse(head, 'it decodes in its own way; its --raw outputs can be')
+    raise refuse(head, 'it decodes in its own way; its --raw-outputs can be')
 
 
 def candidates(
@@ -197,11 +203,11 @@ def most_likely(scores: Tensor, settings: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 def best_of(scores: Tensor, most: int) -> Tensor:
     """Return the places of the ``most`` best of scores (N, P), of all where it is not positive."""
-    number = torch._shape_as_tensor(scores)[1]
+    number: Any = torch._shape_as_tensor(scores)[1]
     if most > 0:
         # A tensor, which tracing does not turn into a constant.
         number = torch.minimum(number, torch.tensor(most))
-    return scores.topk(number, dim=1).indices  # type: ignore[call-overload, no-any-return]
+    return scores.topk(number, dim=1).indices
 
 
 def decode(coder: Any, priors: Tensor, deltas: Tensor, sizes: Tensor) -> Tensor:

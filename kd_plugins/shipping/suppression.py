@@ -57,13 +57,13 @@ def check_nms(settings: ConfigDict, key: str) -> None:
     if kind != 'nms':
         raise ValueError(
             f"{key}.type={kind!r} cannot be written as ONNX, which has the plain 'nms' only: set "
-            'it, or write --raw outputs.'
+            'it, or write --raw-outputs.'
         )
     for name in settings:
         if name not in ('type', 'iou_threshold', 'class_agnostic', 'split_thr'):
             raise ValueError(
                 f'{key}.{name}={settings[name]!r} cannot be written as ONNX: leave it out, or '
-                'write --raw outputs.'
+                'write --raw-outputs.'
             )
 
 
@@ -106,7 +106,8 @@ def suppress(
     kept = torch.zeros_like(ranked).flatten()
     kept = kept.scatter(0, place, torch.ones_like(place).to(kept)).reshape(ranked.shape)
     ranked = torch.where(kept > 0, ranked, torch.full_like(ranked, NONE))
-    scores, index = ranked.topk(kept.sum(1).max().long(), dim=1)
+    most_kept: Any = kept.sum(1).max().long()
+    scores, index = ranked.topk(most_kept, dim=1)
     found = scores > NONE / 2
     boxes = gather(boxes, index) * found.unsqueeze(-1)
     return boxes, scores * found, torch.where(found, groups.gather(1, index), -1)

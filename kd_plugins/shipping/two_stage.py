@@ -25,6 +25,7 @@ class TwoStageOutputs(nn.Module):
         ValueError: If its heads detect in another way than those that are known.
     """
 
+    gives = 'proposals'
     names = ('proposals', 'cls_scores', 'bbox_preds')
 
     def __init__(self, detector: nn.Module) -> None:
@@ -103,6 +104,7 @@ class TwoStageDetector(TwoStageOutputs):
         ValueError: If its heads detect in another way than those that are known.
     """
 
+    gives = 'detections'
     names = ('boxes', 'scores', 'labels')
 
     def __init__(self, detector: nn.Module) -> None:
@@ -123,9 +125,10 @@ class TwoStageDetector(TwoStageOutputs):
             boxes = repeat(boxes, classes)
         valid = (scores > settings.score_thr) & found.unsqueeze(-1)
         labels = torch.arange(classes).expand_as(scores)
-        flat = (each.flatten(1) for each in (scores, labels, valid))
+        scores, labels, valid = (each.flatten(1) for each in (scores, labels, valid))
         most = settings.max_per_img
-        return suppress(boxes, *flat, settings.nms, most if most > 0 else None)
+        most = most if most > 0 else None
+        return suppress(boxes, scores, labels, valid, settings.nms, most)
 
 
 def check_two_stage(detector: Any) -> None:
@@ -156,7 +159,9 @@ def check_two_stage(detector: Any) -> None:
     ):
         raise refuse(roi, 'it detects in its own way')
     for head in one_a_stage(roi.bbox_head):
-        if not same(head, BBoxHead, 'predict_by_feat', '_predict_by_feat_single', 'regress_by_class'):
+        if not same(
+            head, BBoxHead, 'predict_by_feat', '_predict_by_feat_single', 'regress_by_class'
+        ):
             raise refuse(head, 'it decodes in its own way')
         if head.custom_cls_channels or head.custom_activation:
             raise refuse(head, f'{type(head.loss_cls).__name__} has an activation of its own')

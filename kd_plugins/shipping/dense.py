@@ -109,8 +109,9 @@ def candidates_of(head: Any) -> Any:
     from mmdet.models.dense_heads import GFLHead, YOLOXHead
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 
-    if getattr(head.loss_cls, 'custom_cls_channels', False):
-        raise refuse(head, f'{type(head.loss_cls).__name__} has an activation of its own')
+    loss = getattr(head, 'loss_cls', None)  # SSD has none
+    if getattr(loss, 'custom_cls_channels', False):
+        raise refuse(head, f'{type(loss).__name__} has an activation of its own')
     if getattr(head, 'predict_box_type', 'hbox') != 'hbox':
         raise refuse(head, f'its boxes are {head.predict_box_type!r} (only hbox is known)')
     if same(head, BaseDenseHead, 'predict'):

@@ -16,11 +16,13 @@ from kd_plugins.files.writing import write_aside
 from kd_plugins.shipping.agreement import RELATIVE, Agreement, relative_difference
 from kd_plugins.shipping.dense import DenseDetector, DenseOutputs
 from kd_plugins.shipping.onnx_file import Axes, OnnxNetwork, write_onnx
-from kd_plugins.shipping.pictures import Pictures, sizes_of
+from kd_plugins.shipping.pictures import Pictures, inputs_of
 from kd_plugins.shipping.two_stage import TwoStageDetector, TwoStageOutputs
 
 #: How many pictures of the validation set are compared.
 COMPARED = 8
+#: Why nothing is written then.
+NOTHING = 'torch finds nothing in the validation pictures, so there is nothing to compare'
 #: What the names of mmcv's operators end with that need nothing of ONNX.
 IN_ONNX = ('RoIAlign', 'Loss')
 
@@ -80,7 +82,7 @@ def export_detector(
     cases = list(_cases(pictures))
     for free in (True, False):
         images, samples = cases[-1] if free else cases[0]
-        inputs = dict(images=images, sizes=sizes_of(samples))
+        inputs = inputs_of(images, samples)
         with torch.no_grad():
             network(*inputs.values())  # which tells the names of maps
         axes = _axes(network, free, pictures.size is None)
@@ -91,12 +93,15 @@ def export_detector(
         except ImportError:
             raise
         except Exception as error:  # many kinds, of torch's exporter and of onnxruntime
-            wrong = f'it cannot be exported or run ({str(error).strip().splitlines()[0]})'
+            said = str(error).strip().splitlines()[0].split('. ')[0]
+            wrong = f'it cannot be exported or run ({said[:300]})'
         if not wrong:
             write_aside(content, path)
             return Written(free, min(COMPARED, len(pictures)), network.gives, found, far)
-    hint = ' A size that is not free may help: --onnx HEIGHT WIDTH.' * (pictures.size is None)
-    raise ValueError(f'{str(path)!r} was not written: {wrong}.{hint}')
+    hint = ''
+    if pictures.size is None and wrong != NOTHING:
+        hint = '; a size that is not free may help: --onnx HEIGHT WIDTH'
+    raise ValueError(f'{str(path)!r} was not written: {wrong}{hint}.')
 
 
 def as_function(detector: nn.Module, raw: bool) -> Any:
@@ -150,7 +155,7 @@ def _compare(
     """Return how many rows were found, how far they are from each other, and what is wrong."""
     worst, rows = 0.0, Agreement()
     for images, samples in cases:
-        inputs = dict(images=images, sizes=sizes_of(samples))
+        inputs = inputs_of(images, samples)
         found = computed(**inputs)
         with torch.no_grad():
             if network.gives == 'detections':
@@ -166,6 +171,6 @@ def _compare(
     rest = 'of a score' if network.gives == 'detections' else 'of the largest output'
     far = f'{rows.pixels:.1g} pixels and {rows.rest:.1g} {rest}'
     if not rows.rows:
-        return 0, far, 'torch finds nothing in the validation pictures, so nothing can be compared'
+        return 0, far, NOTHING
     wrong = f'{rows.lost} of {rows.rows} {network.gives} differ between onnxruntime and torch'
     return rows.rows, far, '' if rows.agrees else wrong

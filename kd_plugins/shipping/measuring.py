@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kd_plugins.inspect.quiet import silence
 from kd_plugins.shipping.onnx_file import OnnxNetwork
-from kd_plugins.shipping.pictures import Pictures, sizes_of
+from kd_plugins.shipping.pictures import Pictures, inputs_of
 
 
 def measure(
@@ -38,8 +38,7 @@ def measure(
             images, samples = pictures.prepare(data)
             # One at a time: files of networks whose number of pictures is not free.
             for i, sample in enumerate(samples):
-                sizes = sizes_of([sample])
-                _predict(network, sample, file(images=images[i : i + 1], sizes=sizes))
+                _predict(network, sample, file(**inputs_of(images[i : i + 1], [sample])))
             evaluator.process(samples, data)
         metrics: dict[str, float] = evaluator.evaluate(len(loader.dataset))
     return metrics

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -64,9 +64,11 @@ class Pictures:
         return np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int).tolist()
 
 
-def sizes_of(samples: Sequence[Any]) -> Tensor:
-    """Return the heights and widths of pictures without padding, (N, 2)."""
-    return torch.tensor([sample.metainfo['img_shape'][:2] for sample in samples])
+def inputs_of(images: Tensor, samples: Sequence[Any]) -> dict[str, Tensor]:
+    """Return what a file may take: ``images``, and ``sizes`` without padding, (N, 2)."""
+    whole = tuple(images.shape[-2:])
+    sizes = [sample.metainfo.get('img_shape', whole)[:2] for sample in samples]
+    return dict(images=images, sizes=torch.tensor(sizes))
 
 
 def validation_pictures(
@@ -97,12 +99,6 @@ def calibration_pictures(
         settings = settings['dataset']
     settings.update(pipeline=_settings(cfg, 'val_dataloader').pipeline, test_mode=True)
     return Pictures(_build(cfg, settings), network, size)
-
-
-def batches(pictures: Pictures, indices: Sequence[int]) -> Iterator[tuple[Tensor, list[Any]]]:
-    """Yield pictures one at a time."""
-    for i in indices:
-        yield pictures.batch([i])
 
 
 def _settings(cfg: Config, loader: str) -> Any:

@@ -19,7 +19,7 @@ from kd_plugins.shipping.int8 import quantise
 from kd_plugins.shipping.measuring import measure
 from kd_plugins.shipping.metadata import metadata_of
 from kd_plugins.shipping.onnx_file import OnnxNetwork
-from kd_plugins.shipping.pictures import calibration_pictures, sizes_of, validation_pictures
+from kd_plugins.shipping.pictures import calibration_pictures, inputs_of, validation_pictures
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Shipment:
         pictures = calibration_pictures(self.cfg, self.network, self.size)
         chosen = pictures.some(count)
         batches = map(pictures.batch, ([i] for i in chosen))
-        quantise(path, out, (dict(images=i, sizes=sizes_of(s)) for i, s in batches))
+        quantise(path, out, (inputs_of(*batch) for batch in batches))
         return len(chosen)
 
     def measure(self, path: Path) -> dict[str, float]:

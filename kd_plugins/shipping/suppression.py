@@ -56,8 +56,8 @@ def check_nms(settings: ConfigDict, key: str) -> None:
     kind = settings.get('type', 'nms')
     if kind != 'nms':
         raise ValueError(
-            f"{key}.type={kind!r} cannot be written as ONNX, which has the plain 'nms' only: set "
-            'it, or write --raw-outputs.'
+            f"{key}.type={kind!r} cannot be written as ONNX, which has the plain 'nms' only: test "
+            'with that, or write --raw-outputs.'
         )
     for name in settings:
         if name not in ('type', 'iou_threshold', 'class_agnostic', 'split_thr'):

@@ -1,0 +1,90 @@
+"""Detectors of stock configs whose scores differ, and pictures of digits for them."""
+
+import functools
+import tempfile
+
+import torch
+from mmengine.config import Config
+
+from kd_plugins.shipping import validation_pictures
+
+from . import ROOT
+from .few_scenes import few_scenes
+from .whole_detectors import built
+
+#: What makes heads of stock configs small, and know three classes.
+DENSE = dict(
+    backbone__base_channels=8,
+    neck__in_channels=[32, 64, 128, 256],
+    neck__out_channels=64,
+    bbox_head=dict(in_channels=64, feat_channels=64, stacked_convs=1, num_classes=3),
+)
+BOX_HEAD = dict(in_channels=64, fc_out_channels=64, num_classes=3)
+TWO_STAGE = dict(
+    backbone__base_channels=8,
+    neck__in_channels=[32, 64, 128, 256],
+    neck__out_channels=64,
+    rpn_head=dict(in_channels=64, feat_channels=64),
+    roi_head__bbox_roi_extractor__out_channels=64,
+)
+#: Configs of mmdet, and what makes them small.
+DETECTORS = {
+    'retinanet': (
+        'retinanet/retinanet_r18_fpn_1x_coco.py',
+        dict(DENSE, neck__in_channels=[8, 16, 32, 64]),
+    ),
+    'gfl': ('gfl/gfl_r50_fpn_1x_coco.py', DENSE),
+    'fcos': ('fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py', DENSE),
+    'atss': ('atss/atss_r50_fpn_1x_coco.py', DENSE),
+    'rtmdet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', dict(bbox_head__num_classes=3)),
+    'yolox': ('yolox/yolox_tiny_8xb8-300e_coco.py', dict(bbox_head__num_classes=3)),
+    'ssd': ('ssd/ssd300_coco.py', dict(bbox_head__num_classes=3)),
+    'faster-rcnn': (
+        'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+        dict(TWO_STAGE, roi_head__bbox_head=BOX_HEAD),
+    ),
+    'cascade-rcnn': (
+        'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py',
+        dict(TWO_STAGE, **{f'roi_head__bbox_head__{i}': BOX_HEAD for i in range(3)}),
+    ),
+}
+
+
+@functools.cache
+def _options():
+    return few_scenes(tempfile.mkdtemp(), train=4, val=3)
+
+
+def scenes(side=96, config='configs/vanilla/gfl_scenes_student.py'):
+    """Return a config whose pictures are a few scenes of 64 pixels, in this size."""
+    cfg = Config.fromfile(ROOT / config)
+    options = dict(_options())
+    options.pop('model.architecture.test_cfg.score_thr')
+    cfg.merge_from_dict(options)
+    cfg.val_dataloader.update(num_workers=0, persistent_workers=False, batch_size=2)
+    cfg.val_dataloader.dataset.pipeline[1].scale = (side, side)
+    return cfg
+
+
+def varied(detector, std=0.05):
+    """Give a detector's heads weights that tell places apart, and norms that do something."""
+    torch.manual_seed(1)
+    for name, module in detector.named_modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+        elif 'head' in name and isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=std)
+    return detector.eval()
+
+
+def stock(kind, **more):
+    """Return a detector of a stock config, small and for three classes."""
+    name, changes = DETECTORS[kind]
+    changes = {f'model.{key.replace("__", ".")}': value for key, value in (changes | more).items()}
+    return varied(built(name, changes))
+
+
+def pictures(detector, side=96, size=None):
+    """Return validation pictures for it."""
+    return validation_pictures(scenes(side), detector, size)

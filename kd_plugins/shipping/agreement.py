@@ -29,7 +29,7 @@ def relative_difference(expected: Sequence[Tensor], computed: Sequence[Tensor]) 
             return float('inf')
         if first.numel():
             far = (first - second).abs().max() / first.abs().max().clamp(min=1e-6)
-            worst = max(worst, float(torch.nan_to_num(far, nan=float('inf'))))
+            worst = max(worst, float(torch.nan_to_num(far, nan=float('inf'), posinf=float('inf'))))
     return worst
 
 

@@ -109,7 +109,7 @@ def candidates_of(head: Any) -> Any:
     from mmdet.models.dense_heads import GFLHead, YOLOXHead
     from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 
-    loss = getattr(head, 'loss_cls', None)  # SSD has none
+    loss = getattr(head, 'loss_cls', None)
     if getattr(loss, 'custom_cls_channels', False):
         raise refuse(head, f'{type(loss).__name__} has an activation of its own')
     if getattr(head, 'predict_box_type', 'hbox') != 'hbox':

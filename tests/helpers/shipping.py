@@ -38,7 +38,6 @@ DETECTORS = {
     'atss': ('atss/atss_r50_fpn_1x_coco.py', DENSE),
     'rtmdet': ('rtmdet/rtmdet_tiny_8xb32-300e_coco.py', dict(bbox_head__num_classes=3)),
     'yolox': ('yolox/yolox_tiny_8xb8-300e_coco.py', dict(bbox_head__num_classes=3)),
-    'ssd': ('ssd/ssd300_coco.py', dict(bbox_head__num_classes=3)),
     'faster-rcnn': (
         'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
         dict(TWO_STAGE, roi_head__bbox_head=BOX_HEAD),
@@ -67,15 +66,31 @@ def scenes(side=96, config='configs/vanilla/gfl_scenes_student.py'):
 
 
 def varied(detector, std=0.05):
-    """Give a detector's heads weights that tell places apart, and norms that do something."""
+    """Give a detector's heads weights that tell places apart, and norms that have seen pictures."""
     torch.manual_seed(1)
+    norms = []
     for name, module in detector.named_modules():
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2.0)
+            module.momentum = None
+            norms.append(module.train())
         elif 'head' in name and isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            torch.nn.init.normal_(module.weight, std=std)
+            # Deltas are exponents in some heads.
+            torch.nn.init.normal_(module.weight, std=std / 5 if 'reg' in name else std)
+    with torch.no_grad():
+        maps = detector.extract_feat(images(detector, 2, 96, 96))
+        if detector.with_bbox and hasattr(detector, 'bbox_head'):
+            detector.bbox_head(maps)
     return detector.eval()
+
+
+def images(detector, *shape, seed=0):
+    """Return scenes and some noise in a shape (N, H, W), as a detector takes them."""
+    scenes_of_digits, _ = pictures(detector).batch(range(shape[0]))
+    # YOLOX and others take pixels as they are.
+    scale = 0.1 if detector.data_preprocessor._enable_normalize else 6
+    found = torch.nn.functional.interpolate(scenes_of_digits, shape[1:], mode='bilinear')
+    generator = torch.Generator().manual_seed(seed)
+    return found + scale * torch.randn(found.shape, generator=generator)
 
 
 def stock(kind, **more):

@@ -4,6 +4,7 @@ import onnx
 import pytest
 import torch
 from helpers.shipping import DETECTORS, pictures, stock
+from helpers.shipping import images as noise
 from helpers.whole_detectors import built
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
@@ -58,7 +59,7 @@ def check_equal(detector, file, images, sizes):
     return [len(each.pred_instances) for each in expected]
 
 
-@pytest.mark.parametrize('kind', [kind for kind in DETECTORS if kind != 'ssd'])
+@pytest.mark.parametrize('kind', DETECTORS)
 def test_a_file_finds_what_upstream_predicts(tmp_path, kind):
     detector = stock(kind)
     written = export(detector, tmp_path / 'd.onnx')
@@ -67,20 +68,18 @@ def test_a_file_finds_what_upstream_predicts(tmp_path, kind):
     file = OnnxNetwork(str(tmp_path / 'd.onnx'))
     assert file.outputs == ['boxes', 'scores', 'labels']
     # In shape (N, H, W), and the pictures' own sizes, which the rest pads.
-    generator = torch.Generator().manual_seed(0)
     for shape, sizes in [
         ((1, 96, 96), [(96, 96)]),
         ((2, 128, 96), [(120, 90), (128, 64)]),
         ((3, 64, 160), [(64, 160), (50, 150), (33, 40)]),
     ]:
-        images = torch.randn(shape[0], 3, *shape[1:], generator=generator)
-        assert sum(check_equal(detector, file, images, sizes)) > 0
+        assert sum(check_equal(detector, file, noise(detector, *shape), sizes)) > 0
 
 
 @pytest.mark.parametrize('kind', ['gfl', 'yolox', 'faster-rcnn'])
 def test_where_nothing_is_found_a_file_finds_nothing(tmp_path, kind):
     detector = stock(kind)
-    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    images = noise(detector, 2, 96, 96)
     with torch.no_grad():
         found = detector.predict(images, samples([(96, 96)] * 2, images), rescale=False)
     best = [each.pred_instances.scores.max().item() for each in found]
@@ -104,7 +103,7 @@ def test_class_agnostic_suppression_and_small_boxes(tmp_path):
     detector.bbox_head.test_cfg.nms.class_agnostic = True
     detector.bbox_head.test_cfg.min_bbox_size = 12
     export(detector, tmp_path / 'd.onnx')
-    images = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(3))
+    images = noise(detector, 2, 96, 96, seed=3)
     file = OnnxNetwork(str(tmp_path / 'd.onnx'))
     number = sum(check_equal(detector, file, images, [(90, 96), (96, 80)]))
     detector.bbox_head.test_cfg.nms.class_agnostic = False
@@ -113,31 +112,20 @@ def test_class_agnostic_suppression_and_small_boxes(tmp_path):
     assert 0 < number < sum(len(each.pred_instances) for each in other)
 
 
-def test_a_size_that_is_not_free_is_asked_for(tmp_path):
-    # torch cannot write SSD's pooling for a height that it does not know.
-    detector = stock('ssd')
-    with pytest.raises(ValueError, match=r'get_pool_ceil_padding.*--onnx HEIGHT WIDTH\.$'):
-        export(detector, tmp_path / 'd.onnx', side=300)
-    with pytest.raises(ValueError, match='--onnx 256 320 is too small.* a picture of 300 x 300'):
-        export(detector, tmp_path / 'd.onnx', side=300, size=(256, 320))
-    assert list(tmp_path.iterdir()) == []
-    assert export(detector, tmp_path / 'd.onnx', side=300, size=(300, 320)).free
-    file = OnnxNetwork(str(tmp_path / 'd.onnx'))
-    images = torch.randn(2, 3, 300, 320, generator=torch.Generator().manual_seed(3))
-    assert check_equal(detector, file, images, [(300, 300), (250, 320)])
-
-
-def test_a_number_of_pictures_that_is_not_free_is_one(tmp_path):
+def test_sizes_that_are_not_free(tmp_path):
     detector = stock('gfl')
     forward = detector.neck.forward
     detector.neck.forward = lambda maps: forward(
         [each.reshape(int(each.shape[0]), *map(int, each.shape[1:])) for each in maps]
     )
-    with pytest.raises(ValueError, match='--onnx HEIGHT WIDTH'):
+    with pytest.raises(ValueError, match=r'; a size .* may help: --onnx HEIGHT WIDTH\.$'):
         export(detector, tmp_path / 'd.onnx')
+    with pytest.raises(ValueError, match='--onnx 64 96 is too small.* a picture of 96 x 96'):
+        export(detector, tmp_path / 'd.onnx', size=(64, 96))
+    assert list(tmp_path.iterdir()) == []
     assert not export(detector, tmp_path / 'd.onnx', size=(96, 128)).free
     file = OnnxNetwork(str(tmp_path / 'd.onnx'))
-    images = torch.randn(1, 3, 96, 128, generator=torch.Generator().manual_seed(3))
+    images = noise(detector, 1, 96, 128, seed=3)
     assert check_equal(detector, file, images, [(90, 128)])
 
 
@@ -148,13 +136,14 @@ def test_outputs_of_dense_heads(tmp_path):
         assert written.what == 'maps' and written.free
         file = OnnxNetwork(str(tmp_path / 'd.onnx'))
         assert file.inputs == ['images']
-        images = torch.randn(2, 3, 64, 128, generator=torch.Generator().manual_seed(0))
+        images = noise(detector, 2, 64, 128)
         with torch.no_grad():
             expected = detector(images, mode='tensor')
         expected = [level for levels in expected for level in levels]
         assert file.outputs[0] == 'cls_scores.0' and file.outputs[-1].startswith(last)
         for wanted, computed in zip(expected, file(images=images), strict=True):
-            torch.testing.assert_close(computed, wanted, atol=1e-4, rtol=1e-4)
+            far = (computed - wanted).abs().max()
+            assert computed.shape == wanted.shape and far < 1e-4 * wanted.abs().max()
 
 
 def test_outputs_of_two_stage_heads(tmp_path):
@@ -162,7 +151,7 @@ def test_outputs_of_two_stage_heads(tmp_path):
     assert export(detector, tmp_path / 'd.onnx', raw=True).what == 'proposals'
     file = OnnxNetwork(str(tmp_path / 'd.onnx'))
     assert file.outputs == ['proposals', 'cls_scores', 'bbox_preds']
-    images = torch.randn(1, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    images = noise(detector, 1, 96, 96)
     proposals, logits, deltas = file(images=images, sizes=torch.tensor([[96, 90]]))
     with torch.no_grad():
         maps = detector.extract_feat(images)
@@ -232,5 +221,4 @@ def test_a_file_says_what_its_pictures_need(tmp_path):
     export_detector(detector, tmp_path / 'd.onnx', pictures(detector), said)
     written = onnx.load(tmp_path / 'd.onnx')
     assert {each.key: each.value for each in written.metadata_props} == said
-    assert metadata_of(stock('yolox'))['pad_value'] == '114'
     assert metadata_of(stock('fcos'))['channels'] == 'BGR'

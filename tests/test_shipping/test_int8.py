@@ -44,7 +44,7 @@ def test_the_accuracy_of_a_classifier_survives(tmp_path):
     torch.manual_seed(0)
     network = build_student(cfg).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    for _ in range(40):
+    for _ in range(20):
         for data in Runner.build_dataloader(dict(cfg.train_dataloader), seed=0):
             optimizer.zero_grad()
             network(**network.data_preprocessor(data, True), mode='loss')['loss'].backward()
@@ -56,7 +56,7 @@ def test_the_accuracy_of_a_classifier_survives(tmp_path):
     assert shipment.quantise(path, out, 50) == 50
     full, small = shipment.measure(path), shipment.measure(out)
     assert full == upstreams_metrics(cfg, network.eval())
-    assert full['accuracy/top1'] > 85
+    assert full['accuracy/top1'] > 70
     assert abs(full['accuracy/top1'] - small['accuracy/top1']) < 3
     # It is another network all the same, whose convolutions compute with int8.
     images = pictures_of(cfg, network)

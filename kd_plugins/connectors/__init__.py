@@ -10,6 +10,18 @@ A connector that knows before the first step what it takes and gives has a metho
 returns what it will give, which the term's own ``check_specs`` then gets.
 """
 
+from kd_plugins.connectors.pseudo_labels import (
+    FlexiblePseudoLabels,
+    PseudoLabels,
+    class_thresholds,
+    label_rank,
+)
 from kd_plugins.connectors.reviewkd import ReviewKDConnector
 
-__all__ = ['ReviewKDConnector']
+__all__ = [
+    'FlexiblePseudoLabels',
+    'PseudoLabels',
+    'ReviewKDConnector',
+    'class_thresholds',
+    'label_rank',
+]

@@ -13,6 +13,7 @@ from kd_plugins.recorders.roi_head import RoIHeadRecorder
 from kd_plugins.recorders.snapshot import SnapshotRecorder
 from kd_plugins.recorders.stored import StoredRecorder
 from kd_plugins.recorders.task_logits import TaskLogitsRecorder
+from kd_plugins.recorders.view_logits import ViewLogitsRecorder
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
@@ -27,4 +28,5 @@ __all__ = [
     'SnapshotRecorder',
     'StoredRecorder',
     'TaskLogitsRecorder',
+    'ViewLogitsRecorder',
 ]

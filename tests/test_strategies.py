@@ -33,6 +33,7 @@ from helpers.tiny_pictures import (
     zipf,
 )
 from helpers.tiny_training import config, train
+from helpers.two_views import two_views
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
@@ -100,6 +101,7 @@ CHANGE = dict(type='kd_plugins.CTCHook', stage_two_epoch=1)
 NUMBERED = dict(data='NumberedVectors', part='body.1')
 PATCHES = dict(data='Pictures', part='backbone.layers.1')
 STAGES = dict(data='Pictures', part='backbone.layer2')
+VIEWS = dict(data='TwoViews', part='backbone.layer2')
 BOXES = dict(data='Boxes', part='backbone.layer4')
 #: A method more is a line more.
 METHODS = {
@@ -138,6 +140,9 @@ METHODS = {
     'RecursiveMix + CTKD + DOT': Method(
         lambda: beside_ctkd(recursive_mix()), dot(), CURRICULUM, **STAGES
     ),
+    'FixMatch': Method(lambda: two_views('fixmatch'), sgd(0.01), **VIEWS),
+    'FullFlex': Method(two_views, sgd(0.01), **VIEWS),
+    'FullMatch + DOT': Method(lambda: two_views('fullmatch'), dot(0.01), **VIEWS),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
     'CWD, PKD': Method(
@@ -179,7 +184,7 @@ def of(name, work_dir, epochs=2, wrapper=None, **options):
     if method.hook:
         cfg.default_hooks.curriculum = dict(method.hook)
     cfg.merge_from_dict(options)
-    if method.data == 'HalfLabelled':
+    if method.data in ('HalfLabelled', 'TwoViews'):
         cfg.train_dataloader.sampler = dict(
             type='kd_plugins.MultiSourceSampler',
             batch_size=cfg.train_dataloader.batch_size,
@@ -222,9 +227,9 @@ def test_bfloat16_autocast(tmp_path, method):
 
 
 # mmdet divides by the objects of a step, so a detector's steps are not those of the batch;
-# every pass of RecursiveMix pastes another batch, CTC's memories go on with every step, and
-# DIST compares classes over the pictures of a step.
-IN_PARTS = ('RecursiveMix', 'CTC', 'DIST')
+# every pass of RecursiveMix pastes another batch, CTC's memories go on with every step,
+# DIST compares classes over the pictures of a step, and FullMatch's k is of a step.
+IN_PARTS = ('RecursiveMix', 'CTC', 'DIST', 'Full')
 WHOLE = [
     name
     for name, method in METHODS.items()

@@ -304,7 +304,7 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 number = len(dataset.datasets[1])
                 part.check_unlabelled(f'model.distiller.connectors.{name}', number)
         return
-    _check_views(dataset, model)
+    _check_views(loader, model)
     if getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
         for inner in _datasets(dataset):
             # What mmpretrain's datasets call it.
@@ -317,15 +317,18 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 )
 
 
-def _check_views(dataset: Any, model: nn.Module) -> None:
+def _check_views(loader: Any, model: nn.Module) -> None:
     """Refuse recorders of two views of unlabelled pictures where the data have none."""
+    if isinstance(getattr(loader, 'sampler', None), MultiSourceSampler):
+        return
     recorders = getattr(getattr(model, 'distiller', None), 'student_recorders', None)
     for name, recorder in getattr(recorders, 'recorders', {}).items():
         if hasattr(recorder, 'rows'):
             raise ValueError(
                 f'model.distiller.student_recorders.{name} reads two views of unlabelled pictures, '
-                f'and train_dataloader.dataset is a {type(dataset).__name__}: give '
-                "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
+                f'and train_dataloader.dataset is a {type(loader.dataset).__name__}: give '
+                "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...), and a "
+                'kd_plugins.MultiSourceSampler.'
             )
 
 

@@ -24,7 +24,7 @@ def distiller_of(kind, cutoff, num_unlabelled):
     """The distiller of a method's configs."""
     parts = Config.fromfile(ROOT / 'configs/_base_/distill/fixmatch.py').distiller
     if 'full' in kind:
-        more = Config.fromfile(ROOT / 'configs/_base_/distill/fullmatch.py').model.distiller
+        more = Config.fromfile(ROOT / 'configs/_base_/distill/fullmatch.py').fullmatch
         for key, value in more.items():
             parts[key].update(value)
     labels = parts.connectors.pseudo_labels
@@ -106,7 +106,9 @@ def batch(labels, unlabelled, size=8, offset=0.0):
     pictures = [numbers(shape, 0.3 * y + offset, 1.0) for y in labels]
     for i in unlabelled:
         sample = DataSample(metainfo=dict(sample_idx=i))
-        sample.set_field(numbers(shape, 5.0 + i, 1.0) * 1.3, 'strong_view')
+        # Darker and brighter ones.
+        plain = numbers((3, 1, 1), i, 2.0) + numbers(shape, 5.0 + i, 1.0)
+        sample.set_field(plain + numbers(shape, 2.0 + 3 * i, 1.3), 'strong_view')
         samples.append(sample)
-        pictures.append(numbers(shape, 5.0 + i, 1.0) + 0.1 * math.sin(i + offset))
+        pictures.append(plain + 0.1 * math.sin(i + offset))
     return dict(inputs=torch.stack(pictures), data_samples=samples)

@@ -1,7 +1,5 @@
 # What FixMatch and its kin read: the logits of the labelled pictures and of both views of
 # the others, and what the weak views say about the strong ones. There is no teacher.
-_pseudo = dict(recorder='views', from_student=True, connector='pseudo_labels')
-_strong = dict(recorder='strong', from_student=True)
 distiller = dict(
     type='mmrazor.ConfigurableDistiller',
     student_recorders=dict(
@@ -10,5 +8,10 @@ distiller = dict(
     ),
     connectors=dict(pseudo_labels=dict(type='kd_plugins.PseudoLabels', cutoff=0.95)),
     distill_losses=dict(loss_fixmatch=dict(type='kd_plugins.FixMatchLoss')),
-    loss_forward_mappings=dict(loss_fixmatch=dict(preds_S=_strong, pseudo=_pseudo)),
+    loss_forward_mappings=dict(
+        loss_fixmatch=dict(
+            preds_S=dict(recorder='strong', from_student=True),
+            pseudo=dict(recorder='views', from_student=True, connector='pseudo_labels'),
+        ),
+    ),
 )

@@ -12,9 +12,12 @@ from kd_plugins.structures import ViewRows
 
 
 def join_views(
-    labelled: Tensor, labelled_samples: Sequence | None, inputs: Tensor, data_samples: Sequence,
+    labelled: Tensor,
+    labelled_samples: Sequence | None,
+    inputs: Tensor,
+    data_samples: Sequence,
     strong: Tensor,
-) -> tuple[Tensor, list, ViewRows]:  # fmt: skip
+) -> tuple[Tensor, list, ViewRows]:
     """Return one batch of all views, its samples, and which rows are what.
 
     Args:
@@ -40,7 +43,7 @@ def join_views(
 
 
 def loss_of_labelled(
-    student: nn.Module, logits: Tensor, data_samples: Sequence, rows: ViewRows
+    student: nn.Module, logits: Tensor, data_samples: Sequence | None, rows: ViewRows
 ) -> Mapping[str, Any]:
     """Return the losses of an mmpretrain classifier, of the labelled rows of its logits.
 
@@ -50,4 +53,5 @@ def loss_of_labelled(
         data_samples: The samples of all rows.
         rows: Which of them are what.
     """
-    return student.head._get_loss(logits[: rows.labelled], list(data_samples[: rows.labelled]))
+    samples = list(data_samples or ())
+    return student.head._get_loss(logits[: rows.labelled], samples[: rows.labelled])

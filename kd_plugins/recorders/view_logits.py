@@ -81,7 +81,8 @@ class ViewLogitsRecorder(ModuleOutputsRecorder):
                     "PackInputs algorithm_keys=['strong_view']."
                 )
             sizes = (rows.labelled, rows.unlabelled, rows.unlabelled)
-            self._record = ViewLogits(*logits.split(sizes), sample_idx=rows.sample_idx)
+            labelled, weak, strong = logits.split(sizes)
+            self._record = ViewLogits(labelled, weak, strong, rows.sample_idx)
         return self._record if self.view is None else getattr(self._record, self.view)
 
     def reset_data_buffer(self) -> None:

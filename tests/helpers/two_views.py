@@ -30,9 +30,7 @@ def distiller_of(kind, cutoff, num_unlabelled):
     labels = parts.connectors.pseudo_labels
     labels.cutoff = cutoff
     if 'flex' in kind:
-        labels.update(
-            type='kd_plugins.FlexiblePseudoLabels', num_unlabelled=num_unlabelled
-        )
+        labels.update(type='kd_plugins.FlexiblePseudoLabels', num_unlabelled=num_unlabelled)
     return parts
 
 

@@ -104,9 +104,7 @@ def test_a_training_is_the_published_one(kind):
     wrapper = build_optim_wrapper(
         model,
         dict(
-            optimizer=dict(
-                type='SGD', lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4
-            ),
+            optimizer=dict(type='SGD', lr=0.03, momentum=0.9, nesterov=True, weight_decay=5e-4),
             paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0),
         ),
     )
@@ -353,9 +351,9 @@ def test_a_resumed_training_ends_in_the_same_weights(tmp_path, by_epoch):
     assert list(whole) == list(resumed) and latest in whole
     assert [key for key in whole if not torch.equal(whole[key], resumed[key])] == []
     averages = [
-        torch.load(
-            (tmp_path / name / 'last_checkpoint').read_text(), weights_only=False
-        )['ema_state_dict']
+        torch.load((tmp_path / name / 'last_checkpoint').read_text(), weights_only=False)[
+            'ema_state_dict'
+        ]
         for name in ('whole', 'broken')
     ]
     assert all(torch.equal(averages[0][key], averages[1][key]) for key in averages[0])
@@ -384,7 +382,9 @@ def test_students_that_cannot_be_graded_on_a_part_are_refused():
     arc = resnet()
     arc['head'].update(type='ArcFaceClsHead')
     for student, name in ((sigmoid, 'MultiLabelLinearClsHead'), (arc, 'ArcFaceClsHead')):
-        with pytest.raises(ValueError, match=rf'student_recorders.* with a {name}, .*LinearClsHead'):
+        with pytest.raises(
+            ValueError, match=rf'student_recorders.* with a {name}, .*LinearClsHead'
+        ):
             built(student=student)
     parts = distiller_of('fixmatch', 0.3, 6)
     parts.student_recorders.views.source = 'head.cls'
@@ -426,5 +426,3 @@ def test_datasets_that_do_not_fit_are_refused_before_training(tmp_path):
     says = r'student_recorders.views reads two views .* is a Pictures: give .*WithUnlabelled'
     with pytest.raises(ValueError, match=says):
         train(cfg)
-
-

@@ -65,9 +65,7 @@ def test_is_as_published(kind, row):
             kinds = dict(type='kd_plugins.FlexiblePseudoLabels', num_unlabelled=unlabelled)
         assert label == dict(kinds, cutoff=0.95)
         assert model.architecture.head.num_classes == classes == cfg.data_preprocessor.num_classes
-        optimizer = dict(
-            type='SGD', lr=0.03, momentum=0.9, nesterov=True, weight_decay=decay
-        )
+        optimizer = dict(type='SGD', lr=0.03, momentum=0.9, nesterov=True, weight_decay=decay)
         assert cfg.optim_wrapper.optimizer == optimizer
         assert cfg.train_cfg.max_iters == iterations and not cfg.train_cfg.by_epoch
         average = dict(
@@ -107,9 +105,7 @@ def test_the_learning_rate_and_the_decay_are_the_published_ones(data):
 def test_the_strong_view_is_the_published_one():
     """Fourteen operations, two a picture, in the ranges of randaugment.py (FullMatch)."""
     cfg = Config.fromfile(FOLDER / 'fullmatch_wrn28-2_8xb8_cifar10-40.py')
-    flip, crop, operations, cutout = (
-        cfg.train_dataloader.dataset.unlabelled.pipeline[0].transforms
-    )
+    flip, crop, operations, cutout = cfg.train_dataloader.dataset.unlabelled.pipeline[0].transforms
     assert flip.prob == 0.5 and crop == dict(type='RandomCrop', crop_size=32, padding=4)
     assert operations.num_policies == 2 and operations.magnitude_std == 'inf'
     assert len(operations.policies) == 14

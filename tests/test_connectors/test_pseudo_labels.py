@@ -132,5 +132,7 @@ def test_settings_and_pictures_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r'labels.num_unlabelled=3 is wrong: give 5, the pictures'):
         label.check_unlabelled('model.distiller.connectors.labels', 5)
     label.check_unlabelled('model.distiller.connectors.labels', 3)
-    with pytest.raises(ValueError, match=r'PseudoLabels.views is a Tensor, .*kd_plugins.ViewLogits'):
+    with pytest.raises(
+        ValueError, match=r'PseudoLabels.views is a Tensor, .*kd_plugins.ViewLogits'
+    ):
         label(sure_of([0, 1]))

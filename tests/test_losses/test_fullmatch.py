@@ -124,9 +124,7 @@ def test_by_hand():
     pure = (
         fixmatch_loss(strong, pseudo.labels, pseudo.selected).mean(),
         anl_loss(strong, pseudo.candidates, cutoff).mean(),
-        eml_loss(
-            strong, pseudo.labels, pseudo.selected, pseudo.candidates, pseudo.k, cutoff
-        ),
+        eml_loss(strong, pseudo.labels, pseudo.selected, pseudo.candidates, pseudo.k, cutoff),
     )
     for value, wanted in zip(pure, by_hand(strong), strict=True):
         torch.testing.assert_close(value, wanted, rtol=1e-9, atol=1e-12)

@@ -333,19 +333,22 @@ def test_channels_last_gives_the_same_losses(path):
     model = build(path).train()
     model.distiller.eval()  # CTC's memories go on in training
     model.set_progress(Progress(iter=20, max_iters=300, epoch=2, max_epochs=30))
-    inputs, samples, dtype = batch_for(model, path)
+    data, dtype = batch_for(model, path)
     model.to(dtype)
     # What the parts remember is the same for both.
-    model.loss(inputs, samples)
+    model.loss(**data)
     remembered = [copy.copy(vars(part)) for part in model.batch_parts]
-    before = model.loss(inputs, samples)
+    before = model.loss(**data)
     for part, state in zip(model.batch_parts, remembered, strict=True):
         vars(part).update(state)
     model.to(memory_format=torch.channels_last)
     convolutions = [m for m in teacher_modules(model) if isinstance(m, torch.nn.Conv2d)]
     # A filter of one channel or of 1 x 1 pixels is in both formats at once.
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
-    after = model.loss(inputs.contiguous(memory_format=torch.channels_last), samples)
+    for part in (data, data.get('unlabelled') or {}):
+        for name in {'inputs', 'strong'} & part.keys():
+            part[name] = part[name].contiguous(memory_format=torch.channels_last)
+    after = model.loss(**data)
     assert before.keys() == after.keys()
     rtol, atol = (1e-9, 1e-9) if dtype == torch.float64 else (1e-3, 1e-5)
     for name in before:
@@ -359,15 +362,19 @@ def teacher_modules(model):
 
 
 def batch_for(model, path):
-    """Return inputs, samples and the precision in which the losses can be computed."""
+    """Return a preprocessed batch, and the precision in which the losses can be computed."""
     if 'scenes' in path.stem:
         # mmdet computes targets in float32.
-        data = model.data_preprocessor(images(classes=10), True)
-        return data['inputs'], data['data_samples'], torch.float32
+        return model.data_preprocessor(images(classes=10), True), torch.float32
     from mmpretrain.structures import DataSample
 
     samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i) for i in range(4)]
-    return torch.randn(4, 1, 8, 8, dtype=torch.float64), samples, torch.float64
+    data = dict(inputs=torch.randn(4, 1, 8, 8, dtype=torch.float64), data_samples=samples)
+    if path.parent.name == 'fullmatch':
+        model.distiller.connectors.pseudo_labels.cutoff = 0.1
+        strong = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+        data['unlabelled'] = dict(data, strong=strong)
+    return data, torch.float64
 
 
 @pytest.mark.parametrize('strategy', ['FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy'])

@@ -18,3 +18,4 @@ max_iters = 6144
 train_cfg = dict(max_iters=max_iters, val_interval=512)
 param_scheduler = dict(T_max=16 / 7 * max_iters, end=max_iters)
 default_hooks = dict(checkpoint=dict(interval=512))
+auto_scale_lr = dict(base_batch_size=64)

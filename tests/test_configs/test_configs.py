@@ -51,6 +51,9 @@ def test_builds_and_gives_finite_losses(path, monkeypatch):
     cfg = load(path)
     assert_loses_nothing(cfg)
     init_default_scope(cfg.get('default_scope'))
+    if '/fullmatch/' in path:
+        # Of an untrained network no label is sure.
+        cfg.model.distiller.connectors.pseudo_labels.cutoff = 0.001
     preprocessor = cfg.get('data_preprocessor')
     model = MODELS.build(dict(cfg.model, data_preprocessor=preprocessor))
     # Swin's windows need their own size.
@@ -89,8 +92,7 @@ def test_builds_and_gives_finite_losses(path, monkeypatch):
     total, log = model.parse_losses(losses)
     assert torch.isfinite(total) and total.requires_grad
     if 'teacher' in cfg.model:
-        # Of an untrained network no label is sure.
-        assert log['distill_loss'] > 0 or ('distill.loss_fixmatch' in log and 'full' not in path)
+        assert log['distill_loss'] > 0
         assert log.get('task_loss', 0) > 0 or not model.calculate_student_loss
 
 

@@ -94,6 +94,58 @@ class TopLogits:
 
 
 @dataclass(frozen=True)
+class ViewRows:
+    """Which rows of a batch are what: labelled pictures, then the weak, then the strong views.
+
+    Args:
+        labelled: How many pictures with a label.
+        unlabelled: How many without, each in a weak and a strong view.
+        sample_idx: The numbers of the latter in their dataset; None for one that has none.
+    """
+
+    labelled: int
+    unlabelled: int
+    sample_idx: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class ViewLogits:
+    """What a classifier says of a batch of labelled pictures and two views of unlabelled ones.
+
+    Args:
+        labelled: Logits of the labelled pictures, (B, C).
+        weak: Of the weak views, (M, C).
+        strong: Of the strong views of the same pictures, (M, C).
+        sample_idx: As in :class:`ViewRows`.
+    """
+
+    labelled: Tensor
+    weak: Tensor
+    strong: Tensor
+    sample_idx: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class PseudoLabelled:
+    """What the weak views of M pictures say about their strong ones; nothing has a gradient.
+
+    Args:
+        labels: The first class of each weak view, integers of shape (M,).
+        selected: Which labels are sure enough to learn, booleans of shape (M,).
+        k: A number of classes, of shape (): in every strong view of the step, on all
+            ranks, the label is among the k first; at least 2.
+        candidates: The k first classes of each weak view, booleans of shape (M, C).
+        cutoff: The probability from which on a label is sure.
+    """
+
+    labels: Tensor
+    selected: Tensor
+    k: Tensor
+    candidates: Tensor
+    cutoff: float
+
+
+@dataclass(frozen=True)
 class FeaturesSpec:
     """What can be said about feature maps before the network has run.
 

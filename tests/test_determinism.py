@@ -8,6 +8,7 @@ import torch
 from helpers import ROOT
 from helpers.detection import term
 from helpers.few_scenes import few_scenes
+from helpers.short import fewer
 from helpers.tiny_training import train
 from mmengine.config import Config
 from test_training import load
@@ -52,7 +53,7 @@ def assert_repeats(cfg_of, randomness):
 
 def on_digits(path, tmp_path):
     cfg = load(path, tmp_path, epochs=2)
-    cfg.train_dataloader.dataset.indices = 32
+    fewer(cfg, 32)
     cfg.val_dataloader.dataset.indices = 32
     losses = (cfg.model.get('distiller') or {}).get('distill_losses') or {}
     if 'loss_ctc' in losses:

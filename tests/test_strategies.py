@@ -35,6 +35,7 @@ from helpers.tiny_pictures import (
     zipf,
 )
 from helpers.tiny_training import config, train
+from helpers.two_views import two_views
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
@@ -102,6 +103,7 @@ CHANGE = dict(type='kd_plugins.CTCHook', stage_two_epoch=1)
 NUMBERED = dict(data='NumberedVectors', part='body.1')
 PATCHES = dict(data='Pictures', part='backbone.layers.1')
 STAGES = dict(data='Pictures', part='backbone.layer2')
+VIEWS = dict(data='TwoViews', part='backbone.layer2')
 BOXES = dict(data='Boxes', part='backbone.layer4')
 #: A method more is a line more.
 METHODS = {
@@ -142,6 +144,9 @@ METHODS = {
     'RecursiveMix + CTKD + DOT': Method(
         lambda: beside_ctkd(recursive_mix()), dot(), CURRICULUM, **STAGES
     ),
+    'FixMatch': Method(lambda: two_views('fixmatch'), sgd(0.01), **VIEWS),
+    'FullFlex': Method(two_views, sgd(0.01), **VIEWS),
+    'FullMatch + DOT': Method(lambda: two_views('fullmatch'), dot(0.01), **VIEWS),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
     'CrossKD': Method(crossed, sgd(0.01), **BOXES),
@@ -185,7 +190,7 @@ def of(name, work_dir, epochs=2, wrapper=None, **options):
     if method.hook:
         cfg.default_hooks.curriculum = dict(method.hook)
     cfg.merge_from_dict(options)
-    if method.data == 'HalfLabelled':
+    if method.data in ('HalfLabelled', 'TwoViews'):
         cfg.train_dataloader.sampler = dict(
             type='kd_plugins.MultiSourceSampler',
             batch_size=cfg.train_dataloader.batch_size,
@@ -228,9 +233,9 @@ def test_bfloat16_autocast(tmp_path, method):
 
 
 # mmdet divides by the objects of a step, so a detector's steps are not those of the batch;
-# every pass of RecursiveMix pastes another batch, CTC's memories go on with every step, and
-# DIST compares classes over the pictures of a step.
-IN_PARTS = ('RecursiveMix', 'CTC', 'DIST')
+# every pass of RecursiveMix pastes another batch, CTC's memories go on with every step,
+# DIST compares classes over the pictures of a step, and FullMatch's k is of a step.
+IN_PARTS = ('RecursiveMix', 'CTC', 'DIST', 'Full')
 WHOLE = [
     name
     for name, method in METHODS.items()
@@ -334,19 +339,22 @@ def test_channels_last_gives_the_same_losses(path):
     model = build(path).train()
     model.distiller.eval()  # CTC's memories go on in training
     model.set_progress(Progress(iter=20, max_iters=300, epoch=2, max_epochs=30))
-    inputs, samples, dtype = batch_for(model, path)
+    data, dtype = batch_for(model, path)
     model.to(dtype)
     # What the parts remember is the same for both.
-    model.loss(inputs, samples)
+    model.loss(**data)
     remembered = [copy.copy(vars(part)) for part in model.batch_parts]
-    before = model.loss(inputs, samples)
+    before = model.loss(**data)
     for part, state in zip(model.batch_parts, remembered, strict=True):
         vars(part).update(state)
     model.to(memory_format=torch.channels_last)
     convolutions = [m for m in teacher_modules(model) if isinstance(m, torch.nn.Conv2d)]
     # A filter of one channel or of 1 x 1 pixels is in both formats at once.
     assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
-    after = model.loss(inputs.contiguous(memory_format=torch.channels_last), samples)
+    for part in (data, data.get('unlabelled') or {}):
+        for name in {'inputs', 'strong'} & part.keys():
+            part[name] = part[name].contiguous(memory_format=torch.channels_last)
+    after = model.loss(**data)
     assert before.keys() == after.keys()
     rtol, atol = (1e-9, 1e-9) if dtype == torch.float64 else (1e-3, 1e-5)
     for name in before:
@@ -360,15 +368,19 @@ def teacher_modules(model):
 
 
 def batch_for(model, path):
-    """Return inputs, samples and the precision in which the losses can be computed."""
+    """Return a preprocessed batch, and the precision in which the losses can be computed."""
     if 'scenes' in path.stem:
         # mmdet computes targets in float32.
-        data = model.data_preprocessor(images(classes=10), True)
-        return data['inputs'], data['data_samples'], torch.float32
+        return model.data_preprocessor(images(classes=10), True), torch.float32
     from mmpretrain.structures import DataSample
 
     samples = [DataSample(metainfo=dict(sample_idx=i)).set_gt_label(i) for i in range(4)]
-    return torch.randn(4, 1, 8, 8, dtype=torch.float64), samples, torch.float64
+    data = dict(inputs=torch.randn(4, 1, 8, 8, dtype=torch.float64), data_samples=samples)
+    if path.parent.name == 'fullmatch':
+        model.distiller.connectors.pseudo_labels.cutoff = 0.1
+        strong = torch.randn(4, 1, 8, 8, dtype=torch.float64)
+        data['unlabelled'] = dict(data, strong=strong)
+    return data, torch.float64
 
 
 @pytest.mark.parametrize('strategy', ['FSDPStrategy', 'DeepSpeedStrategy', 'ColossalAIStrategy'])

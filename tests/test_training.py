@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
-from helpers.short import shorten
+from helpers.short import fewer, shorten
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.hub import get_model
@@ -42,7 +42,7 @@ def load(path, work_dir, epochs=2, **options):
         cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
     cfg.work_dir = str(work_dir)
     cfg.experiment_name = f'{work_dir.name}_{time.time_ns()}'
-    cfg.train_dataloader.dataset.indices = 160
+    fewer(cfg, 160)
     cfg.train_cfg.val_interval = 1
     cfg.default_hooks.checkpoint.update(interval=1, save_best='auto')
     cfg.log_level = 'WARNING'

@@ -1,5 +1,6 @@
 """Algorithms: what the Runner trains."""
 
+from kd_plugins.algorithms.averaging import ExponentialMovingAverage
 from kd_plugins.algorithms.single_teacher_distill import SingleTeacherDistill
 
-__all__ = ['SingleTeacherDistill']
+__all__ = ['ExponentialMovingAverage', 'SingleTeacherDistill']

@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from kd_plugins.algorithms.student import StudentModel
+from kd_plugins.algorithms.views import join_views, loss_of_labelled
 from kd_plugins.batch_parts import build_batch_parts, record_parts
 from kd_plugins.distillers import (
     ask_teacher,
@@ -32,8 +33,9 @@ from kd_plugins.networks import (
     forbid_inplace,
     forked_random_states,
 )
+from kd_plugins.recorders.view_logits import tell_rows
 from kd_plugins.registry import MODELS
-from kd_plugins.structures import Progress
+from kd_plugins.structures import Progress, ViewRows
 from kd_plugins.teachers import build_teacher, store_teacher
 
 _EXCHANGED = (
@@ -233,7 +235,10 @@ class SingleTeacherDistill(StudentModel):
                 sees them in a forward pass of their own, after the labelled ones, and
                 computes none of its own losses of them. A term is then the mean over
                 all pictures of both: that of each part, weighted by how many it has;
-                ``unlabelled_*`` is its part on the unlabelled ones.
+                ``unlabelled_*`` is its part on the unlabelled ones. Where it has ``strong``,
+                a second view of the same pictures, everything is one batch instead, in one
+                forward pass: the labelled pictures, the first views, the strong ones. The
+                student's own loss is of the labelled.
 
         Raises:
             RuntimeError: In the first step, if the student's parameters are in pieces.
@@ -254,8 +259,13 @@ class SingleTeacherDistill(StudentModel):
             return _reaching(losses, distiller.parameters())
         for part in self.batch_parts:
             inputs, data_samples = part.change(inputs, data_samples)
+        rows = None
+        if unlabelled is not None and 'strong' in unlabelled:
+            inputs, data_samples, rows = join_views(inputs, data_samples, **unlabelled)
+            unlabelled = None
+        tell_rows(distiller, rows)
         first = not self._is_whole
-        losses = self._compare(inputs, data_samples, self.calculate_student_loss)
+        losses = self._compare(inputs, data_samples, self.calculate_student_loss, rows)
         if first and not self.calculate_student_loss and torch.is_grad_enabled():
             _warn_of_untrained(self.architecture, losses)
         for part in self.batch_parts:
@@ -288,7 +298,11 @@ class SingleTeacherDistill(StudentModel):
         )
 
     def _compare(
-        self, inputs: Tensor, data_samples: list | None, with_student_loss: bool
+        self,
+        inputs: Tensor,
+        data_samples: list | None,
+        with_student_loss: bool,
+        rows: ViewRows | None = None,
     ) -> dict[str, Any]:
         """Show one batch to both networks; return all losses, and leave the records."""
         distiller = self.distiller
@@ -296,9 +310,11 @@ class SingleTeacherDistill(StudentModel):
         with distiller.deliveries:
             self.teacher.record(distiller.teacher_recorders, inputs, data_samples)
         distiller.set_deliveries_override(True)
-        mode = 'loss' if with_student_loss else 'tensor'
+        mode = 'loss' if with_student_loss and rows is None else 'tensor'
         with distiller.student_recorders, distiller.deliveries:
             outputs = self.architecture(inputs, data_samples, mode=mode)
+            if with_student_loss and rows is not None:
+                outputs = loss_of_labelled(self.architecture, outputs, data_samples, rows)
         losses = _prefixed('student', outputs) if with_student_loss else {}
         ask_teacher(distiller, self.teacher)
         record_parts(distiller)

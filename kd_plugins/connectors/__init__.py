@@ -15,6 +15,21 @@ see :class:`kd_plugins.recorders.TeacherPartRecorder`.
 
 from kd_plugins.connectors.crosskd import CrossKDConnector
 from kd_plugins.connectors.ofa import OFAMapBranch, OFATokenBranch
+from kd_plugins.connectors.pseudo_labels import (
+    FlexiblePseudoLabels,
+    PseudoLabels,
+    class_thresholds,
+    label_rank,
+)
 from kd_plugins.connectors.reviewkd import ReviewKDConnector
 
-__all__ = ['CrossKDConnector', 'OFAMapBranch', 'OFATokenBranch', 'ReviewKDConnector']
+__all__ = [
+    'CrossKDConnector',
+    'FlexiblePseudoLabels',
+    'OFAMapBranch',
+    'OFATokenBranch',
+    'PseudoLabels',
+    'ReviewKDConnector',
+    'class_thresholds',
+    'label_rank',
+]

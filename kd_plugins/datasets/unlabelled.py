@@ -34,13 +34,24 @@ class WithUnlabelled(ConcatDataset):
         labelled: Config of the labelled dataset, or the dataset; the classes are its.
         unlabelled: The same of the other one. Labels that it has are taken off.
         lazy_init: As in mmengine's ``ConcatDataset``.
+        labels_per_class: So many labelled pictures of each class only, to make labels scarce;
+            None takes all of them.
+        labels_seed: Which ones: they are drawn class by class with numpy's
+            ``RandomState``, as TorchSSL and FullMatch draw those of their seed.
 
     Raises:
-        ValueError: If one of both is wrapped; or, when a sample is read, if it should have
-            a label and has none.
+        ValueError: If one of both is wrapped, or a class has fewer labels than asked for;
+            or, when a sample is read, if it should have a label and has none.
     """
 
-    def __init__(self, labelled: Any, unlabelled: Any, lazy_init: bool = False) -> None:
+    def __init__(
+        self,
+        labelled: Any,
+        unlabelled: Any,
+        lazy_init: bool = False,
+        labels_per_class: int | None = None,
+        labels_seed: int = 0,
+    ) -> None:
         given = (labelled, unlabelled)
         both = [DATASETS.build(one) if isinstance(one, Mapping) else one for one in given]
         for key, one in zip(('labelled', 'unlabelled'), both, strict=True):
@@ -50,6 +61,8 @@ class WithUnlabelled(ConcatDataset):
                     'itself, with nothing around it (MultiSourceSampler repeats each of both as '
                     'often as it has to).'
                 )
+        if labels_per_class is not None:
+            both[0] = _scarce(both[0], labels_per_class, labels_seed)
         # Of a folder without labels nobody says the classes.
         keys = sorted({key for one in both for key in one.metainfo})
         super().__init__(both, lazy_init, ignore_keys=keys)
@@ -69,6 +82,26 @@ class WithUnlabelled(ConcatDataset):
                 'with labels (with_label=True), or put it into WithUnlabelled.unlabelled.'
             )
         return data
+
+
+def _scarce(dataset: BaseDataset, labels_per_class: int, seed: int) -> BaseDataset:
+    """Return a few pictures of each class of a dataset."""
+    key = 'WithUnlabelled.labels_per_class'
+    checks.whole_number(key, labels_per_class)
+    checks.whole_number('WithUnlabelled.labels_seed', seed, least=0)
+    dataset.full_init()
+    labels, draws = dataset.get_gt_labels(), np.random.RandomState(seed)
+    chosen: list[int] = []
+    for label in range(len(dataset.metainfo['classes'])):
+        members = np.flatnonzero(labels == label)
+        if len(members) < labels_per_class:
+            raise checks.refuse(
+                key, labels_per_class,
+                f'at most {len(members)}, the labelled pictures of the class '
+                f'{dataset.metainfo["classes"][label]!r}',
+            )  # fmt: skip
+        chosen.extend(draws.choice(members, labels_per_class, replace=False).tolist())
+    return dataset.get_subset(chosen)
 
 
 @DATA_SAMPLERS.register_module()

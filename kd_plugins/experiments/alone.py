@@ -202,7 +202,7 @@ def differences(first: Config, second: Config, of_students: bool = False) -> lis
             continue
         both = [_plain(_at(cfg, key)) for cfg in (first, second)]
         if beside and key == 'train_dataloader.dataset':
-            both = [_plain(d['labelled'] if _has_unlabelled(d) else d) for d in of_train]
+            both = [_plain(_labelled(d) if _has_unlabelled(d) else d) for d in of_train]
         elif beside and key.startswith('train_dataloader'):
             of = 'training'
         if key == 'model':
@@ -239,6 +239,12 @@ def another_network(alone: Config, distilled: Config) -> Difference | None:
 
 def _has_unlabelled(dataset: Any) -> bool:
     return isinstance(dataset, Mapping) and name_of(dataset.get('type')) == 'WithUnlabelled'
+
+
+def _labelled(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the labelled part of WithUnlabelled, with what leaves some of it out."""
+    scarce = {k: v for k, v in dataset.items() if k == 'labels_per_class' and v is not None}
+    return dict(dataset['labelled'], **scarce)
 
 
 def _preprocessor(cfg: Config) -> Any:

@@ -299,7 +299,13 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 "data_preprocessor.type='kd_plugins.ClsDataPreprocessor'."
             )
         model.check_unlabelled()
-    elif getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
+        for name, part in getattr(model.distiller, 'connectors', {}).items():
+            if hasattr(part, 'check_unlabelled'):
+                number = len(dataset.datasets[1])
+                part.check_unlabelled(f'model.distiller.connectors.{name}', number)
+        return
+    _check_views(loader, model)
+    if getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
         for inner in _datasets(dataset):
             # What mmpretrain's datasets call it.
             if getattr(inner, 'with_label', True) is False:
@@ -309,6 +315,21 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                     'model.calculate_student_loss=False, or put it beside a labelled one with '
                     "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
                 )
+
+
+def _check_views(loader: Any, model: nn.Module) -> None:
+    """Refuse recorders of two views of unlabelled pictures where the data have none."""
+    if isinstance(getattr(loader, 'sampler', None), MultiSourceSampler):
+        return
+    recorders = getattr(getattr(model, 'distiller', None), 'student_recorders', None)
+    for name, recorder in getattr(recorders, 'recorders', {}).items():
+        if hasattr(recorder, 'rows'):
+            raise ValueError(
+                f'model.distiller.student_recorders.{name} reads two views of unlabelled pictures, '
+                f'and train_dataloader.dataset is a {type(loader.dataset).__name__}: give '
+                "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...), and a "
+                'kd_plugins.MultiSourceSampler.'
+            )
 
 
 def check_end(runner: Any) -> None:

@@ -1,5 +1,6 @@
 """Distillation losses: a pure function and a thin registered class a method."""
 
+from kd_plugins.losses.anl import ANLLoss, anl_loss
 from kd_plugins.losses.bckd import (
     BCKDClassificationLoss,
     BCKDLocalizationLoss,
@@ -19,6 +20,8 @@ from kd_plugins.losses.deit import DeiTLoss, hard_loss
 from kd_plugins.losses.dist_kd import DISTLoss, dist_loss
 from kd_plugins.losses.dkd import DKDLoss, dkd_loss
 from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
+from kd_plugins.losses.eml import EMLLoss, eml_loss
+from kd_plugins.losses.fixmatch import FixMatchLoss, fixmatch_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.mgd import MGDLoss, mgd_loss
@@ -49,6 +52,7 @@ IoULocalizationKDLoss = BCKDLocalizationLoss
 LocalizationDistillationLoss = LDLoss
 
 __all__ = [
+    'ANLLoss',
     'BCKDClassificationLoss',
     'BCKDLocalizationLoss',
     'CSKDLoss',
@@ -61,6 +65,8 @@ __all__ = [
     'DKDLoss',
     'DeiTLoss',
     'EEKDLoss',
+    'EMLLoss',
+    'FixMatchLoss',
     'KDLoss',
     'LDLoss',
     'MGDLoss',
@@ -81,12 +87,15 @@ __all__ = [
     'WithTemperature',
     'ZipfLoss',
     'align',
+    'anl_loss',
     'binary_classification_kd',
     'consistency_loss',
     'cwd_loss',
     'dist_loss',
     'dkd_loss',
     'eekd_loss',
+    'eml_loss',
+    'fixmatch_loss',
     'fused_target',
     'hard_loss',
     'hcl_loss',

@@ -17,6 +17,7 @@ from kd_plugins.models.cifar_vgg import CIFARVGG
 from kd_plugins.models.cifar_wide_resnet import CIFARWideResNet
 from kd_plugins.models.data_preprocessor import ClsDataPreprocessor
 from kd_plugins.models.distilled_vit_head import DistilledViTHead
+from kd_plugins.models.fixmatch_wide_resnet import FixMatchWideResNet
 from kd_plugins.models.mobilenet_v1 import MobileNetV1
 from kd_plugins.models.tiny_imagenet_mobilenet_v2 import TinyImageNetMobileNetV2
 
@@ -32,6 +33,7 @@ __all__ = [
     'CIFARWideResNet',
     'ClsDataPreprocessor',
     'DistilledViTHead',
+    'FixMatchWideResNet',
     'MobileNetV1',
     'TinyImageNetMobileNetV2',
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from mmpretrain.models import ClsDataPreprocessor as UpstreamClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
@@ -21,7 +22,13 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
     :class:`kd_plugins.algorithms.SingleTeacherDistill` takes. Mixup and the other
     ``batch_augments`` mix labelled with labelled and unlabelled with unlabelled
     pictures; upstream's would leave the latter as they are. A batch of one kind comes
-    back as upstream's does. Arguments and results are upstream's.
+    back as upstream's does. Where the unlabelled pictures have a strong view beside
+    (:class:`kd_plugins.datasets.StrongView`), it is ``unlabelled['strong']``. Arguments and
+    results are upstream's.
+
+    Raises:
+        ValueError: If there are strong views without labelled pictures, or beside
+            ``batch_augments``.
     """
 
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
@@ -38,13 +45,29 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
         if not any(unlabelled):
             return super().forward(data, training)
         if all(unlabelled):
-            return self._without_labels(data)
+            batch = self._without_labels(data)
+            if 'strong' in batch:
+                raise ValueError(
+                    'a batch has strong views (kd_plugins.StrongView) and no labelled picture: put '
+                    'a labelled dataset beside, train_dataloader.dataset=dict(type='
+                    "'kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
+                )
+            return batch
         batch = super().forward(_part(data, unlabelled, False), training)
         return dict(batch, unlabelled=self._without_labels(_part(data, unlabelled, True)))
 
     def _without_labels(self, data: Mapping[str, Any]) -> dict[str, Any]:
         batch = super().forward(data, training=True)
-        if self.batch_augments is not None:
+        if 'strong_view' in batch['data_samples'][0]:
+            if self.batch_augments is not None:
+                raise ValueError(
+                    'data_preprocessor.batch_augments (or train_cfg.augments) would mix pictures '
+                    'that kd_plugins.StrongView shows in two views: leave one of them out.'
+                )
+            views = [sample.pop('strong_view') for sample in batch['data_samples']]
+            strong = torch.stack(views) if isinstance(data['inputs'], Tensor) else views
+            batch['strong'] = super().forward(dict(inputs=strong), training=True)['inputs']
+        elif self.batch_augments is not None:
             inputs = batch['inputs']
             batch['inputs'], _ = self.batch_augments(inputs, inputs.new_zeros(len(inputs), 1))
         return batch

@@ -15,6 +15,7 @@ from kd_plugins.recorders.snapshot import SnapshotRecorder
 from kd_plugins.recorders.stored import StoredRecorder
 from kd_plugins.recorders.task_logits import TaskLogitsRecorder
 from kd_plugins.recorders.teacher_part import TeacherPartRecorder
+from kd_plugins.recorders.view_logits import ViewLogitsRecorder
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
@@ -32,4 +33,5 @@ __all__ = [
     'StoredRecorder',
     'TaskLogitsRecorder',
     'TeacherPartRecorder',
+    'ViewLogitsRecorder',
 ]

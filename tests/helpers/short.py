@@ -20,3 +20,10 @@ def shorten(cfg, epochs):
         if 'samples' in term and 'indices' in cfg.train_dataloader.dataset:
             term.samples = cfg.train_dataloader.dataset.indices
     return cfg
+
+
+def fewer(cfg, number):
+    """Train on so many samples of every dataset."""
+    dataset = cfg.train_dataloader.dataset
+    for each in (dataset.get('labelled', dataset), dataset.get('unlabelled', dataset)):
+        each.indices = number

@@ -625,3 +625,90 @@ def test_a_term_that_went_wrong_on_one_part_is_left_out_of_the_step(broken):
     assert min(gradients(None)) > 0
     assert gradients(broken) == [0, 0]
     assert min(gradients(None)) > 0 and int(watch.count) == 1
+
+
+# --- few labels, and a strong view
+
+
+def many(root, tmp_path, **changes):
+    """Twelve labelled pictures of three classes and the nine unlabelled ones."""
+    generator = np.random.default_rng(1)
+    for i in range(12):
+        path = tmp_path / f'many/{"abc"[i % 3]}/{i:02}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(path), generator.integers(0, 255, (32, 32, 3), dtype=np.uint8))
+    return build(both(root, labelled=folder(tmp_path / 'many'), **changes))
+
+
+def test_few_labels_are_as_many_of_each_class_and_those_of_the_published_draws(folders, tmp_path):
+    everything = many(folders, tmp_path).datasets[0]
+    labels = np.array(everything.get_gt_labels())
+    seen = set()
+    for seed in range(4):
+        dataset = many(folders, tmp_path, labels_per_class=2, labels_seed=seed)
+        assert len(dataset) == 6 + 9 and len(dataset.datasets[1]) == 9
+        # sample_labeled_data of TorchSSL's and FullMatch's data_utils.py, after np.random.seed.
+        np.random.seed(seed)
+        chosen = [i for c in range(3) for i in np.random.choice(np.where(labels == c)[0], 2, False)]
+        paths = [dataset.datasets[0].get_data_info(i)['img_path'] for i in range(6)]
+        assert paths == [everything.get_data_info(int(i))['img_path'] for i in chosen]
+        assert [int(dataset[i]['data_samples'].gt_label) for i in range(6)] == [0, 0, 1, 1, 2, 2]
+        seen.add(tuple(paths))
+    assert len(seen) > 1
+    with pytest.raises(ValueError, match=r"labels_per_class=5 is wrong: give at most 4, .*'a'"):
+        many(folders, tmp_path, labels_per_class=5)
+    for key in ('labels_per_class', 'labels_seed'):
+        with pytest.raises(ValueError, match=rf'WithUnlabelled.{key}=-1'):
+            many(folders, tmp_path, **dict(dict(labels_per_class=1), **{key: -1}))
+
+
+def test_a_strong_view_is_of_the_same_picture_and_leaves_the_other_alone(folders):
+    strong = dict(
+        type='kd_plugins.StrongView', transforms=[dict(type='Cutout', shape=16, prob=1.0)]
+    )
+    pipeline = [PIPELINE[0], strong, dict(type='PackInputs', algorithm_keys=['strong_view'])]
+    plain = build(folder(folders / 'unlabelled', with_label=False))
+    dataset = build(folder(folders / 'unlabelled', with_label=False) | dict(pipeline=pipeline))
+    for i in range(3):
+        data, picture = dataset[i], plain[i]['inputs']
+        view = data['data_samples'].strong_view
+        assert torch.equal(data['inputs'], picture) and view.shape == picture.shape
+        cut = (view != picture).any(dim=0)
+        assert (view[:, cut] == 128).all() and 0 < cut.float().mean() <= 0.25
+        assert data['data_samples'].sample_idx == i
+    with pytest.raises(ValueError, match=r'StrongView.transforms=\[\] leaves the picture as it is'):
+        build(folder(folders / 'unlabelled') | dict(pipeline=[dict(strong, transforms=[])]))
+
+
+@pytest.mark.parametrize('stacked', [True, False])
+def test_the_preprocessor_gives_both_views(stacked):
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 255, (7, 3, 8, 8), generator=generator, dtype=torch.uint8)
+    ours = ClsDataPreprocessor(mean=[100, 110, 120], std=[50, 60, 70])
+    marked = samples([2, None, None])
+    for sample, view in zip(marked[1:], pictures[3:], strict=False):
+        sample.set_field(view, 'strong_view')
+    inputs = pictures[:3] if stacked else [*pictures[:3]]
+    seen = ours(dict(inputs=inputs, data_samples=marked), True)
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in ([100, 110, 120], [50, 60, 70]))
+    rest = seen['unlabelled']
+    for got, wanted in ((seen['inputs'], pictures[:1]), (rest['inputs'], pictures[1:3]),
+                        (rest['strong'], pictures[3:5])):  # fmt: skip
+        torch.testing.assert_close(got, (wanted - mean) / std)
+    assert not any('strong_view' in sample for sample in rest['data_samples'])
+
+
+def test_counts_of_another_dataset_are_refused_before_training(folders, tmp_path):
+    from helpers.two_views import two_views
+
+    cfg = config(tmp_path, 1, model=two_views('flexmatch', num_unlabelled=8))
+    cfg.default_scope = 'mmpretrain'
+    cfg.train_dataloader.dataset = both(folders)
+    cfg.train_dataloader.collate_fn.type = 'pseudo_collate'
+    cfg.train_dataloader.sampler = dict(
+        type='kd_plugins.MultiSourceSampler', batch_size=4, source_ratio=[1, 3]
+    )
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    says = r'connectors.pseudo_labels.num_unlabelled=8 is wrong: give 9, the pictures of'
+    with pytest.raises(ValueError, match=says):
+        train(cfg)

@@ -206,6 +206,9 @@ def test_pictures_without_labels_want_a_student_that_is_given():
     assert any(d.key.startswith('train_dataloader.sampler') for d in differences(own, cfg))
     cfg.train_dataloader.dataset.labelled.indices = 7
     assert [d.of for d in differences(own, cfg)][0] == 'data'
+    del cfg.train_dataloader.dataset.labelled.indices
+    cfg.train_dataloader.dataset.labels_per_class = 4
+    assert [d.of for d in differences(own, cfg)][0] == 'data'
     for wrapped in (False, True):
         cfg = config('configs/kd/kd_digits.py')
         folder = dict(type='CustomDataset', data_prefix='x', with_label=False)

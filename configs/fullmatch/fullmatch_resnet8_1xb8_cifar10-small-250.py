@@ -1,0 +1,4 @@
+# python tools/train.py configs/fullmatch/fullmatch_resnet8_1xb8_cifar10-small-250.py
+_base_ = ['fullmatch_resnet8_1xb8_cifar10-small-40.py']
+
+train_dataloader = dict(dataset=dict(labels_per_class=25))

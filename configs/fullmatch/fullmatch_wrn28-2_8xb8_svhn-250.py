@@ -1,0 +1,4 @@
+# bash tools/dist_train.sh configs/fullmatch/fullmatch_wrn28-2_8xb8_svhn-250.py 8
+_base_ = ['fullmatch_wrn28-2_8xb8_svhn-40.py']
+
+train_dataloader = dict(dataset=dict(labels_per_class=25))

@@ -1,0 +1,57 @@
+"""Labelled pictures and two views of unlabelled ones, as one batch: FixMatch and its kin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_plugins.structures import ViewRows
+
+
+def join_views(
+    labelled: Tensor,
+    labelled_samples: Sequence | None,
+    inputs: Tensor,
+    data_samples: Sequence,
+    strong: Tensor,
+) -> tuple[Tensor, list, ViewRows]:
+    """Return one batch of all views, its samples, and which rows are what.
+
+    Args:
+        labelled: Preprocessed labelled pictures, (B, channels, H, W).
+        labelled_samples: Their samples.
+        inputs: The weak views of unlabelled pictures, (M, channels, H, W).
+        data_samples: Their samples.
+        strong: Their strong views, of the same shape.
+
+    Raises:
+        ValueError: If the pictures are not of one size.
+    """
+    parts = (labelled, inputs, strong)
+    if len({part.shape[1:] for part in parts}) > 1 or len(inputs) != len(strong):
+        raise ValueError(
+            f'labelled, weak and strong views have the shapes '
+            f'{", ".join(str(tuple(part.shape)) for part in parts)}, and are seen as one batch: '
+            'crop or resize all of them to one size in the pipelines.'
+        )
+    numbers = tuple(sample.get('sample_idx') for sample in data_samples)
+    samples = [*(labelled_samples or []), *data_samples, *data_samples]
+    return torch.cat(parts), samples, ViewRows(len(labelled), len(inputs), numbers)
+
+
+def loss_of_labelled(
+    student: nn.Module, logits: Tensor, data_samples: Sequence | None, rows: ViewRows
+) -> Mapping[str, Any]:
+    """Return the losses of an mmpretrain classifier, of the labelled rows of its logits.
+
+    Args:
+        student: The classifier.
+        logits: Of all rows, (N, C), as its ``mode='tensor'`` gives them.
+        data_samples: The samples of all rows.
+        rows: Which of them are what.
+    """
+    samples = list(data_samples or ())
+    return student.head._get_loss(logits[: rows.labelled], samples[: rows.labelled])

@@ -117,10 +117,10 @@ def encode(
 
 
 def check_padding(layout: Mapping[str, Any], sizes: Sizes) -> None:
-    """Refuse maps of which nobody knows the places where a batch pads pictures.
+    """Refuse what nobody can tell the padding of a batch from.
 
-    They have the size of their batch, so that in another one every place would be another.
-    Those of heads are put into its grid.
+    It has seen the padding, or has its size, so that in another batch it would be another.
+    What heads say is put into the grid of that.
 
     Args:
         layout: What :func:`encode` gives.
@@ -133,11 +133,11 @@ def check_padding(layout: Mapping[str, Any], sizes: Sizes) -> None:
     if padded is None:
         return
     for name, (_, first, last) in layout['forms'].items():
-        if any(dims > 1 and not stride for _, dims, stride, _ in layout['parts'][first:last]):
+        if not all(stride for _, _, stride, _ in layout['parts'][first:last]):
             raise NotStorableError(
-                f'the record {name} is a map, and a picture of {padded[0]} x {padded[1]} pixels '
-                f'is padded to the {sizes.batch[0]} x {sizes.batch[1]} of its batch, which another '
-                'batch has not'
+                f'the record {name} is of the whole input, and a picture of {padded[0]} x '
+                f'{padded[1]} pixels is padded to the {sizes.batch[0]} x {sizes.batch[1]} of its '
+                'batch, which another batch has not'
             )
 
 

@@ -27,11 +27,13 @@ class Filled(NamedTuple):
         written: How many records it has written.
         looked_at: How many pictures of earlier ones it has compared.
         seconds: What asking the teacher took, and writing.
+        samples: How many samples the training set has.
     """
 
     written: int
     looked_at: int
     seconds: float
+    samples: int
 
 
 def fill(
@@ -108,7 +110,7 @@ def fill(
             f'{KEY}.dir={teacher.folder!r} still lacks records, which the training set did not '
             'give or another process did not write: start it again.'
         )
-    return Filled(done - looked_at, looked_at, seconds)
+    return Filled(done - looked_at, looked_at, seconds, len(given.dataset))
 
 
 class _Batches:

@@ -241,7 +241,7 @@ def test_errors_of_runs_are_theirs_alone(tmp_path):
 )
 def test_an_error_of_any_kind_becomes_an_answer(what, reason, tmp_path):
     run = tiny_run(tmp_path, 1, custom_hooks=[dict(type='Misbehave', seeds={'3': what})])
-    answer = repeat._attempt(run, config_hash(results.load_config(run)))
+    answer = repeat._try(repeat.run_once, run, config_hash(results.load_config(run)))
     assert pickle.loads(pickle.dumps(answer)) == Failure(reason)
 
 

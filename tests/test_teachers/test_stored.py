@@ -482,7 +482,7 @@ def test_filling_looks_again_at_pictures_that_are_stored(tmp_path, checkpoint, m
         return fill(SimpleNamespace(model=model, train_dataloader=loader, hooks=[]), **settings)
 
     assert filled()[:2] == (24, 0)
-    assert filled() == (0, 24, 0)
+    assert filled() == (0, 24, 0, 12)
     monkeypatch.setattr(filling, 'LOOKED_AT', 6)
     assert filled().looked_at == 6
     assert filled(verify=True).looked_at == 24

@@ -32,6 +32,9 @@ DIGITS = {
     'DeiT, CSKD': 'cskd/cskd_digits.py',
     'EEKD': 'eekd/eekd_digits.py',
     'ReviewKD': 'reviewkd/reviewkd_digits.py',
+    'DIST': 'dist_kd/dist_digits.py',
+    'WTTM': 'wttm/wttm_digits.py',
+    'LSKD': 'lskd/lskd_kd_digits.py',
 }
 
 
@@ -101,6 +104,10 @@ def test_a_stored_teacher_trains_the_weights_of_the_live_one(tmp_path, teachers,
     gone = dict(mmpretrain=files[0], several=files)
     cfg = digits(path, tmp_path / 'read', gone, cache=whole)
     same(live, train(cfg))
+    if name in ('DIST', 'WTTM', 'LSKD'):
+        # From random teachers they train so unsteadily that any last bit counts; what float16
+        # does to one step of them is in test_stored_precision.py.
+        return
     # In half precision, filled meanwhile and read afterwards alike.
     half = dict(dir=str(tmp_path / 'half'))
     first = train(digits(path, tmp_path / 'fill16', teachers, cache=half))
@@ -186,7 +193,7 @@ def test_the_tool_fills_a_store_on_two_processes_that_trainings_read(tmp_path, t
     close(live, weights, 1e-5)
     # Once more, there is nothing to do; and it works without a checkpoint.
     again = fill(Runner.from_cfg(digits(DIGITS['KD'], tmp_path / 'again', gone, cache=cache)))
-    assert again == (0, 48, 0)
+    assert again == (0, 48, 0, 24)
 
 
 def test_an_interrupted_filling_goes_on(tmp_path, teachers):

@@ -193,6 +193,8 @@ class HeadOutputs:
             right and bottom, (N, A, 4, bins), or None if the head has no bins.
         targets: The student's targets; None on the teacher's side.
         grids: Rows and columns of pixels of each level; empty where nobody said.
+        known: Of which anchors logits and bins are the network's own, booleans of shape (N, A);
+            None for all. The others have the mean of their level as logits, and no bins.
     """
 
     head: str
@@ -202,6 +204,7 @@ class HeadOutputs:
     bin_logits: Tensor | None = None
     targets: HeadTargets | None = None
     grids: tuple[tuple[int, int], ...] = ()
+    known: Tensor | None = None
 
     @cached_property
     def boxes(self) -> Tensor:

@@ -227,7 +227,7 @@ class Store:
                 'more, or read less of the teacher.'
             )
         if self._writer is None:
-            self._writer = self._begin_writing(layout, sum(map(len, contents)) / len(contents))
+            self._writer = self._begin_writing(layout, [*map(len, contents)])
         for key, content in zip(keys, contents, strict=True):
             if key in self:
                 self._compare(key, encoding.arrays_of(layout, content))
@@ -237,12 +237,14 @@ class Store:
         if self.refresh() == len(self._writer.waiting):
             self.flush()
 
-    def _begin_writing(self, layout: Any, size: float) -> files.Writer:
+    def _begin_writing(self, layout: Any, sizes: Sequence[int]) -> files.Writer:
         """Make sure that there is room for all records, and say how much they take."""
         assert self._records is not None
         if not self._writes:
             return files.Writer(None, layout, get_rank())
         writer = files.Writer(self.folder, layout, get_rank())
+        size = sum(sizes) / len(sizes)
+        about = 'about ' if len({*sizes}) > 1 else ''
         whole = size * self.header['data']['samples'] * self.header['views']
         rest = size * self._records.missing
         free = files.free_bytes(self.folder)
@@ -253,8 +255,9 @@ class Store:
                 'more room.'
             )
         self.told = (
-            f'{self.folder!r} will hold {files.said(whole)} of the teacher ({files.said(size)} a '
-            f'picture and view); {files.said(rest)} are still to come, {files.said(free)} are free'
+            f'{self.folder!r} will hold {about}{files.said(whole)} of the teacher '
+            f'({files.said(size)} a picture and view); {files.said(rest)} are still to come, '
+            f'{files.said(free)} are free'
         )
         MMLogger.get_current_instance().info(self.told)
         # At the end of the process as well.
@@ -268,8 +271,8 @@ class Store:
         """
         layout, content = self.read(key)
         arrays = encoding.arrays_of(layout, content)
-        for live, stored, (_, _, stride, _) in zip(said, arrays, layout['parts'], strict=True):
-            if live.dtype.kind != 'f' or stride:
+        for live, stored, (*_, stride, beyond) in zip(said, arrays, layout['parts'], strict=True):
+            if live.dtype.kind != 'f' or stride or beyond:
                 continue
             largest = np.abs(live.astype(np.float32)).max(initial=0)
             moved = apart(live, stored)

@@ -16,9 +16,10 @@ from kd_plugins.recorders.building import recorders_of
 from kd_plugins.recorders.stored import facts_of
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import encoding
-from kd_plugins.teachers.agreement import Agreement, agreement
+from kd_plugins.teachers.agreement import Agreement, agreements
 from kd_plugins.teachers.base import Answer, Teacher
 from kd_plugins.teachers.identity import data_identity, plain, teacher_identity
+from kd_plugins.teachers.parts import Sizes, sizes_of
 from kd_plugins.teachers.storable import KEY, check_terms, record_names, settings_of
 from kd_plugins.teachers.store import Key, Store
 from kd_plugins.views import check_no_batch_augments, check_one_pipeline
@@ -43,8 +44,9 @@ class StoredTeacher(Teacher):
         cache: ``model.teacher_cache``: ``dir``, a folder; ``views``, how many views a
             sample has; ``dtype``, ``'float16'`` or ``'float32'``; ``max_mb``, what one
             record may take, in MB (1e6 bytes); ``top_k``, to keep so many logits only,
-            and what the others amount to at the temperatures ``taus``; ``write``,
-            False to keep what is missing in memory only.
+            and what the others amount to at the temperatures ``taus``; ``min_score``, to
+            keep of a detection head the anchors only that have a class at least so
+            probable; ``write``, False to keep what is missing in memory only.
         build: Builds the teacher that is asked.
         identity: What :func:`~kd_plugins.teachers.identity.teacher_identity` says of it.
         distiller: The config of the distiller.
@@ -66,7 +68,7 @@ class StoredTeacher(Teacher):
         settings = settings_of(cache)
         self.views = settings['views']
         self._dtype = torch.float16 if settings['dtype'] == 'float16' else torch.float32
-        self._top = None
+        self._top, self._min_score = None, settings['min_score']
         if settings['top_k'] is not None:
             self._top = encoding.Top(settings['top_k'], settings['taus'])
         self.build = build
@@ -82,6 +84,7 @@ class StoredTeacher(Teacher):
             views=self.views,
             dtype=settings['dtype'],
             top=None if self._top is None else dict(k=self._top.k, taus=list(self._top.taus)),
+            min_score=self._min_score,
         )
         self.store = Store(
             settings['dir'],
@@ -142,8 +145,8 @@ class StoredTeacher(Teacher):
         """See :meth:`Teacher.connect`."""
         from kd_plugins.distillers.protocols import protocol_of  # which imports teachers
 
-        if self._top is not None:
-            check_terms(distiller, self._names, self._top.taus)
+        taus = () if self._top is None else self._top.taus
+        check_terms(distiller, self._names, taus, self._min_score is not None)
         if self.live is None:
             return
         network, live = self.live.network, self.live
@@ -207,9 +210,10 @@ class StoredTeacher(Teacher):
                 'filled anew.'
             )
         try:
-            encoding.check_padding(layouts[0], self._sizes(inputs, data_samples))
+            sizes = self._sizes(inputs, data_samples)
+            encoding.check_padding(layouts[0], sizes)
             buffers = encoding.decode(
-                layouts[0], contents, self._names.values(), _size(inputs), inputs.device
+                layouts[0], contents, self._names.values(), sizes.batch, inputs.device
             )
         except encoding.NotStorableError as error:
             raise self._refused(error) from None
@@ -278,7 +282,7 @@ class StoredTeacher(Teacher):
             if facts['spec'] is not None and facts['spec'][0] == 'HeadSpec'
         }
         try:
-            return encoding.encode(buffers, dtype, sizes, self._top, strides)
+            return encoding.encode(buffers, dtype, sizes, self._top, strides, self._min_score)
         except encoding.NotStorableError as error:
             raise self._refused(error) from None
 
@@ -305,14 +309,7 @@ class StoredTeacher(Teacher):
             for key, content in zip(keys, contents, strict=True)
             if key in self.store
         ]
-        return [
-            agreement(
-                kind,
-                [(a[first:last], b[first:last]) for a, b in pairs],
-                any(stride for _, _, stride, _ in layout['parts'][first:last]),
-            )
-            for kind, (_, first, last) in layout['forms'].items()
-        ]
+        return agreements(layout, pairs)
 
     def flush(self) -> None:
         """Write what waits; if everything is there, the network leaves the device."""
@@ -343,22 +340,9 @@ class StoredTeacher(Teacher):
         self.flush()
         self.store.release()
 
-    def _sizes(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> encoding.Sizes:
-        """Return how large the pictures are, with the padding that each has in any batch."""
-        infos = [sample.metainfo for sample in data_samples or ()]
-        size = _size(inputs)
-        # mmpretrain pads as well, and says nothing of it.
-        loaded = [tuple(info.get('view_size', size)) for info in infos]
+    def _sizes(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> Sizes:
         divisor = getattr(self.data_preprocessor, 'pad_size_divisor', None) or 1
-        alike = len({*loaded}) == 1
-        own = [
-            size if alike else tuple(-(-side // divisor) * divisor for side in each)
-            for each in loaded
-        ]
-        return encoding.Sizes(
-            size,
-            [info.get('pad_shape', each)[:2] for info, each in zip(infos, own, strict=True)],
-        )
+        return sizes_of(inputs, [sample.metainfo for sample in data_samples or ()], divisor)
 
     def _refused(self, error: encoding.NotStorableError) -> ValueError:
         cause = str(error)
@@ -453,10 +437,6 @@ def store_teacher(
         cfg, ckpt, preprocessor, given['input_size'], given['dtype'], given['class_map']
     )
     return StoredTeacher(cache, build, identity, distiller, preprocessor)
-
-
-def _size(inputs: Tensor) -> tuple[int, int]:
-    return inputs.shape[-2], inputs.shape[-1]
 
 
 _HASH = 2**64 - 1

@@ -162,7 +162,7 @@ class RepeatableViews(Dataset):
         index = index if index >= 0 else index + len(self)
         picture = sample['inputs']
         told: dict[str, Any] = dict(sample_index=index, view=view, view_hash=picture_hash(picture))
-        if isinstance(picture, Tensor):
+        if isinstance(picture, Tensor) and picture.dim() > 1:
             told['view_size'] = tuple(picture.shape[-2:])
         sample['data_samples'] = _tell(sample.get('data_samples'), told)
         return sample

@@ -74,12 +74,8 @@ def fill(
         lacking = teacher.store.missing_of(view)
         there = np.setdiff1d(np.arange(len(given.dataset)), lacking)[rank::ranks]
         missing.append(lacking[rank::ranks])
-        few = (
-            slice(None)
-            if verify
-            else slice(None, None, 1 + len(there) * teacher.views // LOOKED_AT)
-        )
-        stored.append(there[few])
+        step = 1 if verify else 1 + len(there) * teacher.views // LOOKED_AT
+        stored.append(there[::step])
     # What another process writes before would be missing in the count of this one.
     barrier()
     size: int = given.batch_size or getattr(given.batch_sampler, 'batch_size', 1)

@@ -121,10 +121,11 @@ def _listed(
     anchors: Sequence[int],
     min_score: float,
 ) -> list[Part]:
-    """Return the parts of the anchors that are sure of something, and what the others say.
+    """Return the parts of the anchors that are sure of something.
 
-    Those are the picture's own size; level, row, column and number of each anchor; the mean of
-    what the others say of each class, level by level; and the fields of the anchors.
+    Those are the picture's own size; level, row, column and number of each anchor; the mean
+    probability of all other anchors, level by level and class by class, as a logit; and the
+    fields of the anchors.
     """
     places = torch.cat(
         [
@@ -169,8 +170,7 @@ def put_listed_together(
 ) -> HeadOutputs:
     """Return what a head says of a batch, from the anchors that were kept.
 
-    The others say of each class the mean of what they said on their level, and nothing of
-    distributions.
+    For the logits of the others stands their mean, level by level and class by class.
 
     Args:
         form: What :func:`take_apart` gave.
@@ -185,10 +185,8 @@ def put_listed_together(
     level_sizes = [h * w * k for (h, w), k in zip(grids, anchors, strict=True)]
     begins = [0, *accumulate(level_sizes)]
     level, row, column, number = torch.cat([*places]).long().unbind(dim=1)
-    of_level = torch.tensor(
-        [(b, w, k) for b, (_, w), k in zip(begins, grids, anchors, strict=False)]
-    )
-    begin, width, several = of_level[level].unbind(dim=1)
+    facts = torch.tensor([begins[:-1], [w for _, w in grids], anchors])
+    begin, width, several = facts[:, level]
     # Of all samples in a row.
     count = torch.tensor([len(each) for each in places])
     sample = torch.arange(len(places)).repeat_interleave(count)
@@ -196,7 +194,7 @@ def put_listed_together(
     where = brought(where, device)
 
     def spread(into: Tensor, rows: Sequence[Tensor]) -> Tensor:
-        into.flatten(0, 1)[where] = brought(torch.cat([*rows]), device)
+        into.view(-1, into.shape[-1])[where] = brought(torch.cat([*rows]), device)
         return into
 
     logits = torch.full((len(places), begins[-1], others[0].shape[1]), BACKGROUND)

@@ -123,7 +123,7 @@ def fake(monkeypatch, tool, accuracies):
     """Results in the place of trainings."""
     seen = {}
 
-    def run_all(runs, jobs, log, report, tick, devices):
+    def run_all(runs, jobs, log, report, tick, devices, tell):
         seen.update(runs=runs, jobs=jobs, devices=devices)
         return {
             run: Result('hash', [1, 2], accuracy, [0], 7, 1.0)
@@ -197,7 +197,7 @@ def test_a_process_takes_the_gpu_that_it_is_given(tmp_path, monkeypatch):
 
 
 def test_a_failing_seed_is_named_and_the_others_are_reported(tool, config, monkeypatch, capsys):
-    def run_all(runs, jobs, log, report, tick, devices):
+    def run_all(runs, jobs, log, report, tick, devices, tell):
         results = {runs[0]: Result('hash', [1], [30.0], [], 7, 1.0)}
         failures = {runs[1]: Failure('TimeoutError: no [answer]')}
         for run, outcome in {**failures, **results}.items():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
@@ -33,21 +31,14 @@ class Filling:
     samples: int
 
     def saved(self, runs: Iterable[Run]) -> str:
-        """Say what the runs would have asked a live teacher.
-
-        The time that it would have taken is that of the pictures which it was asked about.
-        """
+        """Say how many pictures the runs would have asked a live teacher about."""
         pictures = sum(self.samples * _passes(load_config(run), self.samples) for run in runs)
-        if not self.written:
-            return (
-                f'{self.folder!r} is complete: the teacher is not asked, where alone these runs '
-                f'would ask it about {pictures:,.0f} pictures.'
-            )
-        each = self.seconds / self.written
+        asked = 'is not asked any more'
+        if self.written:
+            asked = f'was asked about {self.written:,} pictures in {self.seconds:.1f} s'
         return (
-            f'The teacher was asked about {self.written:,} pictures in {self.seconds:.1f} s '
-            f'({self.folder!r}); these runs would have asked it about {pictures:,.0f}, at that '
-            f'speed in {each * pictures:.0f} s.'
+            f'The store {self.folder!r} is complete: the teacher {asked}, where alone these runs '
+            f'would ask it about {pictures:,.0f}.'
         )
 
 
@@ -69,7 +60,7 @@ def runs_by_store(runs: Iterable[Run]) -> dict[str, list[Run]]:
 
 
 def fill_store(runs: Iterable[Run]) -> Filling:
-    """Fill the store that these runs read, with all cores and no training.
+    """Fill the store that these runs read, without training.
 
     The config that reads most is asked; one that reads less reads the same store. Where
     another job is filling it, this one waits for that.
@@ -80,7 +71,6 @@ def fill_store(runs: Iterable[Run]) -> Filling:
     from kd_plugins.teachers.filling import fill
 
     cfg = max((load_config(run) for run in runs), key=_reads)
-    torch.set_num_threads(os.cpu_count() or 1)
     with tempfile.TemporaryDirectory() as folder:
         runner = Runner.from_cfg(quiet(cfg, folder))
         filled = fill(runner, wait=True)

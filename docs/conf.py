@@ -69,6 +69,8 @@ def link(match: re.Match, source: Path, target: Path) -> str:
             return f'[{words}]({relative(GENERATED / page, target)}.md{anchor})'
     if file.suffix == '.md' and DOCS in file.parents:
         return f'[{words}]({relative(file, target)}{anchor})'
+    if file.suffix == '.png':
+        return f'[{words}]({relative(file, target)})'
     if file.is_dir():
         return words
     return f'{{download}}`{words.strip("`")} <{relative(file, target)}>`'

@@ -25,7 +25,11 @@ from kd_plugins.teachers.filling import fill
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Store the answers of a teacher.')
+    parser = argparse.ArgumentParser(
+        description='Store the answers of a teacher.',
+        epilog='example: python tools/cache_teacher.py configs/kd/kd_digits.py '
+        '--cfg-options model.teacher_cache.dir=store',
+    )
     launch.add_common_arguments(parser)
     parser.add_argument(
         '--verify',

@@ -32,7 +32,10 @@ from kd_plugins.inspect.check.show import show
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Check a config before training with it.')
+    parser = argparse.ArgumentParser(
+        description='Check a config before training with it.',
+        epilog='example: python tools/check.py configs/dkd/dkd_digits.py',
+    )
     launch.add_common_arguments(parser)
     parser.add_argument(
         '--iterations', type=int, help='iterations to train; by default 3, and 20 to calibrate over'

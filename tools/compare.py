@@ -31,7 +31,11 @@ from kd_plugins.inspect.compare import VIEWS, Choice, compare
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Compare a student with its teacher.')
+    parser = argparse.ArgumentParser(
+        description='Compare a student with its teacher.',
+        epilog='example: python tools/compare.py configs/dkd/dkd_digits.py '
+        'work_dirs/dkd_digits/epoch_30.pth --view tsne',
+    )
     parser.add_argument('config', help='config of the distillation')
     parser.add_argument('checkpoint', help="the student's checkpoint")
     parser.add_argument(

@@ -42,7 +42,10 @@ COLOURS = ('#555555', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0],
+        epilog='example: python tools/demo.py --seeds 0 1',
+    )
     parser.add_argument(
         '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'
     )

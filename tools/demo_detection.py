@@ -102,7 +102,10 @@ SCORE = 0.4
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n')[0],
+        epilog='example: python tools/demo_detection.py --detectors gfl --seeds 0 1',
+    )
     parser.add_argument(
         '--seeds', type=int, nargs='+', default=[0, 1, 2], help='by default %(default)s'
     )

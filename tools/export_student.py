@@ -22,7 +22,11 @@ from kd_plugins.files.export_student import build_student, export_onnx, export_s
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Take the student out of a checkpoint.')
+    parser = argparse.ArgumentParser(
+        description='Take the student out of a checkpoint.',
+        epilog='example: python tools/export_student.py configs/dkd/dkd_digits.py '
+        'work_dirs/dkd_digits/epoch_30.pth --out student.pth',
+    )
     parser.add_argument('config', help='config of the distillation, or of the student')
     parser.add_argument('checkpoint', help='what the training wrote')
     parser.add_argument(

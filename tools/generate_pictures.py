@@ -43,7 +43,11 @@ def share(text: str) -> tuple[int, int]:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Draw pictures with a diffusion model.')
+    parser = argparse.ArgumentParser(
+        description='Draw pictures with a diffusion model.',
+        epilog='example: python tools/generate_pictures.py --pipeline facebook/DiT-XL-2-256 '
+        '--out data/generated/s2_st100',
+    )
     parser.add_argument('--pipeline', required=True, help='of diffusers: a folder or a name')
     parser.add_argument('--out', type=Path, required=True, help='folder for the pictures')
     parser.add_argument(

@@ -21,7 +21,11 @@ from kd_plugins.experiments.linear_probe import linear_probe
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Measure features on other classes.')
+    parser = argparse.ArgumentParser(
+        description='Measure features on other classes.',
+        epilog='example: python tools/linear_probe.py configs/ctc/ctc_digits.py '
+        'work_dirs/ctc_digits/epoch_30.pth --data pictures',
+    )
     parser.add_argument('config', help='config that the student was trained with')
     parser.add_argument('checkpoint', help="the student's checkpoint")
     parser.add_argument('--data', required=True, help='folder with train and val')

@@ -34,7 +34,10 @@ HELP = dict(
 
 def parse_args() -> argparse.Namespace:
     """Read the command line; every setting of a scene is an option."""
-    parser = argparse.ArgumentParser(description='Write scenes of digits as a COCO data set.')
+    parser = argparse.ArgumentParser(
+        description='Write scenes of digits as a COCO data set.',
+        epilog='example: python tools/make_digit_scenes.py --out data/my_scenes --size 256',
+    )
     parser.add_argument(
         '--out',
         type=Path,

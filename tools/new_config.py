@@ -30,7 +30,11 @@ from kd_plugins.new_config.writing import ALONE, Request, write_config
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Write the config of a distillation.')
+    parser = argparse.ArgumentParser(
+        description='Write the config of a distillation.',
+        epilog='example: python tools/new_config.py --student my_student.py '
+        '--teacher my_teacher.py --method dkd --out my_dkd.py',
+    )
     where = 'config file, or PACKAGE::PATH of an upstream config'
     parser.add_argument('--student', required=True, help=f"the student's {where}")
     parser.add_argument('--teacher', help=f"the teacher's {where}; none with --method alone")

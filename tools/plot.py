@@ -19,7 +19,11 @@ from kd_plugins.experiments.logs import read_training, short_names
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Draw what trainings have logged.')
+    parser = argparse.ArgumentParser(
+        description='Draw what trainings have logged.',
+        epilog='example: python tools/plot.py work_dirs/kd_digits work_dirs/ctkd_kd_digits '
+        '--out plots/compare',
+    )
     parser.add_argument('work_dirs', nargs='+', type=Path, help='work directories of trainings')
     parser.add_argument(
         '--out', type=Path, default=Path('trainings'), help='what to write, without .png and .html'

@@ -42,7 +42,10 @@ from kd_plugins.files.writing import write_aside
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Train a config over several seeds.')
+    parser = argparse.ArgumentParser(
+        description='Train a config over several seeds.',
+        epilog='example: python tools/repeat.py configs/kd/kd_digits.py --seeds 0 1 2',
+    )
     parser.add_argument('config', type=Path, help='config file')
     parser.add_argument(
         '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'

@@ -17,7 +17,11 @@ from kd_plugins.teachers import measure_teacher, teacher_of
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Evaluate the student, or the teacher.')
+    parser = argparse.ArgumentParser(
+        description='Evaluate the student, or the teacher.',
+        epilog='example: python tools/test.py configs/dkd/dkd_digits.py '
+        'work_dirs/dkd_digits/epoch_30.pth',
+    )
     launch.add_common_arguments(parser)
     parser.add_argument('checkpoint', nargs='?', help="the student's checkpoint")
     parser.add_argument(

@@ -16,7 +16,10 @@ from kd_plugins import launch
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description='Train a config on the upstream runner.')
+    parser = argparse.ArgumentParser(
+        description='Train a config on the upstream runner.',
+        epilog='example: python tools/train.py configs/dkd/dkd_digits.py',
+    )
     launch.add_common_arguments(parser)
     parser.add_argument(
         '--resume',

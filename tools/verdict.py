@@ -172,7 +172,10 @@ def main() -> None:
         if page.is_file():
             page.rename(other.with_suffix('.html'))
         console.print(f'a verdict on other configs was here, and is kept in {escape(str(other))}')
-    curves = [average(list(s.trainings.values()), s.name) for s in (alone, *distilled)]
+    curves = [
+        average(list(side.trainings.values()), 'student alone' if side is alone else side.name)
+        for side in (alone, *distilled)
+    ]
     write_aside(json.dumps(verdict, indent=2).encode() + b'\n', path)
     write_aside(verdict_page.page(verdict, curves).encode(), page)
     console.print(table(verdict))

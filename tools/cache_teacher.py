@@ -1,6 +1,6 @@
 """Fill the store of a teacher's answers, which trainings then read.
 
-    python tools/cache_teacher.py configs/kd/kd_digits.py --cfg-options model.teacher_cache.dir=...
+    python tools/cache_teacher.py configs/kd/kd-stored_digits.py
 
 The config is that of a training with model.teacher_cache. What is there already is not asked
 again, so that an interrupted run goes on; some of its pictures, all with --verify, are compared
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description='Store the answers of a teacher.',
-        epilog='example: python tools/cache_teacher.py configs/kd/kd_digits.py '
+        epilog='example: python tools/cache_teacher.py configs/kd/kd-stored_digits.py '
         '--cfg-options model.teacher_cache.dir=store',
     )
     launch.add_common_arguments(parser)

@@ -27,8 +27,7 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description='Store the answers of a teacher.',
-        epilog='example: python tools/cache_teacher.py configs/kd/kd-stored_digits.py '
-        '--cfg-options model.teacher_cache.dir=store',
+        epilog='example: python tools/cache_teacher.py configs/kd/kd-stored_digits.py',
     )
     launch.add_common_arguments(parser)
     parser.add_argument(

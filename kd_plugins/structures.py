@@ -159,12 +159,16 @@ class HeadTargets:
         level_sizes: Anchors of each level; they add up to A.
         num_pos: Positive anchors, at least 1 an image, summed over the images,
             averaged over ranks; hence at least 1. Of shape ().
+        sum_quality: Of a head whose own box loss divides by it (FCOS), the positives'
+            centerness targets, summed over the images, averaged over ranks; at
+            least 1. Of shape (); None for the other heads.
     """
 
     positive: Tensor
     label_weights: Tensor
     level_sizes: tuple[int, ...]
     num_pos: Tensor
+    sum_quality: Tensor | None = None
 
     @cached_property
     def weights(self) -> Tensor:
@@ -193,6 +197,8 @@ class HeadOutputs:
             right and bottom, (N, A, 4, bins), or None if the head has no bins.
         targets: The student's targets; None on the teacher's side.
         grids: Rows and columns of pixels of each level; empty where nobody said.
+        quality_logits: Logits of how well a box fits (centerness, or the IoU that PAA
+            and DDOD predict), (N, A), or None if the head has none.
         known: Of which anchors logits and bins are the network's own, booleans of shape (N, A);
             None for all. The others have the mean of their level as logits, and no bins.
     """
@@ -204,6 +210,7 @@ class HeadOutputs:
     bin_logits: Tensor | None = None
     targets: HeadTargets | None = None
     grids: tuple[tuple[int, int], ...] = ()
+    quality_logits: Tensor | None = None
     known: Tensor | None = None
 
     @cached_property
@@ -213,6 +220,36 @@ class HeadOutputs:
         In float32 or better, computed when a term first asks.
         """
         return self.decode()
+
+
+@dataclass(frozen=True)
+class BranchesSpec:
+    """What can be said about the maps inside of a detection head before it has run.
+
+    Args:
+        head: The name of the head's class, for messages.
+        after: After how many convolutions of a branch they are taken.
+        depth: How many convolutions each branch has.
+        channels: Channels of the maps of the classification branch and of the box branch.
+    """
+
+    head: str
+    after: int
+    depth: int
+    channels: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Maps inside of a detection head, one a level and branch, the finest level first.
+
+    Args:
+        cls: Of the branch that classifies, (N, C, H, W) each.
+        reg: Of the branch that predicts boxes.
+    """
+
+    cls: tuple[Tensor, ...]
+    reg: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)

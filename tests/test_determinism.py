@@ -19,7 +19,7 @@ CONFIGS = sorted(
 )  # fmt: skip
 KD = 'configs/kd/kd_digits.py'
 BCKD = 'configs/bckd/bckd_scenes.py'
-MAPS = [f'configs/{name}/{name}_scenes.py' for name in ('cwd', 'pkd', 'mgd', 'sl2')]
+MAPS = [f'configs/{name}/{name}_scenes.py' for name in ('cwd', 'pkd', 'mgd', 'sl2', 'crosskd')]
 
 
 @pytest.fixture
@@ -178,6 +178,10 @@ def test_no_loss_is_left_out(tmp_path):
         for node in ast.parse(path.read_text()).body
         if isinstance(node, ast.ClassDef) and node.decorator_list
     }
-    # One is arithmetic alone, the other calls DKDLoss on rows that mmdet draws.
-    pure = {'kd_plugins.SigmoidKDLoss', 'kd_plugins.RoILoss'}
+    # Arithmetic alone; RoILoss calls DKDLoss on rows that mmdet draws.
+    pure = {
+        'kd_plugins.SigmoidKDLoss',
+        'kd_plugins.RoILoss',
+        'kd_plugins.CrossKDCenternessLoss',
+    }
     assert len(registered) > 10 and registered - used == pure

@@ -26,8 +26,10 @@ def test_builds_without_warnings_and_links_between_pages(tmp_path):
     assert reply.returncode == 0, reply.stderr
     assert reply.stderr == ''
     page = (tmp_path / 'html/_generated/getting_started.html').read_text()
-    assert 'href="methods/dot.html#on-the-digits"' in page
-    assert 'href="../results.html"' in page
+    assert 'href="methods/dot.html"' in page and 'href="../results.html#the-digits"' in page
+    assert (tmp_path / 'html/_images/curves.png').is_file()
+    results = (tmp_path / 'html/results.html').read_text()
+    assert 'href="_generated/methods/dot.html#on-the-digits"' in results
     assert 'dkd_digits.py' in (tmp_path / 'html/_generated/methods/dkd.html').read_text()
     assert len(list((tmp_path / 'html/_downloads').glob('*/dkd_digits.py'))) == 1
     api = (tmp_path / 'html/api.html').read_text()
@@ -35,8 +37,8 @@ def test_builds_without_warnings_and_links_between_pages(tmp_path):
         assert f'class="sig-name descname"><span class="pre">{name}<' in api
     # A link that leads nowhere is an error.
     (root / 'configs/dkd/dkd_digits.py').unlink()
-    results = root / 'docs/results.md'
-    results.write_text(results.read_text() + '\n[gone](../configs/dot#no-such-heading)\n')
+    source = root / 'docs/results.md'
+    source.write_text(source.read_text() + '\n[gone](../configs/dot#no-such-heading)\n')
     reply = build(root, tmp_path / 'html')
     assert reply.returncode != 0
     assert 'dkd_digits.py' in reply.stderr and 'no-such-heading' in reply.stderr

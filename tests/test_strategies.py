@@ -26,6 +26,8 @@ from helpers.stored import in_views
 from helpers.tiny_pictures import (
     beside_ctkd,
     boxes,
+    crossed,
+    from_cnn,
     half_labelled,
     necks,
     patches,
@@ -133,6 +135,8 @@ METHODS = {
         half_labelled, dot(), data='HalfLabelled', part='backbone.layer2'
     ),
     'CSKD': Method(patches, sgd(), **PATCHES),
+    'VkD, OFA-KD': Method(from_cnn, sgd(0.05), **PATCHES),
+    'VkD, OFA-KD + DOT': Method(from_cnn, dot(0.05), **PATCHES),
     'Zipf': Method(zipf, sgd(), **STAGES),
     'Zipf + CTKD + DOT': Method(lambda: beside_ctkd(zipf()), dot(), CURRICULUM, **STAGES),
     'RecursiveMix': Method(recursive_mix, sgd(), **STAGES),
@@ -141,6 +145,8 @@ METHODS = {
     ),
     'BCKD': Method(boxes, sgd(0.01), **BOXES),
     'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
+    'CrossKD': Method(crossed, sgd(0.01), **BOXES),
+    'CrossKD + DOT': Method(crossed, dot(0.01), **BOXES),
     'CWD, PKD': Method(
         lambda: necks(CWD=dict(loss_weight=1.0), PKD=dict(loss_weight=0.1)), sgd(0.01), **BOXES
     ),
@@ -278,7 +284,8 @@ def test_an_average_beside_it_changes_nothing(tmp_path, method):
 
 # Vectors say no view: those methods are in tests/test_teachers/test_stored_training.py. The
 # others have no teacher, or one that no store can keep.
-STORED = ('CSKD', 'BCKD', 'BCKD + DOT', 'CWD, PKD', 'MGD, SL2', 'CWD + DOT')
+STORED = ('CSKD', 'VkD, OFA-KD', 'VkD, OFA-KD + DOT', 'BCKD', 'BCKD + DOT', 'CWD, PKD', 'MGD, SL2',
+          'CWD + DOT')  # fmt: skip
 
 
 @pytest.mark.parametrize('method', STORED)
@@ -296,6 +303,16 @@ def test_a_stored_teacher_trains_the_same(tmp_path, method):
             # From now on nobody can ask it.
             (tmp_path / 'teacher.pth').unlink(missing_ok=True)
     assert difference(weights[0], weights[1]) == 0 == difference(weights[0], weights[2])
+
+
+def test_a_teacher_that_is_asked_about_features_of_the_student_is_not_stored(tmp_path):
+    network = MODELS.build(of('CrossKD', tmp_path).model).teacher.network
+    save_checkpoint(dict(state_dict=network.state_dict(), meta={}), str(tmp_path / 'teacher.pth'))
+    cfg = of('CrossKD', tmp_path)
+    cfg.model.update(teacher_ckpt=str(tmp_path / 'teacher.pth'), allow_random_teacher=False)
+    cfg = in_views(cfg, 2, dict(dir=str(tmp_path / 'store')))
+    with pytest.raises(ValueError, match=r"teacher_cache cannot store .* of type 'CrossHead'"):
+        MODELS.build(cfg.model)
 
 
 # mmengine compiles the optimizer's step too, and torch 2.1 cannot compile any momentum, nor

@@ -1,12 +1,15 @@
 """Take the student out of a checkpoint, for the stock tools.
 
     python tools/export_student.py CONFIG CHECKPOINT --out student.pth
-    python tools/export_student.py CONFIG CHECKPOINT --onnx 224 224
+    python tools/export_student.py CONFIG CHECKPOINT --onnx
+    python tools/export_student.py CONFIG CHECKPOINT --onnx --int8 --alone STUDENT_ALONE
 
 CONFIG is the distillation's, or the student's own. What kd_plugins writes is the
 student's already; this leaves out the optimizer and whatever else is only for
 training, and takes the student out of mmrazor's distillation checkpoints. ``--onnx``
-writes a classifier as ONNX besides, for pictures of the height and width given.
+writes the student as ONNX besides: a classifier, or a detector with decoding and
+suppression. It is compared with torch first, a detector on pictures of the config's
+validation set. ``--int8`` writes an int8 file, too, and measures both on that set.
 """
 
 import argparse
@@ -17,7 +20,9 @@ from mmengine.config import Config, DictAction
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.compat import chatter
-from kd_plugins.files.export_student import build_student, export_onnx, export_student, save
+from kd_plugins.files.export_student import export_student, save
+from kd_plugins.inspect.quiet import silence
+from kd_plugins.shipping import Shipment, table
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,10 +45,30 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--onnx',
-        nargs=2,
+        nargs='*',
         type=int,
-        metavar=('HEIGHT', 'WIDTH'),
-        help='write a classifier for pictures of this size as ONNX besides',
+        metavar='SIDE',
+        help='write ONNX besides, for pictures of this height and width; without them for '
+        'pictures of any size (detectors), or of the validation pictures (classifiers)',
+    )
+    parser.add_argument(
+        '--raw-outputs',
+        action='store_true',
+        help="with --onnx, a detector's outputs without decoding and suppression",
+    )
+    parser.add_argument(
+        '--int8',
+        type=int,
+        nargs='?',
+        const=100,
+        metavar='COUNT',
+        help='with --onnx, write an int8 file too, calibrated on so many training pictures '
+        '(by default %(const)s), and measure both on the validation set',
+    )
+    parser.add_argument(
+        '--alone',
+        metavar='CHECKPOINT',
+        help='with --int8, checkpoint of the student trained alone, to measure beside it',
     )
     parser.add_argument(
         '--cfg-options',
@@ -56,6 +81,14 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if not Path(args.config).is_file():
         parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    if args.onnx is not None and (len(args.onnx) not in (0, 2) or min(args.onnx, default=1) < 1):
+        parser.error(f'--onnx {" ".join(map(str, args.onnx))}: give a height and a width, or none.')
+    if args.onnx is None and (args.raw_outputs or args.int8 is not None):
+        parser.error('--raw-outputs and --int8 are of the file that --onnx writes: give it, too.')
+    if args.int8 is not None and (args.int8 < 1 or args.raw_outputs):
+        parser.error('--int8 needs a picture or more, and detections, which --raw-outputs has not.')
+    if args.alone and args.int8 is None:
+        parser.error('--alone is measured beside --int8: give it, too.')
     if args.out is None:
         source = Path(args.checkpoint)
         args.out = source.with_name(source.stem + '_student.pth')
@@ -90,20 +123,34 @@ def main() -> None:
         f'test it: {how_to_test(cfg, path)}'
     )
     if args.onnx is not None:
-        student = build_student(cfg)
-        student.load_state_dict(weights)
-        out = path.with_suffix('.onnx')
         try:
-            difference, free = export_onnx(student, out, tuple(args.onnx))
+            ship(args, cfg, checkpoint, path.with_suffix('.onnx'))
         except ImportError as error:
             sys.exit(f'--onnx needs onnx and onnxruntime ({error}): pip install onnx onnxruntime')
-        except ValueError as error:
+        except (FileNotFoundError, ValueError) as error:
             sys.exit(str(error))
-        batch = 'any number of' if free else 'one at a time of the'
-        print(
-            f'wrote {out}: {size(out)} MB, {batch} normalised pictures of {args.onnx[0]} x '
-            f'{args.onnx[1]}; onnxruntime and torch agree to {difference:.1g} of the largest logit'
-        )
+
+
+def ship(args: argparse.Namespace, cfg: Config, checkpoint: dict, path: Path) -> None:
+    """Write ONNX and int8 files, and print what they are worth."""
+    sides = tuple(args.onnx) or None
+    # Read before anything that takes its time.
+    alone = export_student(cfg, args.alone, args.raw) if args.alone else None
+    student = Shipment(cfg, checkpoint, sides, args.raw_outputs)
+    with silence():
+        said = student.write(path)
+    print(f'wrote {path}: {size(path)} MB, {said}')
+    if args.int8 is None:
+        return
+    out = path.with_name(f'{path.stem}_int8.onnx')
+    with silence():
+        number = student.quantise(path, out, args.int8)
+    print(f'wrote {out}: {size(out)} MB, calibrated on {number} training pictures\n')
+    metrics = {'student': [student.measure(path), student.measure(out)]}
+    if alone is not None:
+        with silence():
+            metrics['alone'] = Shipment(cfg, alone, student.size).measure_both(args.int8)
+    print(table(metrics))
 
 
 def size(path: Path) -> str:

@@ -8,8 +8,13 @@ A connector that knows before the first step what it takes and gives has a metho
 ``check_spec(key, spec)``: it gets the ``spec`` of the recorder, a
 :class:`kd_plugins.structures.FeaturesSpec` for instance, refuses what it cannot take and
 returns what it will give, which the term's own ``check_specs`` then gets.
+
+What is to pass some frozen layers of the teacher behind a connector is asked of the teacher:
+see :class:`kd_plugins.recorders.TeacherPartRecorder`.
 """
 
+from kd_plugins.connectors.crosskd import CrossKDConnector
+from kd_plugins.connectors.ofa import OFAMapBranch, OFATokenBranch
 from kd_plugins.connectors.reviewkd import ReviewKDConnector
 
-__all__ = ['ReviewKDConnector']
+__all__ = ['CrossKDConnector', 'OFAMapBranch', 'OFATokenBranch', 'ReviewKDConnector']

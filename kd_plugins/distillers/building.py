@@ -87,11 +87,15 @@ def ask_teacher(distiller: Any, teacher: Teacher) -> None:
     Such a recorder has ``question``, the name of a student's recorder, and a
     method ``answer(network, record)``, which returns what it records: the
     teacher's head on the student's features, say. The record keeps its graph.
+    Where the recorder has a ``connector``, its name, the record passes it before.
     """
     for recorder in distiller.teacher_recorders.recorders.values():
         if hasattr(recorder, 'question'):
             asked = distiller.student_recorders.get_recorder(recorder.question)
+            connector = getattr(recorder, 'connector', None)
             for record in asked.data_buffer:
+                if connector is not None:
+                    record = distiller.connectors[connector](record)
                 answer = teacher.answer(partial(recorder.answer, record=record))
                 recorder.data_buffer.append(answer)
 
@@ -361,8 +365,18 @@ def _check_questions(distiller: Any) -> None:
                 f'{key}.question={recorder.question!r} is not one of student_recorders'
                 f'{_suggestion(recorder.question, asked)}: they are {sorted(asked)}.'
             )
+        spec = getattr(asked[recorder.question], 'spec', None)
+        connector = getattr(recorder, 'connector', None)
+        if connector is not None:
+            if connector not in distiller.connectors:
+                raise ValueError(
+                    f'{key}.connector={connector!r} is not one of connectors'
+                    f'{_suggestion(connector, distiller.connectors)}: they are '
+                    f'{sorted(distiller.connectors)}.'
+                )
+            spec = _connected_spec(distiller, dict(connector=connector), spec)
         if hasattr(recorder, 'check_question'):
-            recorder.check_question(key, asked[recorder.question])
+            recorder.check_question(key, asked[recorder.question], spec)
 
 
 def _check_fields(distiller: Any) -> None:

@@ -1,13 +1,11 @@
-"""Taking the student out of a training's checkpoint, as a checkpoint or as ONNX."""
+"""Taking the student out of a training's checkpoint."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import io
-import warnings
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,10 +13,9 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor, nn
 
-from kd_plugins import compat
 from kd_plugins.files.weights import load_weights
 from kd_plugins.files.writing import write_aside
-from kd_plugins.networks import build_network, build_student_network, normalisation, resolve_network
+from kd_plugins.networks import build_network, build_student_network, resolve_network
 
 #: What the stock tools read of a checkpoint's meta, and what says where it comes from.
 META = ('dataset_meta', 'epoch', 'iter', 'seed', 'time', 'mmengine_version')
@@ -99,123 +96,3 @@ def save(checkpoint: dict[str, Any], path: Path, publish: bool = False) -> Path:
         path = path.with_name(f'{path.stem}-{digest}{path.suffix}')
     write_aside(content, path)
     return path
-
-
-def export_onnx(
-    student: nn.Module, path: Path, size: tuple[int, int], opset: int = 17
-) -> tuple[float, bool]:
-    """Write a classifier as ONNX, and compare what it computes with torch.
-
-    Input ``images``: a normalised batch, (N, channels, H, W); the preprocessor's
-    mean and deviation are in the file's metadata. Output ``logits``: (N, C).
-    Batch norms, dropout and drop-path are as in evaluation. N is free where the
-    network allows it, else 1: tracing turns a batch size that windowed
-    attention computes with into a constant.
-
-    Args:
-        student: An mmpretrain classifier, with its weights.
-        path: Where to.
-        size: Height and width of the pictures.
-        opset: ONNX operator set.
-
-    Returns:
-        The largest difference between both, relative to the largest logit, and
-        whether N is free.
-
-    Raises:
-        ImportError: If onnx or onnxruntime is not installed.
-        ValueError: If the network is no classifier, or both differ by over 1e-4.
-    """
-    mean, std = normalisation(student.data_preprocessor)
-    network = _Logits(student.cpu().eval())
-    # Two pictures, apart: an export that mixes up the batch does not agree.
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, _channels(student, mean), *size, generator=generator)
-    with torch.no_grad():
-        logits = network(images)
-    if not isinstance(logits, Tensor) or logits.dim() != 2:
-        raise ValueError(
-            f'{type(student).__name__} returns no logits of shape (N, C): only classifiers are '
-            'written as ONNX; MMDeploy does detectors.'
-        )
-    for free in (True, False):
-        batch = images if free else images[:1]
-        axes = dict(images={0: 'N'}, logits={0: 'N'}) if free else None
-        with TemporaryDirectory() as folder:
-            written = Path(folder, path.name)
-            _write_onnx(network, batch, written, axes, opset, dict(mean=mean, std=std))
-            error = _difference(written, images, logits, [2, 1] if free else [1])
-            if error < 1e-4:
-                write_aside(written.read_bytes(), path)
-                return error, free
-    raise ValueError(
-        f'what was written as {str(path)!r} differs from torch by {error:.1g} of the largest '
-        'logit: this network cannot be exported by this torch release.'
-    )
-
-
-def _write_onnx(
-    network: nn.Module,
-    images: Tensor,
-    path: Path,
-    axes: dict[str, dict[int, str]] | None,
-    opset: int,
-    constants: dict[str, Tensor],
-) -> None:
-    import onnx
-
-    with warnings.catch_warnings():
-        # Of every shape that upstream's code computes with; what it does to the result
-        # is measured.
-        warnings.simplefilter('ignore')
-        torch.onnx.export(
-            network,
-            (images,),
-            str(path),
-            input_names=['images'],
-            output_names=['logits'],
-            dynamic_axes=axes,
-            opset_version=opset,
-            **compat.onnx_exporter(),
-        )
-    written = onnx.load(str(path))
-    onnx.checker.check_model(written)
-    for key, values in constants.items():
-        text = ' '.join(f'{value:g}' for value in values.flatten().tolist())
-        written.metadata_props.add(key=key, value=text)
-    onnx.save(written, str(path))
-
-
-def _difference(path: Path, images: Tensor, logits: Tensor, batches: list[int]) -> float:
-    """Return the largest difference for batches of these sizes, relative to the largest logit."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    largest = torch.zeros(())
-    for size in batches:
-        # The last pictures: the first ones are what was traced with.
-        try:
-            (computed,) = session.run(['logits'], dict(images=images[-size:].numpy()))
-        except Exception:  # onnxruntime's own, where a constant does not fit the batch
-            return float('inf')
-        difference = (torch.from_numpy(computed) - logits[-size:]).abs().max()
-        largest = torch.maximum(largest, difference)
-    return float(largest / logits.abs().max().clamp(min=1e-6))
-
-
-class _Logits(nn.Module):
-    """A classifier as a function of pictures."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Any:
-        return self.network(images, mode='tensor')
-
-
-def _channels(student: nn.Module, mean: Tensor) -> int:
-    for module in student.modules():
-        if isinstance(module, nn.Conv2d):
-            return module.in_channels
-    return mean.numel()

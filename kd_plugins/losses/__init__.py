@@ -6,6 +6,12 @@ from kd_plugins.losses.bckd import (
     binary_classification_kd,
     localization_weight,
 )
+from kd_plugins.losses.crosskd import (
+    CrossKDCenternessLoss,
+    CrossKDClassificationLoss,
+    CrossKDLocalizationLoss,
+    align,
+)
 from kd_plugins.losses.cskd import CSKDLoss, fused_target
 from kd_plugins.losses.ctc import CTCLoss, nce_loss
 from kd_plugins.losses.cwd import CWDLoss, cwd_loss
@@ -16,6 +22,7 @@ from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.mgd import MGDLoss, mgd_loss
+from kd_plugins.losses.ofa import OFALoss, ofa_loss
 from kd_plugins.losses.pkd import PKDLoss, pkd_loss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
 from kd_plugins.losses.recursive_mix import (
@@ -30,6 +37,7 @@ from kd_plugins.losses.sl2 import SL2Loss, sl2_loss
 from kd_plugins.losses.sp import SPLoss, sp_loss
 from kd_plugins.losses.srrl import SRRLLoss, srrl_loss
 from kd_plugins.losses.vid import VIDLoss, vid_loss
+from kd_plugins.losses.vkd import VkDLoss, vkd_loss
 from kd_plugins.losses.weighted import Weighted
 from kd_plugins.losses.with_temperature import WithTemperature
 from kd_plugins.losses.wttm import WTTMLoss, wttm_loss
@@ -46,6 +54,9 @@ __all__ = [
     'CSKDLoss',
     'CTCLoss',
     'CWDLoss',
+    'CrossKDCenternessLoss',
+    'CrossKDClassificationLoss',
+    'CrossKDLocalizationLoss',
     'DISTLoss',
     'DKDLoss',
     'DeiTLoss',
@@ -53,6 +64,7 @@ __all__ = [
     'KDLoss',
     'LDLoss',
     'MGDLoss',
+    'OFALoss',
     'PKDLoss',
     'PKTLoss',
     'RecursiveMixLoss',
@@ -63,10 +75,12 @@ __all__ = [
     'SRRLLoss',
     'SigmoidKDLoss',
     'VIDLoss',
+    'VkDLoss',
     'WTTMLoss',
     'Weighted',
     'WithTemperature',
     'ZipfLoss',
+    'align',
     'binary_classification_kd',
     'consistency_loss',
     'cwd_loss',
@@ -80,6 +94,7 @@ __all__ = [
     'localization_weight',
     'mgd_loss',
     'nce_loss',
+    'ofa_loss',
     'pkd_loss',
     'pkt_loss',
     'pool_region',
@@ -88,6 +103,7 @@ __all__ = [
     'sp_loss',
     'srrl_loss',
     'vid_loss',
+    'vkd_loss',
     'vote_ranks',
     'wttm_loss',
     'zipf_loss',

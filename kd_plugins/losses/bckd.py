@@ -73,6 +73,38 @@ def iou_losses(loss_iou: Callable[..., Tensor], boxes_S: Tensor, boxes_T: Tensor
     return values.masked_fill(same.squeeze(1), 0)
 
 
+def built_iou_loss(owner: str, cfg: Mapping[str, Any] | nn.Module) -> nn.Module:
+    """Return an IoU loss of mmdet that compares boxes one by one.
+
+    Args:
+        owner: The name of the term that has it, for messages.
+        cfg: Its config, or the loss.
+
+    Raises:
+        ValueError: If it compares no boxes, or has a weight of its own.
+    """
+    loss = cfg if isinstance(cfg, nn.Module) else MODELS.build(dict(cfg))
+    name = f'{owner}.loss_iou={type(loss).__name__}'
+    weight = getattr(loss, 'loss_weight', 1.0)
+    if weight != 1.0:
+        raise ValueError(
+            f'{name} has loss_weight={weight!r}: leave it at 1 and give {owner}.loss_weight, '
+            'which is the whole factor.'
+        )
+    box = torch.tensor([[0.0, 0.0, 100.0, 80.0]])
+    try:
+        near, far = iou_losses(loss, torch.cat([box + 0.01, box + 90]), box.repeat(2, 1))
+        fits = bool(0 <= near < 0.05 < far)
+    except (TypeError, ValueError, RuntimeError, AssertionError):
+        fits = False
+    if not fits:
+        raise ValueError(
+            f'{name} does not compare boxes one by one: give an IoU loss of mmdet, such as '
+            "dict(type='mmdet.GIoULoss')."
+        )
+    return loss
+
+
 @MODELS.register_module(['BCKDClassificationLoss', 'BinaryClassificationKDLoss'])
 class BCKDClassificationLoss(WeightedLoss):
     """BCKD's classification term, :func:`binary_classification_kd` per positive anchor.
@@ -147,34 +179,7 @@ class BCKDLocalizationLoss(WeightedLoss):
         loss_weight: float = 4.0,
     ) -> None:
         super().__init__(loss_weight)
-        if loss_iou is None:
-            loss_iou = dict(type='mmdet.GIoULoss')
-        self.loss_iou = (
-            loss_iou if isinstance(loss_iou, nn.Module) else MODELS.build(dict(loss_iou))
-        )
-        self._check_iou()
-
-    def _check_iou(self) -> None:
-        name = f'{type(self).__name__}.loss_iou={type(self.loss_iou).__name__}'
-        weight = getattr(self.loss_iou, 'loss_weight', 1.0)
-        if weight != 1.0:
-            raise ValueError(
-                f'{name} has loss_weight={weight!r}: leave it at 1 and give '
-                f'{type(self).__name__}.loss_weight, which is the whole factor.'
-            )
-        box = torch.tensor([[0.0, 0.0, 100.0, 80.0]])
-        try:
-            near, far = iou_losses(
-                self.loss_iou, torch.cat([box + 0.01, box + 90]), box.repeat(2, 1)
-            )
-            fits = bool(0 <= near < 0.05 < far)
-        except (TypeError, ValueError, RuntimeError, AssertionError):
-            fits = False
-        if not fits:
-            raise ValueError(
-                f'{name} does not compare boxes one by one: give an IoU loss of mmdet, such as '
-                "dict(type='mmdet.GIoULoss')."
-            )
+        self.loss_iou = built_iou_loss(type(self).__name__, loss_iou or dict(type='mmdet.GIoULoss'))
 
     def check_specs(
         self, key: str, preds_S: HeadSpec | None = None, preds_T: HeadSpec | None = None

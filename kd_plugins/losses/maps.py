@@ -12,6 +12,46 @@ from kd_plugins import checks
 from kd_plugins.losses.base import WeightedLoss, at_least_float32
 from kd_plugins.structures import FeaturesSpec, as_maps
 
+#: Added to every deviation in the published codes of PKD and CrossKD.
+EPS = 1e-6
+#: The least deviation of a channel, as a share of the mean of all channels' deviations.
+LEAST = 1e-3
+
+
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return each channel's mean and unbiased deviation over pictures and positions.
+
+    Args:
+        x: Shape (N, C, H, W), with two values a channel at least.
+
+    Returns:
+        Two tensors of shape (1, C, 1, 1).
+    """
+    # Without another layout, in which a gradient, be it 0, would change how the student's
+    # own are computed.
+    return x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+
+
+def standardized(x: Tensor) -> Tensor:
+    """Return maps less their mean, over their deviation, channel by channel.
+
+    A channel that is constant becomes 0, and its gradient is within 1 / LEAST of the other
+    channels'.
+
+    Args:
+        x: As for :func:`moments`.
+    """
+    mean, std = moments(x)
+    typical = std.detach().mean()
+    # Where no channel has a deviation, no share of it can be the least.
+    least = torch.where(typical > 0, LEAST * typical, torch.ones_like(typical))
+    return (x - mean) / (torch.maximum(std, least) + EPS)
+
+
+def values_per_channel(x: Tensor) -> int:
+    """How many values of maps, (N, C, H, W), a channel has."""
+    return x.shape[0] * x.shape[2] * x.shape[3]
+
 
 class MapsLoss(WeightedLoss):
     """Base of the losses on one or several feature maps, added up over the levels.

@@ -42,6 +42,11 @@ class HeadAdapter:
     #: Where labels and their weights stand in what it returns; no weights are 1.
     labels_at: ClassVar[int]
     weights_at: ClassVar[int | None]
+    #: Where the quality of boxes stands in what ``forward`` returns, if anywhere.
+    quality_at: ClassVar[int | None] = None
+    #: Whether ``forward`` sends each level through ``cls_convs`` and, apart from them,
+    #: ``reg_convs``, one after the other, and reads nothing else of the level.
+    branches: ClassVar[bool] = True
 
     def __init__(self, head: Any) -> None:
         name = type(head).__name__
@@ -116,6 +121,9 @@ class HeadAdapter:
             return _opened(decoded.clamp(-FAR, FAR)).reshape(n, -1, 4)
 
         bins = self.spec.num_bins
+        quality = None
+        if self.quality_at is not None:
+            quality = torch.cat([_flat(x, 1).squeeze(2) for x in outs[self.quality_at]], dim=1)
         return HeadOutputs(
             head=self.spec.head,
             level_sizes=level_sizes,
@@ -124,6 +132,7 @@ class HeadAdapter:
             bin_logits=None if bins is None else preds.unflatten(2, (4, bins)),
             targets=None if returned is None else self.targets(returned, len(preds), level_sizes),
             grids=tuple(shapes),
+            quality_logits=quality,
         )
 
     def positive_and_weights(
@@ -157,13 +166,27 @@ class HeadAdapter:
         if weights is None:
             weights = torch.ones_like(positive, dtype=torch.float32)
         num_pos = positive.sum(dim=1).clamp(min=1).sum().float()
-        all_reduce(num_pos, op='mean')
+        quality = self.sum_quality(returned, positive)
+        sums = torch.stack([num_pos, num_pos if quality is None else quality])
+        all_reduce(sums, op='mean')
         return HeadTargets(
             positive=positive,
             label_weights=weights,
             level_sizes=level_sizes,
-            num_pos=num_pos,
+            num_pos=sums[0],
+            sum_quality=None if quality is None else sums[1].clamp(min=1),
         )
+
+    def sum_quality(self, returned: Sequence[Any], positive: Tensor) -> Tensor | None:
+        """Return the sum of the targets of the positives' quality on this rank.
+
+        None where the head's own loss does not divide by it.
+
+        Args:
+            returned: As in :meth:`positive_and_weights`.
+            positive: What that method returned.
+        """
+        return None
 
 
 class RetinaAdapter(HeadAdapter):
@@ -179,10 +202,13 @@ class ATSSAdapter(RetinaAdapter):
     """As RetinaNet, one anchor a location; the anchors come before the labels."""
 
     labels_at, weights_at = 1, 2
+    quality_at: ClassVar[int | None] = 2
 
 
 class GFLAdapter(ATSSAdapter):
     """Distributions over the distances from the anchor's centre, in strides."""
+
+    quality_at = None
 
     def num_bins(self) -> int:
         return int(self.head.reg_max) + 1
@@ -197,6 +223,8 @@ class GFLAdapter(ATSSAdapter):
 class RTMDetAdapter(ATSSAdapter):
     """Distances from points, in pixels."""
 
+    quality_at = None
+
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
         return _plain(self.head.bbox_coder.decode(priors[:, :2], preds)) / strides
 
@@ -208,6 +236,7 @@ class FCOSAdapter(HeadAdapter):
     """
 
     labels_at, weights_at = 0, None
+    quality_at = 2
 
     def outputs(self, outs: Sequence[Any], returned: Sequence[Any] | None) -> HeadOutputs:
         cls_scores, box_preds = outs[0], outs[1]
@@ -215,7 +244,13 @@ class FCOSAdapter(HeadAdapter):
         if not (head.norm_on_bbox and head.training):
             pairs = zip(box_preds, self.spec.strides, strict=True)
             box_preds = [at_least_float32(preds) / stride for preds, stride in pairs]
-        return super().outputs((cls_scores, box_preds), returned)
+        return super().outputs((cls_scores, box_preds, outs[2]), returned)
+
+    def sum_quality(self, returned: Sequence[Any], positive: Tensor) -> Tensor:
+        sides = torch.cat([x.reshape(len(positive), -1, 4) for x in returned[1]], dim=1)
+        quality = self.head.centerness_target(sides.flatten(0, 1)).view_as(positive)
+        # Of a negative location it is no number, or a meaningless one.
+        return quality.where(positive, quality.new_zeros(())).sum().float()
 
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
         return _plain(self.head.bbox_coder.decode(priors / strides, preds))
@@ -241,6 +276,9 @@ class DDODAdapter(ATSSAdapter):
 
 class TOODAdapter(ATSSAdapter):
     """Gives probabilities, and boxes in strides."""
+
+    quality_at = None
+    branches = False
 
     def logits(self, outs: Sequence[Any]) -> Sequence[Tensor]:
         return [_logit(at_least_float32(level)) for level in outs[0]]
@@ -282,6 +320,7 @@ class YOLOXAdapter(HeadAdapter):
     of the class: its own loss trains the class on positive anchors only.
     """
 
+    branches = False
     hears, hears_each_picture = '_get_targets_single', True
 
     def logits(self, outs: Sequence[Any]) -> Sequence[Tensor]:

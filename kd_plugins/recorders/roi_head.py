@@ -125,12 +125,13 @@ class RoIHeadRecorder(BaseRecorder):
                 'stages.'
             )
 
-    def check_question(self, key: str, asked: Any) -> None:
+    def check_question(self, key: str, asked: Any, spec: Any = None) -> None:
         """Refuse a student whose RoIs the teacher cannot be asked about.
 
         Args:
             key: The config key of this recorder.
             asked: The student's recorder.
+            spec: What is known of its records.
 
         Raises:
             ValueError: Naming what differs, and both sides.

@@ -2,7 +2,8 @@
 
 All places of a picture are kept as maps, as far as the picture's own padding reaches; or, of
 all but boxes, those anchors alone that are sure of something, each with its level, row and
-column. Both are put into the grid of whatever batch the picture is in.
+column. Both are put into the grid of whatever batch the picture is in. The quality of boxes
+(centerness) is not kept: who reads it also asks the teacher about features of the student.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
-from helpers.tiny_pictures import Pictures, half_labelled, patches, stages, zipf
+from helpers.tiny_pictures import Pictures, from_cnn, half_labelled, patches, stages, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
@@ -49,6 +49,15 @@ def of_patches():
     """CSKD, with a target between the teacher's dense and its global answers."""
     model = MODELS.build(patches(data_preprocessor=dict(type='BaseDataPreprocessor')))
     model.set_progress(Progress(iter=4, max_iters=10, epoch=4, max_epochs=10))
+    model.init_weights()
+    samples = [Pictures(8)[i] for i in range(8)]
+    pictures = torch.stack([sample['inputs'] for sample in samples])
+    return model, pictures, [sample['data_samples'] for sample in samples]
+
+
+def of_tokens():
+    """VkD and OFA-KD, with what the projection and the branch learn."""
+    model = MODELS.build(from_cnn(data_preprocessor=dict(type='BaseDataPreprocessor'))).train()
     model.init_weights()
     samples = [Pictures(8)[i] for i in range(8)]
     pictures = torch.stack([sample['inputs'] for sample in samples])
@@ -109,6 +118,7 @@ CASES = {
     'ReviewKD': of_levels,
     'CWD, MGD': of_maps,
     'CSKD': of_patches,
+    'VkD, OFA-KD': of_tokens,
     'Zipf': of_votes,
     'EEKD': of_checkpoints,
     'with unlabelled': of_both_parts,

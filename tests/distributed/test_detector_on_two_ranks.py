@@ -6,7 +6,7 @@ import pytest
 import torch
 from detector import CASES, model, train
 
-KINDS = ['GFL', 'FCOS']
+KINDS = ['GFL', 'FCOS', 'CrossKD']
 
 
 @pytest.fixture(scope='module')

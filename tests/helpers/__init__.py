@@ -16,7 +16,10 @@ CONFIGS = ROOT / 'configs'
 #: The smallest config of every method. What a store holds is another test's.
 SMALLEST = [
     *sorted(path for path in CONFIGS.glob('*/*_digits.py') if '-stored_' not in path.name),
-    *(CONFIGS / f'{name}/{name}_scenes.py' for name in ('bckd', 'cwd', 'pkd', 'mgd', 'sl2')),
+    *(
+        CONFIGS / f'{name}/{name}_scenes.py'
+        for name in ('bckd', 'cwd', 'pkd', 'mgd', 'sl2', 'crosskd')
+    ),
 ]
 
 

@@ -171,9 +171,9 @@ def detector(kind='GFL', classes=3, width=8, strides=None, preprocessor=None, **
     )  # fmt: skip
 
 
-def distillation(student=None, teacher=None, changes=None, **distiller):
-    """Config of an algorithm with the base config's distiller and an untrained teacher."""
-    base = Config.fromfile(ROOT / 'configs/_base_/distill/bckd.py').distiller
+def distillation(student=None, teacher=None, changes=None, whole=None, **distiller):
+    """Config of an algorithm with an untrained teacher and BCKD's distiller, or a ``whole`` one."""
+    base = whole or Config.fromfile(ROOT / 'configs/_base_/distill/bckd.py').distiller
     base.update(distiller)
     return dict(
         type='kd_plugins.SingleTeacherDistill',

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from helpers import ROOT, algorithm_cfg
 from helpers.detection import detector, distillation, images
-from helpers.networks import distilled, resnet
+from helpers.networks import distilled, resnet, vit
 from helpers.two_stage import distillation as of_rois
 
 SCOPE = 'mmpretrain'
@@ -75,6 +75,52 @@ def patches(**changes):
         architecture=dict(distilled(predictions=3), _scope_='mmpretrain'),
         teacher=dict(resnet(), _scope_='mmpretrain'),
         distiller=distiller,
+        **changes,
+    )
+
+
+def from_cnn(**changes):
+    """Config of VkD and OFA-KD: a CNN teaches a vision transformer, whose first layer answers."""
+    branch = dict(
+        type='kd_plugins.OFATokenBranch', in_channels=16, num_classes=5, merges=1, blocks=1,
+        extra_tokens=1,
+    )  # fmt: skip
+    logits = dict(recorder='logits', from_student=False)
+    labels = dict(recorder='labels', from_student=True, data_idx=1)
+    mapping = dict(
+        preds_S=dict(recorder='logits', from_student=True), preds_T=logits, gt_labels=labels
+    )
+    stage = dict(recorder='stage', from_student=True, connector='branch')
+    pooled = dict(
+        preds_S=dict(recorder='tokens', from_student=True),
+        preds_T=dict(recorder='pooled', from_student=False, data_idx=0),
+    )
+    return algorithm_cfg(
+        architecture=dict(vit(), _scope_='mmpretrain'),
+        teacher=dict(resnet(), _scope_='mmpretrain'),
+        distiller=dict(
+            student_recorders=dict(
+                logits=dict(type='ModuleOutputs', source='head.layers.head'),
+                labels=dict(type='ModuleInputs', source='head.loss_module'),
+                stage=dict(type='ModuleOutputs', source='backbone.layers.0'),
+                tokens=dict(type='ModuleOutputs', source='backbone.ln1'),
+            ),
+            teacher_recorders=dict(
+                logits=dict(type='ModuleOutputs', source='head.fc'),
+                pooled=dict(type='ModuleInputs', source='head.fc'),
+            ),
+            connectors=dict(branch=branch),
+            distill_losses=dict(
+                loss_ofa=dict(type='kd_plugins.OFALoss', eps=1.5),
+                loss_ofa_stage=dict(type='kd_plugins.OFALoss', eps=1.5),
+                loss_vkd=dict(
+                    type='kd_plugins.VkDLoss', channels_S=16, channels_T=64, extra_tokens=1
+                ),
+            ),
+            loss_forward_mappings=dict(
+                loss_ofa=mapping, loss_ofa_stage=dict(mapping, preds_S=stage), loss_vkd=pooled
+            ),
+        ),
         **changes,
     )
 
@@ -150,6 +196,14 @@ def boxes(kind='GFL'):
     student = detector(kind)
     student['backbone']['norm_eval'] = True
     return distillation(student, detector(kind, width=16))
+
+
+def crossed(kind='GFL'):
+    """Config of CrossKD between two thin detectors, after their one convolution a branch."""
+    cfg = boxes(kind)
+    cfg['distiller'] = Config.fromfile(ROOT / 'configs/_base_/distill/crosskd.py').distiller
+    cfg['distiller'].student_recorders.inside.after = 1
+    return cfg
 
 
 def rois(tau=1.0, fpn=False):

@@ -20,6 +20,7 @@ STUDENT = 'vanilla/gfl_scenes_student.py'
 TWO_STAGE = 'vanilla/faster-rcnn_scenes_student.py'
 PATHS = [STUDENT, 'vanilla/gfl_scenes_teacher.py', 'ld/ld_scenes.py', 'bckd/bckd_scenes.py',
          'cwd/cwd_scenes.py', 'pkd/pkd_scenes.py', 'mgd/mgd_scenes.py', 'sl2/sl2_scenes.py',
+         'crosskd/crosskd_scenes.py',
          TWO_STAGE, 'dkd/dkd_faster-rcnn_scenes.py',
          'reviewkd/reviewdkd_faster-rcnn_scenes.py']  # fmt: skip
 #: mmdet's scores of a detector that knows nothing are 0, and -1 where no digit is so large.
@@ -80,7 +81,7 @@ def test_trains_validates_and_leaves_a_stock_detector(path, scenes, tmp_path):
     assert logged >= METRICS
     saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=False)['state_dict']
     learned = {key for key in saved if key.startswith('distiller.')}
-    with_layers = ('reviewdkd', 'cwd', 'pkd', 'mgd', 'sl2')
+    with_layers = ('reviewdkd', 'cwd', 'pkd', 'mgd', 'sl2', 'crosskd')
     assert bool(learned) == any(name in path for name in with_layers)
     if path != 'vanilla/gfl_scenes_teacher.py':
         student = {key: value for key, value in saved.items() if key not in learned}

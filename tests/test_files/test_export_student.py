@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnx
-import onnxruntime
 import pytest
 import torch
 from helpers import ROOT
@@ -16,7 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, save_checkpoint
 from mmpretrain import get_model
 
-from kd_plugins.files.export_student import build_student, export_onnx, export_student, save
+from kd_plugins.files.export_student import build_student, export_student, save
+from kd_plugins.shipping import OnnxNetwork
 
 STUDENT = ROOT / 'configs/vanilla/digits_student.py'
 DISTILLATION = ROOT / 'configs/ctkd/ctkd_kd_digits.py'
@@ -137,7 +136,9 @@ def test_from_the_command_line(tmp_path):
     images = torch.randn(4, 1, 8, 8)
     student = get_model(str(STUDENT), pretrained=str(path)).eval()
     expected = student(images).detach().numpy()
-    assert onnx_outputs(written, images) == pytest.approx(expected, abs=1e-4)
+    (computed,) = OnnxNetwork(str(written))(images=images)
+    assert computed.numpy() == pytest.approx(expected, abs=1e-4)
+    assert 'test it' in reply.stdout and 'int8' not in reply.stdout
     reply = command(DISTILLATION, tmp_path / 'gone.pth')
     assert reply.returncode == 1 and len(reply.stderr.strip().splitlines()) == 1
     reply = command(DISTILLATION, path, '--out', path)
@@ -197,22 +198,6 @@ def test_the_preprocessor_is_the_one_that_trains(tmp_path, architecture, top, al
     assert trained.architecture.data_preprocessor is trained.data_preprocessor
 
 
-def test_onnx_says_the_normalisation_that_trained(tmp_path):
-    cfg = Config(
-        dict(
-            model=dict(
-                type='kd_plugins.SingleTeacherDistill',
-                architecture=dict(SMALL, data_preprocessor=preprocessor(1.0)),
-            ),
-            data_preprocessor=preprocessor(2.0),
-            default_scope='mmpretrain',
-        )
-    )
-    export_onnx(build_student(cfg), tmp_path / 's.onnx', (32, 32))
-    said = {p.key: p.value for p in onnx.load(tmp_path / 's.onnx').metadata_props}
-    assert said == dict(mean='2', std='4')
-
-
 @pytest.mark.parametrize('top', [preprocessor(2.0), None])
 def test_a_students_own_config_keeps_its_models_preprocessor(tmp_path, top):
     # As the Runner does, which hands down the top level's only where there is none.
@@ -225,57 +210,78 @@ def test_a_students_own_config_keeps_its_models_preprocessor(tmp_path, top):
     assert said == [1.0, 1.0]
 
 
-def onnx_outputs(path, images):
-    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    return session.run(None, dict(images=images.numpy()))[0]
+def tool(monkeypatch, capsys, *arguments):
+    """What the tool prints, and what it exits with, in this process."""
+    monkeypatch.setattr(sys, 'argv', ['export_student.py', *map(str, arguments)])
+    said = None
+    try:
+        runpy.run_path(str(ROOT / 'tools/export_student.py'), run_name='__main__')
+    except SystemExit as stopped:
+        said = stopped.code
+    return capsys.readouterr(), said
 
 
-def test_onnx_computes_the_logits_of_any_batch(tmp_path):
-    torch.manual_seed(5)
-    student = build_student(Config.fromfile(STUDENT)).train()
-    for norm in (m for m in student.modules() if isinstance(m, torch.nn.BatchNorm2d)):
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2.0)
-    error, free = export_onnx(student, tmp_path / 'new' / 's.onnx', (8, 8))
-    assert free and error < 1e-5
-    images = torch.randn(3, 1, 8, 8)
-    with torch.no_grad():
-        expected = student.eval()(images, mode='tensor')
-    computed = onnx_outputs(tmp_path / 'new' / 's.onnx', images)
-    assert torch.allclose(torch.from_numpy(computed), expected, rtol=1e-4, atol=1e-5)
-    said = {p.key: p.value for p in onnx.load(tmp_path / 'new' / 's.onnx').metadata_props}
-    assert said == dict(mean='77.85', std='95.89')
-    assert [file.name for file in (tmp_path / 'new').iterdir()] == ['s.onnx']
+def test_int8_beside_the_student_alone_from_the_command_line(tmp_path, monkeypatch, capsys):
+    write(tmp_path / 'last.pth', distillation())
+    torch.manual_seed(7)
+    init_default_scope('mmpretrain')
+    write(tmp_path / 'alone.pth', build_student(Config.fromfile(STUDENT)))
+    printed, said = tool(
+        monkeypatch, capsys, DISTILLATION, tmp_path / 'last.pth', '--out', tmp_path / 's.pth',
+        '--onnx', '--int8', 20, '--alone', tmp_path / 'alone.pth',
+    )  # fmt: skip
+    assert said is None
+    lines = printed.out.splitlines()
+    assert f'wrote {tmp_path}/s.onnx' in lines[2] and 'pictures of 8 x 8;' in lines[2]
+    assert f'wrote {tmp_path}/s_int8.onnx' in lines[3] and 'on 20 training pictures' in lines[3]
+    assert [line.split()[0] for line in lines[5:]] == [
+        'accuracy/top1',
+        'student',
+        'alone',
+        'gained',
+    ]
+    assert lines[5].split()[1:] == ['float32', 'int8', 'lost']
+    assert {file.name for file in tmp_path.iterdir()} == {
+        'last.pth', 'alone.pth', 's.pth', 's.onnx', 's_int8.onnx'
+    }  # fmt: skip
 
 
-class Pooled(torch.nn.Module):
-    """A network of one convolution, and what a test makes of its features."""
+def test_a_detector_from_the_command_line(tmp_path, monkeypatch, capsys):
+    from helpers.shipping import scenes, varied
 
-    def __init__(self, function):
-        super().__init__()
-        self.conv = torch.nn.Conv2d(3, 4, 1)
-        self.data_preprocessor = torch.nn.Identity()
-        self.function = function
+    config = tmp_path / 'scenes.py'
+    cfg = scenes(64)
+    cfg.model.test_cfg.score_thr = 1e-3
+    cfg.dump(config)
+    content = dict(state_dict=varied(build_student(cfg)).state_dict())
+    save_checkpoint(content, str(tmp_path / 'last.pth'))
+    arguments = (config, tmp_path / 'last.pth', '--onnx')
+    printed, said = tool(monkeypatch, capsys, *arguments)
+    assert said is None
+    assert f'wrote {tmp_path}/last_student.onnx' in printed.out
+    assert 'any number of normalised pictures of any size' in printed.out
+    assert 'detections of 3 validation pictures to' in printed.out
+    (tmp_path / 'last_student.onnx').unlink()
+    options = ('--cfg-options', 'model.test_cfg.score_thr=0.9999')
+    printed, said = tool(monkeypatch, capsys, *arguments, *options)
+    assert said.endswith(
+        'finds nothing in the validation pictures, so there is nothing to compare.'
+    )
+    assert not (tmp_path / 'last_student.onnx').exists()
 
-    def forward(self, images, mode):
-        return self.function(self.conv(images))
 
-
-def test_networks_that_use_the_batch_size_are_written_for_one_picture(tmp_path):
-    # A batch size that is a number when traced, as in windowed attention.
-    network = Pooled(lambda x: x.reshape(int(x.shape[0]), 4, -1).mean(2))
-    error, free = export_onnx(network, tmp_path / 's.onnx', (4, 4))
-    assert not free and error < 1e-5
-    images = torch.randn(1, 3, 4, 4)
-    with torch.no_grad():
-        expected = network(images, mode='tensor')
-    assert onnx_outputs(tmp_path / 's.onnx', images) == pytest.approx(expected.numpy(), abs=1e-5)
-
-
-def test_what_onnx_would_get_wrong_is_refused(tmp_path):
-    draws = Pooled(lambda x: x.mean((2, 3)) + float(torch.rand(())))
-    with pytest.raises(ValueError, match='differs from torch by'):
-        export_onnx(draws, tmp_path / 's.onnx', (4, 4))
-    with pytest.raises(ValueError, match='Pooled returns no logits'):
-        export_onnx(Pooled(lambda x: x), tmp_path / 's.onnx', (4, 4))
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        (('--onnx', 8), '--onnx 8: give a height and a width, or none'),
+        (('--onnx', 8, 0), '--onnx 8 0: give a height and a width'),
+        (('--raw-outputs',), '--raw-outputs and --int8 are of the file that --onnx writes'),
+        (('--int8',), '--raw-outputs and --int8 are of the file that --onnx writes'),
+        (('--onnx', '--int8', '--raw-outputs'), 'detections, which --raw-outputs has not'),
+        (('--onnx', '--int8', 0), '--int8 needs a picture or more'),
+        (('--onnx', '--alone', 'a.pth'), '--alone is measured beside --int8'),
+    ],
+)
+def test_options_that_say_nothing_are_refused(monkeypatch, capsys, arguments, says):
+    printed, said = tool(monkeypatch, capsys, STUDENT, 'x.pth', *arguments)
+    assert said == 2 and says in printed.err

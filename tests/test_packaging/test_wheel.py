@@ -1,11 +1,13 @@
 """The wheel, installed where the repository is not."""
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
@@ -31,8 +33,6 @@ def run(*command, cwd):
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
     """Build from a copy, since setuptools leaves its files in the source tree."""
-    import shutil
-
     source = tmp_path_factory.mktemp('source') / 'kd_plugins'
     skip = shutil.ignore_patterns(
         '.*', 'work_dirs', 'data', 'build', 'dist', '*.egg-info', '__pycache__'
@@ -53,7 +53,11 @@ def python(wheel, tmp_path_factory):
     version = f'python{sys.version_info.major}.{sys.version_info.minor}'
     site = folder / 'lib' / version / 'site-packages'
     # Only the folder is added: its own .pth files, editable installs among them, are not read.
-    (site / 'borrowed.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')
+    borrowed = Path(sysconfig.get_paths()['purelib'])
+    (site / 'borrowed.pth').write_text(f'{borrowed}\n')
+    # setuptools' stand-in for distutils, which Python 3.12 has no more and mmengine asks for.
+    if (precedence := borrowed / 'distutils-precedence.pth').is_file():
+        shutil.copy(precedence, site)
     run(python, '-m', 'pip', 'install', '--no-deps', '--no-index', wheel, cwd=folder)
     where = run(python, '-c', 'import kd_plugins; print(kd_plugins.__file__)', cwd=folder)
     assert str(site) in where

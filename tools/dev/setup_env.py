@@ -97,7 +97,10 @@ class Environment:
             mark.unlink(missing_ok=True)
         # Otherwise onedl-mmcv compiles wherever it finds a torch.
         light = {**os.environ, 'MMCV_WITH_OPS': '0'}
-        if subprocess.run(install, cwd=ROOT, env=light).returncode != 0:
+        # Compiled now, since many machines keep Python from doing so: every start would
+        # compile thousands of files, and warn of what is in them.
+        compiled = [*install, '--compile-bytecode']
+        if subprocess.run(compiled, cwd=ROOT, env=light).returncode != 0:
             raise Failure('uv could not install the packages: see above')
         self._show_to_mim()
         self.mark.write_text(str(self.venv))

@@ -1,0 +1,58 @@
+"""The metrics of a config's validation, of what onnxruntime computes."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+from kd_plugins.inspect.quiet import silence
+from kd_plugins.shipping.onnx_file import OnnxNetwork
+from kd_plugins.shipping.pictures import Pictures, inputs_of
+
+
+def measure(
+    cfg: Config, network: nn.Module, file: OnnxNetwork, size: tuple[int, int] | None = None
+) -> dict[str, float]:
+    """Return what a config's evaluator says of an ONNX file on its validation set.
+
+    Args:
+        cfg: The config.
+        network: The network that the file was made of: its preprocessor prepares
+            pictures, and its head makes predictions of a classifier's logits.
+        file: The file; of a detector, with decoding.
+        size: Height and width to pad pictures to, None for none.
+    """
+    with silence():
+        loader = Runner.build_dataloader(dict(copy.deepcopy(cfg.val_dataloader)), seed=0)
+        settings = copy.deepcopy(cfg.val_evaluator)
+        evaluator = Evaluator(settings if isinstance(settings, list) else [settings])
+        evaluator.dataset_meta = loader.dataset.metainfo
+        pictures = Pictures(loader.dataset, network, size)
+        for data in loader:
+            images, samples = pictures.prepare(data)
+            # One at a time: files of networks whose number of pictures is not free.
+            for i, sample in enumerate(samples):
+                _predict(network, sample, file(**inputs_of(images[i : i + 1], [sample])))
+            evaluator.process(samples, data)
+        metrics: dict[str, float] = evaluator.evaluate(len(loader.dataset))
+    return metrics
+
+
+def _predict(network: Any, sample: Any, outputs: list[Tensor]) -> None:
+    """Add predictions to a sample, as the network's ``predict`` does."""
+    if len(outputs) == 1:
+        network.head._get_predictions(outputs[0], [sample])
+        return
+    boxes, scores, labels = (each[0] for each in outputs)
+    found = labels >= 0
+    # Into the pixels of the picture as it was read.
+    scale = boxes.new_tensor(sample.metainfo['scale_factor']).repeat(2)
+    sample.pred_instances = InstanceData(
+        bboxes=boxes[found] / scale, scores=scores[found], labels=labels[found]
+    )

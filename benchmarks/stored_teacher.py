@@ -162,7 +162,7 @@ def main() -> None:
             given = filling.data_preprocessor(data, True)
             filling.teacher.record(filling.distiller.teacher_recorders, **given)
         filling.teacher.end()
-        print(filling.teacher.told)
+        print(filling.teacher.store.told)
         stored = MODELS.build(stored_cfg)
         stored.teacher.begin(views)
         assert stored.teacher.complete

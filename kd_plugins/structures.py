@@ -251,6 +251,8 @@ class HeadOutputs:
         grids: Rows and columns of pixels of each level; empty where nobody said.
         quality_logits: Logits of how well a box fits (centerness, or the IoU that PAA
             and DDOD predict), (N, A), or None if the head has none.
+        known: Of which anchors logits and bins are the network's own, booleans of shape (N, A);
+            None for all. The others have the mean of their level as logits, and no bins.
     """
 
     head: str
@@ -261,6 +263,7 @@ class HeadOutputs:
     targets: HeadTargets | None = None
     grids: tuple[tuple[int, int], ...] = ()
     quality_logits: Tensor | None = None
+    known: Tensor | None = None
 
     @cached_property
     def boxes(self) -> Tensor:

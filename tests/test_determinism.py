@@ -16,6 +16,7 @@ from test_training import load
 CONFIGS = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / 'configs').glob('*/*_digits.py')
+    if '-stored_' not in path.name
 )  # fmt: skip
 KD = 'configs/kd/kd_digits.py'
 BCKD = 'configs/bckd/bckd_scenes.py'

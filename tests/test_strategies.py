@@ -22,6 +22,7 @@ from helpers import (
 )
 from helpers.detection import images
 from helpers.numbered import ctc_model
+from helpers.stored import in_views
 from helpers.tiny_pictures import (
     beside_ctkd,
     boxes,
@@ -40,7 +41,7 @@ from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS, OPTIM_WRAPPERS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import Runner, save_checkpoint
 
 from kd_plugins import launch
 from kd_plugins.structures import Progress
@@ -284,6 +285,39 @@ def test_an_average_beside_it_changes_nothing(tmp_path, method):
     # Averages do not keep CTC's memories.
     assert difference(copies, {key: averaged[key] for key in copies}) > 1e-4
     assert hook.ema_model.module.teacher is runner.model.teacher
+
+
+# Vectors say no view: those methods are in tests/test_teachers/test_stored_training.py. The
+# others have no teacher, or one that no store can keep.
+STORED = ('CSKD', 'VkD, OFA-KD', 'VkD, OFA-KD + DOT', 'BCKD', 'BCKD + DOT', 'CWD, PKD', 'MGD, SL2',
+          'CWD + DOT')  # fmt: skip
+
+
+@pytest.mark.parametrize('method', STORED)
+def test_a_stored_teacher_trains_the_same(tmp_path, method):
+    """In views, from a live teacher, from one that fills a store, and from the store alone."""
+    network = MODELS.build(of(method, tmp_path).model).teacher.network
+    save_checkpoint(dict(state_dict=network.state_dict(), meta={}), str(tmp_path / 'teacher.pth'))
+    cache = dict(dir=str(tmp_path / 'store'), views=2, dtype='float32')
+    weights = []
+    for name, stored in (('live', None), ('filling', cache), ('reading', cache)):
+        cfg = of(method, tmp_path / name)
+        cfg.model.update(teacher_ckpt=str(tmp_path / 'teacher.pth'), allow_random_teacher=False)
+        weights.append(train(in_views(cfg, 2, stored)))
+        if stored:
+            # From now on nobody can ask it.
+            (tmp_path / 'teacher.pth').unlink(missing_ok=True)
+    assert difference(weights[0], weights[1]) == 0 == difference(weights[0], weights[2])
+
+
+def test_a_teacher_that_is_asked_about_features_of_the_student_is_not_stored(tmp_path):
+    network = MODELS.build(of('CrossKD', tmp_path).model).teacher.network
+    save_checkpoint(dict(state_dict=network.state_dict(), meta={}), str(tmp_path / 'teacher.pth'))
+    cfg = of('CrossKD', tmp_path)
+    cfg.model.update(teacher_ckpt=str(tmp_path / 'teacher.pth'), allow_random_teacher=False)
+    cfg = in_views(cfg, 2, dict(dir=str(tmp_path / 'store')))
+    with pytest.raises(ValueError, match=r"teacher_cache cannot store .* of type 'CrossHead'"):
+        MODELS.build(cfg.model)
 
 
 # mmengine compiles the optimizer's step too, and torch 2.1 cannot compile any momentum, nor

@@ -1,9 +1,10 @@
 """Fill the store of a teacher's answers, which trainings then read.
 
-    python tools/cache_teacher.py configs/kd/kd_digits.py --cfg-options model.teacher_cache.dir=...
+    python tools/cache_teacher.py configs/kd/kd-stored_digits.py
 
 The config is that of a training with model.teacher_cache. What is there already is not asked
-again, so that an interrupted run goes on. Several processes share the work:
+again, so that an interrupted run goes on; some of its pictures, all with --verify, are compared
+with those that the teacher has seen. Several processes share the work:
 
     torchrun --nproc_per_node=4 tools/cache_teacher.py CONFIG --launcher pytorch
 """
@@ -26,10 +27,14 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
         description='Store the answers of a teacher.',
-        epilog='example: python tools/cache_teacher.py configs/kd/kd_digits.py '
-        '--cfg-options model.teacher_cache.dir=store',
+        epilog='example: python tools/cache_teacher.py configs/kd/kd-stored_digits.py',
     )
     launch.add_common_arguments(parser)
+    parser.add_argument(
+        '--verify',
+        action='store_true',
+        help='compare every picture that is stored already, and every record with its checksum',
+    )
     return parser.parse_args()
 
 
@@ -40,24 +45,27 @@ def main() -> None:
     launcher = cfg.launcher
     cfg = quiet(cfg, cfg.work_dir)
     cfg.launcher = launcher
-    columns = (TextColumn('records'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn('pictures'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     progress = Progress(*columns, disable=not is_main_process())
-    task = progress.add_task('records', total=None)
+    task = progress.add_task('pictures', total=None)
 
     def tell(teacher: StoredTeacher, done: int, of: int) -> None:
-        if progress.tasks[task].total is None and teacher.told:
-            progress.console.print(teacher.told, soft_wrap=True, highlight=False)
+        if progress.tasks[task].total is None and teacher.store.told:
+            progress.console.print(teacher.store.told, soft_wrap=True, highlight=False)
         progress.update(task, completed=done, total=of)
 
     try:
         with progress:
-            written = fill(launch.build_runner(cfg), tell)
+            filled = fill(launch.build_runner(cfg), tell, args.verify)
     except (ValueError, OSError) as error:
         raise SystemExit(str(error)) from None
     if is_main_process():
         folder = cfg.model.teacher_cache.dir
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
-        print(f'{folder!r} is complete: {said(size)}, {written} records by this process now.')
+        print(
+            f'{folder!r} is complete: {said(size)}, {filled.written} records by this process now; '
+            f'{filled.looked_at} pictures of earlier ones are still the same.'
+        )
 
 
 if __name__ == '__main__':

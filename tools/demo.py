@@ -34,6 +34,7 @@ STUDENTS = {
     'DKD': 'dkd/dkd_digits.py',
     'CTKD + KD': 'ctkd/ctkd_kd_digits.py',
     'KD + DOT': 'dot/dot_kd_digits.py',
+    'KD, stored teacher': 'kd/kd-stored_digits.py',
 }
 #: Dark enough on white, and apart for the colour-blind (Okabe and Ito).
 COLOURS = ('#555555', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')

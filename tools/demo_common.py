@@ -56,8 +56,11 @@ def train(runs: list[Run], jobs: int, log: Path, console: Console) -> dict[Run, 
                 console.print(f'    kept, but it was trained with {escape(difference)}')
             tick()
 
+        def tell(said: str) -> None:
+            console.print(f'  {escape(said)}', soft_wrap=True)
+
         try:
-            return run_all(runs, jobs, log, report, tick)
+            return run_all(runs, jobs, log, report, tick, tell=tell)
         except RunsFailedError as error:
             failed = str(error)
     sys.exit(failed)

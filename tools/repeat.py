@@ -3,7 +3,8 @@
     python tools/repeat.py configs/kd/kd_digits.py --seeds 0 1 2
 
 Runs go on where an interrupted one stopped, and finished ones are kept while the
-config, the networks behind it and every weight file stay the same. Every run has
+config, the networks behind it and every weight file stay the same. Where the config has
+``model.teacher_cache``, its store is filled once, before the first run. Every run has
 one process, on a GPU of its own where there are several; all of them together
 leave ``WORK_DIR/repeat.json``. A seed that fails is named, with the reason, and
 the others are trained and reported all the same; the exit code is 1 then.
@@ -98,9 +99,13 @@ def train(
             done = sum(steps_done(run, unit) for run in runs)
             console.print(f'{done} of {len(runs) * steps} {unit} trained')
 
+    def tell(said: str) -> None:
+        console.print(escape(said), soft_wrap=True)
+
     jobs = args.jobs or len(gpus) or os.cpu_count() or 1
     try:
-        return run_all(runs, jobs, args.work_dir / 'output.log', report, tick, gpus), {}
+        log = args.work_dir / 'output.log'
+        return run_all(runs, jobs, log, report, tick, gpus, tell), {}
     except RunsFailedError as error:
         return dict(error.results), dict(error.failures)
 

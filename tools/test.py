@@ -6,9 +6,11 @@ python tools/test.py CONFIG --teacher
 
 import argparse
 import sys
+from typing import Any
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
+from kd_plugins.algorithms import SingleTeacherDistill
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import measure_teacher, teacher_of
 
@@ -32,25 +34,37 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def leave_out_teacher(model: dict[str, Any]) -> None:
+    """Leave of a distillation's config what is the student's: a test needs nothing else."""
+    if model['type'] not in ('kd_plugins.SingleTeacherDistill', SingleTeacherDistill):
+        return
+    of_student = ('type', 'architecture', 'data_preprocessor', 'init_cfg', 'module_inplace')
+    for key in [*model]:
+        if key not in of_student:
+            del model[key]
+    model.update(teacher=None, distiller={})
+
+
 def main() -> None:
     """Evaluate."""
     args = parse_args()
     cfg = launch.load_config(args)
-    # A test asks networks, of pictures that no store knows.
-    cfg.model.pop('teacher_cache', None)
     if args.teacher:
+        # It is asked itself, of pictures that no store knows.
+        cfg.model.pop('teacher_cache', None)
         cfg.load_from, cfg.resume = None, False
         # An average of the student's weights has no place in a test of the teacher.
         hooks = cfg.get('custom_hooks') or []
         cfg.custom_hooks = [hook for hook in hooks if name_of(hook['type']) != 'EMAHook']
     else:
         cfg.load_from = args.checkpoint
-    runner = launch.build_runner(cfg)
-    if args.teacher:
-        try:
+        leave_out_teacher(cfg.model)
+    try:
+        runner = launch.build_runner(cfg)
+        if args.teacher:
             teacher_of(runner.model)
-        except ValueError as error:
-            sys.exit(str(error))
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
     metrics = measure_teacher(runner) if args.teacher else runner.test()
     if args.out and runner.rank == 0:
         launch.write_json(args.out, metrics)

@@ -119,9 +119,13 @@ def train(
             left = f', about {duration((now - began) / new * (total - done))} left' if new else ''
             console.print(f'{done} of {total} {unit} trained{left}')
 
+    def tell(said: str) -> None:
+        console.print(escape(said), soft_wrap=True)
+
     jobs = args.jobs or len(gpus) or os.cpu_count() or 1
     try:
-        return run_all(runs, jobs, args.work_dir / 'output.log', report, tick, gpus), {}
+        log = args.work_dir / 'output.log'
+        return run_all(runs, jobs, log, report, tick, gpus, tell), {}
     except RunsFailedError as error:
         return dict(error.results), dict(error.failures)
 

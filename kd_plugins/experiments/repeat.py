@@ -14,12 +14,14 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.results import Failure, Result, Run, finished, load_config
 from kd_plugins.experiments.run import run_once
+from kd_plugins.experiments.stores import fill_store, runs_by_store
 
 Report = Callable[[Run, Result | Failure], None]
 
@@ -54,8 +56,12 @@ def run_all(
     report: Report,
     tick: Callable[[], None] = lambda: None,
     devices: Sequence[int] = (),
+    tell: Callable[[str], None] = lambda said: None,
 ) -> dict[Run, Result]:
     """Run what is not finished, ``jobs`` at a time with one thread each.
+
+    A store of a teacher's answers that runs read (``model.teacher_cache``) is filled once,
+    before any of them begins.
 
     Args:
         runs: What to run.
@@ -64,6 +70,7 @@ def run_all(
         report: Called with every result, kept ones included, and every failure.
         tick: Called about twice a second.
         devices: GPUs to spread the runs over; without, all use the default device.
+        tell: Called with what a store is going to save.
 
     Raises:
         RunsFailedError: At the end, if a run gave no result.
@@ -92,12 +99,43 @@ def run_all(
             note(run, kept)
     if todo:
         log.parent.mkdir(parents=True, exist_ok=True)
+        without = _fill_stores([run for run, _ in todo], log, note, tick, devices, tell)
+        todo = [(run, identity) for run, identity in todo if run not in without]
         _run_side_by_side(todo, jobs, log, note, tick, devices)
     results = {run: results[run] for run in runs if run in results}
     if failures:
         failed = {run: failures[run] for run in runs if run in failures}
         raise RunsFailedError(results, failed, log)
     return results
+
+
+def _fill_stores(
+    runs: Sequence[Run],
+    log: Path,
+    note: Report,
+    tick: Callable[[], None],
+    devices: Sequence[int],
+    tell: Callable[[str], None],
+) -> set[Run]:
+    """Fill the stores that runs read, one after the other; return the runs of those that failed."""
+    without: set[Run] = set()
+    for readers in runs_by_store(runs).values():
+        executor = _executor(log, devices[0] if devices else None)
+        filling = executor.submit(_try, fill_store, readers)
+        try:
+            while not wait([filling], timeout=0.5).done:
+                tick()
+        finally:
+            executor.shutdown(cancel_futures=True)
+        died = filling.exception()
+        outcome = Failure(_one_line(died)) if died else filling.result()
+        if isinstance(outcome, Failure):
+            for run in readers:
+                note(run, outcome)
+            without.update(readers)
+        else:
+            tell(outcome.saved(readers))
+    return without
 
 
 def _run_side_by_side(
@@ -119,7 +157,7 @@ def _run_side_by_side(
         while waiting or busy:
             while waiting and free:
                 (run, identity), (executor, device) = waiting.pop(), free.pop(0)
-                busy[executor.submit(_attempt, run, identity)] = run, executor, device
+                busy[executor.submit(_try, run_once, run, identity)] = run, executor, device
             done, _ = wait(busy, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
                 run, executor, device = busy.pop(future)
@@ -167,10 +205,10 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _attempt(run: Run, identity: str) -> Result | Failure:
-    """Run; an error becomes an answer, since not every exception survives the way back."""
+def _try(work: Callable[..., Any], *args: Any) -> Any:
+    """Work; an error becomes an answer, since not every exception survives the way back."""
     try:
-        return run_once(run, identity)
+        return work(*args)
     except (Exception, SystemExit) as error:
         traceback.print_exc()
         return Failure(_one_line(error))

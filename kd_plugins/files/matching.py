@@ -141,7 +141,9 @@ class WholeLoads:
             for key in here:
                 name = key.removeprefix(prefix)
                 if name.startswith(TERMS):
-                    left_out.append(name)
+                    # What the terms of the checkpoint have learned, and this has no such terms.
+                    if keys is not found.unexpected_keys:
+                        left_out.append(name)
                 elif _HARMLESS.search(name) or name in harmless:
                     pass
                 elif self._may_be_left_out(name):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import struct
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from mmengine.logging import print_log
 
 from kd_plugins.files.writing import write_aside
 
@@ -86,7 +88,8 @@ class Lock:
 
     Args:
         folder: The folder.
-        patience: Seconds to wait for another one to end; by default PATIENCE.
+        patience: Seconds to wait for another one to end, which is said at once where there is
+            no end to it (``math.inf``); by default PATIENCE.
 
     Raises:
         RecordsError: If another job is writing.
@@ -96,17 +99,21 @@ class Lock:
         import fcntl
 
         self._file = (Path(folder) / 'writing.lock').open('a+')
-        until = time.monotonic() + (PATIENCE if patience is None else patience)
+        patience = PATIENCE if patience is None else patience
+        until, told = time.monotonic() + patience, False
         while True:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
+                self._file.seek(0)
+                said = self._file.read().strip()
+                if math.isinf(patience) and not told:
+                    print_log(f'{str(folder)!r} is being written ({said}): waiting', 'current')
+                    told = True
                 if time.monotonic() < until:
                     time.sleep(0.2)
                     continue
-                self._file.seek(0)
-                said = self._file.read().strip()
                 self._file.close()
                 raise RecordsError(
                     f'{str(folder)!r} is being written by another job ({said}): wait until it has '

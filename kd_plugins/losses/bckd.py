@@ -114,7 +114,8 @@ class BCKDClassificationLoss(WeightedLoss):
 
     Every anchor counts with its label weight, on the levels that hold a positive
     one; the sum is divided by the number of positives (see
-    :class:`kd_plugins.structures.HeadTargets`).
+    :class:`kd_plugins.structures.HeadTargets`). Anchors that a store has left out say the
+    mean of all of them on their level.
 
     Args:
         loss_weight: Factor of the loss; the paper's is 1.
@@ -122,6 +123,9 @@ class BCKDClassificationLoss(WeightedLoss):
     Raises:
         ValueError: On a weight out of range, or on heads that do not fit.
     """
+
+    #: Arguments of which some anchors may be unknown.
+    sparse_heads = ('preds_T',)
 
     def check_specs(
         self, key: str, preds_S: HeadSpec | None = None, preds_T: HeadSpec | None = None
@@ -153,7 +157,8 @@ class BCKDLocalizationLoss(WeightedLoss):
     Every anchor's boxes are compared, weighted by :func:`localization_weight`
     and the label weight, on the levels that hold a positive anchor; the sum is
     divided by the number of positives. Boxes are decoded, so any two ways of
-    coding them fit.
+    coding them fit. Anchors that a store has left
+    out have their own boxes, and are weighted by the mean of what they say on their level.
 
     Args:
         loss_iou: Config of an IoU loss of mmdet, which takes boxes (M, 4) and
@@ -164,6 +169,9 @@ class BCKDLocalizationLoss(WeightedLoss):
         ValueError: On a weight out of range, on a loss that compares no boxes,
             or on heads that do not fit.
     """
+
+    #: Arguments of which some anchors may be unknown.
+    sparse_heads = ('preds_T',)
 
     def __init__(
         self,

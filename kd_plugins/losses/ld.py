@@ -24,7 +24,7 @@ class LDLoss(LogitsLoss):
     As in mmdet's LDHead: ``tau^2 * KL`` averaged over the bins and the four
     sides, weighted by the student's largest class probability (detached),
     summed over positive anchors. The sum is divided by nothing else, so it
-    grows with the objects in a batch.
+    grows with the objects in a batch. Positive anchors that a store has left out count nothing.
 
     Args:
         tau: The temperature: a number above 0 or a temperature module; its
@@ -39,6 +39,9 @@ class LDLoss(LogitsLoss):
     Detection", CVPR 2022, arXiv 2102.12252, equation 3; mmdet 3.3.0,
     models/dense_heads/ld_head.py.
     """
+
+    #: Arguments of which some anchors may be unknown.
+    sparse_heads = ('preds_T',)
 
     def __init__(
         self, tau: float | Mapping[str, Any] | nn.Module = 10.0, loss_weight: float = 0.25
@@ -71,6 +74,8 @@ class LDLoss(LogitsLoss):
         targets = check_outputs(type(self).__name__, preds_S, preds_T)
         assert preds_S.bin_logits is not None and preds_T.bin_logits is not None
         positive = targets.positive
+        if preds_T.known is not None:
+            positive = positive & preds_T.known
         sides_S, sides_T, tau = self._prepare(
             preds_S.bin_logits[positive].flatten(0, 1), preds_T.bin_logits[positive].flatten(0, 1)
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+
+from kd_plugins.teachers.heads import in_common
+from kd_plugins.teachers.parts import LISTED
 
 #: How far a live answer may be from the stored one, as a share of the largest number of it:
 #: another batch, another device, half precision.
@@ -32,6 +35,27 @@ class Agreement(NamedTuple):
     largest: float
     kl: float | None
     padded: bool
+
+
+def agreements(
+    layout: Mapping[str, Any],
+    pairs: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]],
+) -> list[Agreement]:
+    """Compare what is live and what is stored of every sample, record by record.
+
+    Args:
+        layout: What :func:`kd_plugins.teachers.encoding.encode` gave.
+        pairs: Of every sample the arrays of both.
+    """
+    found = []
+    for record, (_, first, last) in layout['forms'].items():
+        each = [(live[first:last], stored[first:last]) for live, stored in pairs]
+        kinds = layout['parts'][first:last]
+        if any(beyond == LISTED for *_, beyond in kinds):
+            each = [in_common(*pair) for pair in each]
+        padded = any(stride or beyond for *_, stride, beyond in kinds)
+        found.append(agreement(record, each, padded))
+    return found
 
 
 def agreement(

@@ -1,16 +1,15 @@
 """What recorders have recorded of a batch, as the bytes of one sample each, and back.
 
-A record is taken apart into tensors, its parts. What a detection head says of a picture
-depends on the padding of its batch by the places only: its parts are maps, which are kept
-as far as the picture's own padding reaches, and put into the grid of another batch by
-level, row and column.
+A record is taken apart into tensors, its parts; those of a detection head's are in
+:mod:`kd_plugins.teachers.heads`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,43 +17,12 @@ from torch import Tensor
 
 from kd_plugins.losses.base import at_least_float32
 from kd_plugins.structures import HeadOutputs, TopLogits
+from kd_plugins.teachers import heads
+from kd_plugins.teachers.parts import LISTED, NotStorableError, Part, Sizes, as_stored, brought
 
 #: The types of torch that records are stored in.
-_STORED = {torch.float16: '<f2', torch.float32: '<f4', torch.int32: '<i4', torch.int64: '<i8'}
-#: What is said of places beyond a picture: no class at all.
-_BACKGROUND = -12.0
-
-
-class NotStorableError(ValueError):
-    """A recorder has recorded what no store can keep."""
-
-
-class Sizes(NamedTuple):
-    """How large the pictures of a batch are, in pixels.
-
-    Args:
-        batch: Height and width of the padded batch.
-        own: Of every picture with the padding that it has anywhere.
-    """
-
-    batch: tuple[int, int]
-    own: Sequence[tuple[int, int]]
-
-
-class Part(NamedTuple):
-    """One tensor of a record.
-
-    Args:
-        values: (N, ...), on the CPU, in the type that it is stored in.
-        stride: Of a map, (N, rows, columns, channels), pixels from row to row; 0 of what
-            is no map.
-        beyond: What a map has in the places beyond the picture: ``'background'``,
-            ``'zero'``, or ``'cell'``, a box around the place.
-    """
-
-    values: Tensor
-    stride: int = 0
-    beyond: str = ''
+_STORED = {torch.float16: '<f2', torch.float32: '<f4', torch.int16: '<i2', torch.int32: '<i4',
+           torch.int64: '<i8'}  # fmt: skip
 
 
 def encode(
@@ -63,6 +31,7 @@ def encode(
     sizes: Sizes,
     top: Top | None = None,
     strides: Mapping[str, Sequence[int]] | None = None,
+    min_score: float | None = None,
 ) -> tuple[dict[str, Any], list[bytes]]:
     """Return the layout and the bytes of what recorders have recorded of a batch.
 
@@ -73,6 +42,7 @@ def encode(
         sizes: Those of the pictures.
         top: Keeps the largest logits only.
         strides: Those of the levels of heads, by the name of their record.
+        min_score: Keeps of heads the anchors only that have a class at least so probable.
 
     Returns:
         What :func:`decode` needs to know of all samples, as JSON knows it; and the
@@ -87,7 +57,9 @@ def encode(
         first = len(parts)
         of_levels = (strides or {}).get(name, ())
         try:
-            form = [_take_apart(each, parts, dtype, top, sizes, of_levels) for each in buffer]
+            take = partial(_take_apart, parts=parts, dtype=dtype, top=top, sizes=sizes,
+                           strides=of_levels, min_score=min_score)  # fmt: skip
+            form = [take(each) for each in buffer]
         except NotStorableError as error:
             raise NotStorableError(f'the record {name} is {error}') from None
         forms[name] = [form, first, len(parts)]
@@ -97,7 +69,7 @@ def encode(
             f'a record is of {wrong[0] if wrong else "no"} samples in a batch of {len(sizes.own)}'
         )
     layout = [
-        [_STORED[part.values.dtype], part.values.dim() - 1, part.stride, part.beyond]
+        [_STORED[part.values[0].dtype], part.values[0].dim(), part.stride, part.beyond]
         for part in parts
     ]
     whole = dict(forms=forms, parts=layout)
@@ -105,7 +77,7 @@ def encode(
     contents = []
     for i, (height, width) in enumerate(sizes.own):
         arrays = [
-            part.values[i, : -(-height // part.stride), : -(-width // part.stride)]
+            part.values[i][: -(-height // part.stride), : -(-width // part.stride)]
             if part.stride
             else part.values[i]
             for part in parts
@@ -117,10 +89,10 @@ def encode(
 
 
 def check_padding(layout: Mapping[str, Any], sizes: Sizes) -> None:
-    """Refuse maps of which nobody knows the places where a batch pads pictures.
+    """Refuse what nobody can tell the padding of a batch from.
 
-    They have the size of their batch, so that in another one every place would be another.
-    Those of heads are put into its grid.
+    It has seen the padding, or has its size, so that in another batch it would be another.
+    What heads say is put into the grid of that.
 
     Args:
         layout: What :func:`encode` gives.
@@ -133,11 +105,11 @@ def check_padding(layout: Mapping[str, Any], sizes: Sizes) -> None:
     if padded is None:
         return
     for name, (_, first, last) in layout['forms'].items():
-        if any(dims > 1 and not stride for _, dims, stride, _ in layout['parts'][first:last]):
+        if not all(stride or beyond for _, _, stride, beyond in layout['parts'][first:last]):
             raise NotStorableError(
-                f'the record {name} is a map, and a picture of {padded[0]} x {padded[1]} pixels '
-                f'is padded to the {sizes.batch[0]} x {sizes.batch[1]} of its batch, which another '
-                'batch has not'
+                f'the record {name} is of the whole input, and a picture of {padded[0]} x '
+                f'{padded[1]} pixels is padded to the {sizes.batch[0]} x {sizes.batch[1]} of its '
+                'batch, which another batch has not'
             )
 
 
@@ -167,8 +139,8 @@ def decode(
     for name in names:
         forms, first, last = layout['forms'][name]
         kinds = zip(arrays[first:last], layout['parts'][first:last], strict=True)
-        parts = (_brought(_joined(each, kind, size, name), device) for each, kind in kinds)
-        buffers[name] = [_put_together(form, parts) for form in forms]
+        parts = (_joined(each, kind, size, name, device) for each, kind in kinds)
+        buffers[name] = [_put_together(form, parts, size, device) for form in forms]
     return buffers
 
 
@@ -234,55 +206,32 @@ def _take_apart(
     top: Top | None,
     sizes: Sizes,
     strides: Sequence[int],
+    min_score: float | None,
 ) -> Any:
     """Add the parts of something recorded, and return its form, as JSON knows it."""
     if isinstance(value, Tensor) and top is not None:
         value = top(value)
     if isinstance(value, Tensor):
-        parts.append(Part(_stored(value, dtype)))
+        parts.append(Part(as_stored(value, dtype)))
         return 'tensor'
     if isinstance(value, (tuple, list)):
         kind = 'tuple' if isinstance(value, tuple) else 'list'
-        return {kind: [_take_apart(x, parts, dtype, top, sizes, strides) for x in value]}
+        return {kind: [_take_apart(x, parts, dtype, top, sizes, strides, min_score) for x in value]}
     if isinstance(value, TopLogits):
-        parts.append(Part(_stored(value.values, dtype)))
+        parts.append(Part(as_stored(value.values, dtype)))
         parts.append(Part(value.indices.to('cpu', torch.int32)))
-        parts.append(Part(_stored(value.rest, torch.float32)))
+        parts.append(Part(as_stored(value.rest, torch.float32)))
         return dict(top=value.num_classes, taus=list(value.taus))
     if isinstance(value, HeadOutputs):
-        return _take_head_apart(value, parts, dtype, sizes, strides)
+        form, of_head = heads.take_apart(value, dtype, sizes, strides, min_score)
+        parts.extend(of_head)
+        return form
     raise NotStorableError(f'a {type(value).__name__}, which is no tensor of the batch')
 
 
-def _take_head_apart(
-    value: HeadOutputs,
-    parts: list[Part],
-    dtype: torch.dtype,
-    sizes: Sizes,
-    strides: Sequence[int],
+def _put_together(
+    form: Any, parts: Iterator[Any], size: tuple[int, int], device: torch.device
 ) -> Any:
-    for stride, grid in zip(strides, value.grids, strict=True):
-        if grid != _grid(sizes.batch, stride):
-            raise NotStorableError(
-                f'of {grid[0]} x {grid[1]} places at stride {stride} for a batch of '
-                f'{sizes.batch[0]} x {sizes.batch[1]} pixels, whose places cannot be found again '
-                'in another batch (model.teacher_input_size)'
-            )
-    anchors = [n // (h * w) for n, (h, w) in zip(value.level_sizes, value.grids, strict=True)]
-    fields: list[tuple[Tensor, torch.dtype, str]] = [
-        (value.cls_logits, dtype, 'background'),
-        (value.boxes, torch.float32, 'cell'),
-    ]
-    if value.bin_logits is not None:
-        fields.append((value.bin_logits.flatten(2), dtype, 'zero'))
-    for field, of, beyond in fields:
-        levels = _stored(field, of).split(value.level_sizes, dim=1)
-        for level, (h, w), stride in zip(levels, value.grids, strides, strict=True):
-            parts.append(Part(level.reshape(len(level), h, w, -1), stride, beyond))
-    return dict(head=value.head, anchors=anchors, fields=len(fields))
-
-
-def _put_together(form: Any, parts: Iterator[Tensor]) -> Any:
     """Return what :func:`_take_apart` was given."""
     if form == 'tensor':
         return next(parts)
@@ -290,23 +239,11 @@ def _put_together(form: Any, parts: Iterator[Tensor]) -> Any:
         values, indices, rest = next(parts), next(parts), next(parts)
         return TopLogits(values, indices.long(), rest, tuple(form['taus']), form['top'])
     if 'head' in form:
-        anchors, fields = form['anchors'], []
-        for _ in range(form['fields']):
-            levels = [next(parts) for _ in anchors]
-            grids = tuple((x.shape[1], x.shape[2]) for x in levels)
-            each = zip(levels, anchors, strict=True)
-            fields.append([x.reshape(len(x), -1, x.shape[3] // k) for x, k in each])
-        logits, boxes, *bins = (torch.cat(levels, dim=1) for levels in fields)
-        return HeadOutputs(
-            head=form['head'],
-            level_sizes=tuple(level.shape[1] for level in fields[0]),
-            cls_logits=logits,
-            decode=lambda: boxes,
-            bin_logits=bins[0].unflatten(2, (4, -1)) if bins else None,
-            grids=grids,
-        )
+        return heads.put_together(form, parts)
+    if 'listed' in form:
+        return heads.put_listed_together(form, parts, size, device)
     ((kind, forms),) = form.items()
-    several = [_put_together(each, parts) for each in forms]
+    several = [_put_together(each, parts, size, device) for each in forms]
     return tuple(several) if kind == 'tuple' else several
 
 
@@ -315,54 +252,22 @@ def _joined(
     part: Sequence[Any],
     size: tuple[int, int],
     name: str,
-) -> Tensor:
-    """Return the arrays of samples as a batch, maps in the grid of that batch."""
+    device: torch.device,
+) -> Tensor | list[Tensor]:
+    """Return the arrays of samples as a batch on the device, maps in the grid of that batch.
+
+    What knows its places is left as it is.
+    """
     _, _, stride, beyond = part
-    if stride and any(array.shape[:2] != _grid(size, stride) for array in arrays):
-        arrays = [_in_grid(array, _grid(size, stride), beyond) for array in arrays]
+    if beyond == LISTED:
+        return [torch.from_numpy(array.copy()) for array in arrays]
+    if stride and any(array.shape[:2] != heads.grid_of(size, stride) for array in arrays):
+        grid = heads.grid_of(size, stride)
+        arrays = [heads.in_grid(array, grid, beyond) for array in arrays]
     if any(array.shape != arrays[0].shape for array in arrays):
         raise NotStorableError(
             f'the record {name} is of several shapes in one batch, '
             f'{", ".join(str(shape) for shape in sorted({array.shape for array in arrays}))}'
         )
-    return torch.from_numpy(arrays if isinstance(arrays, np.ndarray) else np.stack(arrays))
-
-
-def _in_grid(array: np.ndarray, grid: tuple[int, int], beyond: str) -> np.ndarray:
-    """Return a map of one picture in a larger grid."""
-    whole = np.full((*grid, array.shape[2]), _BACKGROUND if beyond == 'background' else 0.0)
-    if beyond == 'cell':
-        rows, columns = np.indices(grid)
-        cells = np.stack([columns, rows, columns + 1, rows + 1], axis=-1)
-        whole += np.tile(cells, array.shape[2] // 4)
-    rows, columns = array.shape[:2]
-    whole[:rows, :columns] = array
-    return whole.astype(array.dtype)
-
-
-def _grid(size: tuple[int, int], stride: int) -> tuple[int, int]:
-    return -(-size[0] // stride), -(-size[1] // stride)
-
-
-def _stored(x: Tensor, dtype: torch.dtype) -> Tensor:
-    if not x.dim():
-        raise NotStorableError('a tensor without a batch')
-    x = x.detach()
-    if not x.is_floating_point():
-        return x.to('cpu', torch.int32 if x.dtype == torch.int32 else torch.int64)
-    # Half precision first leaves the device with half of the bytes.
-    stored = x.to(dtype).cpu()
-    if not stored.isfinite().all():
-        # Another type helps only where the numbers themselves are finite.
-        where = f' in {str(dtype).removeprefix("torch.")}' if x.isfinite().all() else ''
-        raise NotStorableError(
-            f'not finite{where} (its largest number is {float(x.abs().max()):.3g})'
-        )
-    return stored
-
-
-def _brought(x: Tensor, device: torch.device) -> Tensor:
-    # From other memory the copy would wait for what the device is doing.
-    x = x.pin_memory() if device.type == 'cuda' else x
-    x = x.to(device, non_blocking=True)
-    return x.float() if x.is_floating_point() else x
+    whole = arrays if isinstance(arrays, np.ndarray) else np.stack(arrays)
+    return brought(torch.from_numpy(whole), device)

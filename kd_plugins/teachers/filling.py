@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,29 +11,52 @@ from mmengine.dist import barrier, get_dist_info
 from mmengine.model import is_model_wrapper
 from torch.utils.data import DataLoader
 
+from kd_plugins.experiments.timing import now
 from kd_plugins.teachers.storable import KEY
 from kd_plugins.teachers.stored import StoredTeacher
 from kd_plugins.views import SampleView
 
+#: How many pictures that are stored already each process looks at again.
+LOOKED_AT = 64
+
+
+class Filled(NamedTuple):
+    """What one process has done for a store.
+
+    Args:
+        written: How many records it has written.
+        looked_at: How many pictures of earlier ones it has compared.
+        seconds: What asking the teacher took, and writing.
+        samples: How many samples the training set has.
+    """
+
+    written: int
+    looked_at: int
+    seconds: float
+    samples: int
+
 
 def fill(
-    runner: Any, tell: Callable[[StoredTeacher, int, int], None] = lambda teacher, done, of: None
-) -> int:
+    runner: Any,
+    tell: Callable[[StoredTeacher, int, int], None] = lambda teacher, done, of: None,
+    verify: bool = False,
+    wait: bool = False,
+) -> Filled:
     """Ask the teacher for all records that its store lacks, and write them.
 
     Every process takes its share. What was written before an interruption is not asked
-    again.
+    again; of some of it, spread over all, the pictures are compared with those that the
+    teacher has seen.
 
     Args:
         runner: The Runner of a training with ``model.teacher_cache``.
-        tell: Is called after every batch with the teacher, how many records this
-            process has written and how many it has to.
-
-    Returns:
-        How many records this process has written.
+        tell: Is called after every batch with the teacher, how many pictures this
+            process has loaded and how many it has to.
+        verify: Compare all that was written before.
+        wait: Wait for another job that fills the same store, however long it takes.
 
     Raises:
-        ValueError: If the config has no store, or it is another one's.
+        ValueError: If the config has no store, it is another one's, or a picture has changed.
     """
     model = runner.model.module if is_model_wrapper(runner.model) else runner.model
     teacher = vars(model).get('teacher')
@@ -44,54 +67,64 @@ def fill(
     given = runner.train_dataloader
     if not isinstance(given, DataLoader):
         given = runner.build_dataloader(given, seed=runner.seed)
-    teacher.begin(given.dataset, runner.hooks)
+    teacher.begin(given.dataset, runner.hooks, wait)
     rank, ranks = get_dist_info()
-    samples = [each[rank::ranks] for each in teacher.missing()]
+    missing, stored = [], []
+    for view in range(teacher.views):
+        lacking = teacher.store.missing_of(view)
+        there = np.setdiff1d(np.arange(len(given.dataset)), lacking)[rank::ranks]
+        missing.append(lacking[rank::ranks])
+        step = 1 if verify else 1 + len(there) * teacher.views // LOOKED_AT
+        stored.append(there[::step])
     # What another process writes before would be missing in the count of this one.
     barrier()
     size: int = given.batch_size or getattr(given.batch_sampler, 'batch_size', 1)
     loader = DataLoader(
         given.dataset,
-        batch_sampler=_Batches(samples, size),
+        # What has changed stops before anything is asked.
+        batch_sampler=_Batches([*enumerate(stored), *enumerate(missing)], size),
         num_workers=given.num_workers,
         collate_fn=given.collate_fn,
         worker_init_fn=given.worker_init_fn,
     )
-    done = 0
+    looked_at, to_write = (sum(map(len, each)) for each in (stored, missing))
+    done, seconds = 0, 0.0
     for batch in loader:
         with torch.no_grad():
             data = model.data_preprocessor(batch, True)
+        begun = now()
         for part in (data, data.get('unlabelled')):
             if part is not None:
                 recorders = model.distiller.teacher_recorders
                 teacher.record(recorders, part['inputs'], part['data_samples'])
                 done += len(part['data_samples'])
-        tell(teacher, done, sum(map(len, samples)))
+        seconds += now() - begun if done > looked_at else 0
+        tell(teacher, done, looked_at + to_write)
     teacher.end()
     if not teacher.complete:
         raise ValueError(
             f'{KEY}.dir={teacher.folder!r} still lacks records, which the training set did not '
             'give or another process did not write: start it again.'
         )
-    return done
+    return Filled(done - looked_at, looked_at, seconds, len(given.dataset))
 
 
 class _Batches:
     """Batches of samples, view by view; their indices are made as they are asked for.
 
     Args:
-        samples: Those of every view.
+        work: Views, and samples of each.
         size: Of a batch.
     """
 
-    def __init__(self, samples: Sequence[np.ndarray], size: int) -> None:
-        self.samples = samples
+    def __init__(self, work: Sequence[tuple[int, np.ndarray]], size: int) -> None:
+        self.work = work
         self.size = size
 
     def __iter__(self) -> Iterator[list[SampleView]]:
-        for view, samples in enumerate(self.samples):
+        for view, samples in self.work:
             for i in range(0, len(samples), self.size):
                 yield [SampleView(int(j), view) for j in samples[i : i + self.size]]
 
     def __len__(self) -> int:
-        return sum(-(-len(samples) // self.size) for samples in self.samples)
+        return sum(-(-len(samples) // self.size) for _, samples in self.work)

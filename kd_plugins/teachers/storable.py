@@ -19,7 +19,10 @@ PYRAMID = sum(-(-800 // s) * -(-1333 // s) for s in (4, 8, 16, 32, 64)) * 256 * 
 
 def settings_of(cache: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``model.teacher_cache`` with its defaults, or refuse it."""
-    known = dict(dir=None, views=None, dtype='float16', max_mb=2.0, top_k=None, taus=(), write=True)
+    known = dict(
+        dir=None, views=None, dtype='float16', max_mb=2.0, top_k=None, taus=(), min_score=None,
+        write=True,
+    )  # fmt: skip
     for name in cache:
         if name not in known:
             raise checks.refuse(f'{KEY}.{name}', cache[name], f'one of {", ".join(known)} only')
@@ -30,6 +33,9 @@ def settings_of(cache: Mapping[str, Any]) -> dict[str, Any]:
     checks.one_of(f'{KEY}.dtype', settings['dtype'], ('float16', 'float32'))
     checks.number(f'{KEY}.max_mb', settings['max_mb'], 'a number of MB above 0', above=0)
     checks.flag(f'{KEY}.write', settings['write'])
+    score = settings['min_score']
+    if score is not None and not (checks.is_number(score) and 0 < score < 1):
+        raise checks.refuse(f'{KEY}.min_score', score, 'a probability between 0 and 1')
     taus = settings['taus']
     if settings['top_k'] is not None:
         checks.whole_number(f'{KEY}.top_k', settings['top_k'])
@@ -82,18 +88,33 @@ def record_names(distiller: Mapping[str, Any]) -> dict[str, str]:
     return names
 
 
-def check_terms(distiller: Any, names: Mapping[str, str], taus: Sequence[float]) -> None:
-    """Refuse terms that cannot do with the largest logits at these temperatures."""
+def check_terms(
+    distiller: Any, names: Mapping[str, str], taus: Sequence[float], sparse: bool
+) -> None:
+    """Refuse terms that cannot do with a part of what they read.
+
+    Args:
+        distiller: The distiller.
+        names: Of the records, see :func:`record_names`.
+        taus: The temperatures of the largest logits; none where all are kept.
+        sparse: Whether of heads some anchors are kept only.
+    """
+    of_heads = {name for name, kind in names.items() if kind.startswith('DetectionHead(')}
+    if sparse and not of_heads:
+        raise ValueError(
+            f'{KEY}.min_score is of detection heads, and none of model.distiller.teacher_recorders '
+            'reads one: leave it out.'
+        )
     for name, loss in distiller.distill_losses.items():
         for argument, record in distiller.loss_forward_mappings[name].items():
             if record['from_student'] or record['recorder'] not in names:
                 continue
             key = f'model.distiller.distill_losses.{name}'
-            if argument not in getattr(loss, 'top_logits', ()) or record.get('connector'):
-                raise ValueError(
-                    f'{KEY}.top_k keeps a part of the logits, and {key} ({type(loss).__name__}) '
-                    f'needs all of {argument}: leave out top_k.'
-                )
+            if sparse and record['recorder'] in of_heads:
+                _check_argument(loss, 'sparse_heads', argument, record, key, 'min_score')
+            if not taus:
+                continue
+            _check_argument(loss, 'top_logits', argument, record, key, 'top_k')
             tau = getattr(loss.tau, 'value', None)
             if tau not in taus:
                 raise ValueError(
@@ -101,3 +122,15 @@ def check_terms(distiller: Any, names: Mapping[str, str], taus: Sequence[float])
                     f'{"no fixed number" if tau is None else tau}: give the one that the term has, '
                     'or leave out top_k.'
                 )
+
+
+def _check_argument(
+    loss: Any, declares: str, argument: str, record: Mapping[str, Any], key: str, setting: str
+) -> None:
+    """Refuse a term that does not declare that a part of an argument is enough for it."""
+    if argument not in getattr(loss, declares, ()) or record.get('connector'):
+        what = dict(top_k='logits', min_score='anchors')[setting]
+        raise ValueError(
+            f'{KEY}.{setting} keeps a part of the {what}, and {key} ({type(loss).__name__}) '
+            f'needs all of {argument}: leave out {setting}.'
+        )

@@ -10,6 +10,7 @@ from typing import Any
 
 from mmengine.registry import DATASETS as UPSTREAM_DATASETS
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins import checks
@@ -40,8 +41,8 @@ class RepeatableViews(Dataset):
 
     Every data sample says in its meta information which it is: ``sample_index``, the index
     in ``dataset``; ``view``, from 0 to V - 1; ``view_hash``, a hash of ``inputs``, from 0 to
-    2**64 - 1 (:func:`kd_plugins.views.picture_hash`). Boxes and labels are not hashed:
-    a teacher does not see them.
+    2**64 - 1 (:func:`kd_plugins.views.picture_hash`); ``view_size``, their height and width
+    in pixels. Boxes and labels are not hashed: a teacher does not see them.
 
     It stands outermost. What else is asked of it, ``dataset`` answers. An index without a view,
     as in ``dataset[5]``, is view 0; a loader of several views must say which
@@ -159,7 +160,10 @@ class RepeatableViews(Dataset):
         if self.mix is not None:
             sample = self.mix(sample, self.dataset)
         index = index if index >= 0 else index + len(self)
-        told = dict(sample_index=index, view=view, view_hash=picture_hash(sample['inputs']))
+        picture = sample['inputs']
+        told: dict[str, Any] = dict(sample_index=index, view=view, view_hash=picture_hash(picture))
+        if isinstance(picture, Tensor) and picture.dim() > 1:
+            told['view_size'] = tuple(picture.shape[-2:])
         sample['data_samples'] = _tell(sample.get('data_samples'), told)
         return sample
 
@@ -172,7 +176,7 @@ class RepeatableViews(Dataset):
             )
 
 
-def _tell(data_samples: Any, told: dict[str, int]) -> Any:
+def _tell(data_samples: Any, told: Mapping[str, Any]) -> Any:
     """Write meta information into a data sample, or into several."""
     if isinstance(data_samples, BaseDataElement):
         if 'view_hash' in data_samples:

@@ -25,5 +25,6 @@ def shorten(cfg, epochs):
 def fewer(cfg, number):
     """Train on so many samples of every dataset."""
     dataset = cfg.train_dataloader.dataset
+    dataset = dataset.get('dataset', dataset)
     for each in (dataset.get('labelled', dataset), dataset.get('unlabelled', dataset)):
         each.indices = number

@@ -443,7 +443,7 @@ def test_unlabelled_pictures_come_again_in_views_and_are_stored(folders, tmp_pat
     del live.model['teacher_cache']
     wanted = train(live)
     cfg = in_views(training(folders, tmp_path / 'filled'), tmp_path)
-    assert fill(Runner.from_cfg(cfg)) == 2 * 15
+    assert fill(Runner.from_cfg(cfg)).written == 2 * 15
     cfg = in_views(training(folders, tmp_path / 'stored'), tmp_path)
     runner = Runner.from_cfg(cfg)
     assert runner.model.teacher.complete and runner.model.teacher.network is None

@@ -123,7 +123,7 @@ def fake(monkeypatch, tool, accuracies):
     """Results in the place of trainings."""
     seen = {}
 
-    def run_all(runs, jobs, log, report, tick, devices):
+    def run_all(runs, jobs, log, report, tick, devices, tell):
         seen.update(runs=runs, jobs=jobs, devices=devices)
         return {
             run: Result('hash', [1, 2], accuracy, [0], 7, 1.0)
@@ -197,7 +197,7 @@ def test_a_process_takes_the_gpu_that_it_is_given(tmp_path, monkeypatch):
 
 
 def test_a_failing_seed_is_named_and_the_others_are_reported(tool, config, monkeypatch, capsys):
-    def run_all(runs, jobs, log, report, tick, devices):
+    def run_all(runs, jobs, log, report, tick, devices, tell):
         results = {runs[0]: Result('hash', [1], [30.0], [], 7, 1.0)}
         failures = {runs[1]: Failure('TimeoutError: no [answer]')}
         for run, outcome in {**failures, **results}.items():
@@ -241,7 +241,7 @@ def test_errors_of_runs_are_theirs_alone(tmp_path):
 )
 def test_an_error_of_any_kind_becomes_an_answer(what, reason, tmp_path):
     run = tiny_run(tmp_path, 1, custom_hooks=[dict(type='Misbehave', seeds={'3': what})])
-    answer = repeat._attempt(run, config_hash(results.load_config(run)))
+    answer = repeat._try(repeat.run_once, run, config_hash(results.load_config(run)))
     assert pickle.loads(pickle.dumps(answer)) == Failure(reason)
 
 

@@ -352,7 +352,7 @@ def synthetic(monkeypatch, tool):
     """Results in the place of trainings: what each seed of a config reaches."""
     reached = {}
 
-    def run_all(runs, jobs, log, report, tick, devices):
+    def run_all(runs, jobs, log, report, tick, devices, tell):
         done, failed = {}, {}
         for run in runs:
             value = reached[run.name.split('-')[0]][run.seed]

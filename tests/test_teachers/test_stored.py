@@ -4,16 +4,20 @@ import copy
 import errno
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers.networks import resnet
 from helpers.stored import Noisy, batch, logits_cfg, noisy, pair, save_teacher, start, train
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
+from torch.utils.data import DataLoader
 
 from kd_plugins.files import records as files
-from kd_plugins.teachers import storable, stored
+from kd_plugins.teachers import filling, storable, store
+from kd_plugins.teachers.filling import fill
 from kd_plugins.teachers.identity import difference, teacher_identity
 from kd_plugins.teachers.stored import StoredTeacher
 
@@ -47,7 +51,7 @@ def test_a_store_that_is_filled_and_one_that_is_read_train_to_the_live_weights(
     live = train(start(pair(tmp_path, checkpoint, cache=False), data), data)
     filling = start(pair(tmp_path, checkpoint, cache=FLOAT32), data)
     same(live, train(filling, data))
-    assert filling.teacher._records.missing == 0
+    assert filling.teacher.store.missing == 0
     reading = start(pair(tmp_path, checkpoint, cache=FLOAT32), data)
     assert reading.teacher.complete and reading.teacher.live is None
     assert reading.teacher.network is None
@@ -133,7 +137,7 @@ def test_a_batch_of_stored_and_missing_pictures_is_asked_whole_and_stores_the_mi
     mixed = record([5, 1, 6, 3])
     assert looked == [4, 4]
     assert torch.equal(mixed[1], first[1]) and torch.equal(mixed[3], first[3])
-    assert model.teacher._records.missing - len(model.teacher._writer.waiting) == 24 - 6
+    assert model.teacher.store.missing - len(model.teacher.store._writer.waiting) == 24 - 6
     again = record([6, 0, 5])
     assert looked == [4, 4]
     assert torch.equal(again, torch.stack([mixed[2], first[0], mixed[0]]))
@@ -142,10 +146,10 @@ def test_a_batch_of_stored_and_missing_pictures_is_asked_whole_and_stores_the_mi
     # A part that was not written is asked again after a kill; what was written is not.
     model.teacher.flush()
     record([7, 8])
-    model.teacher._writer.waiting.clear()
-    model.teacher._lock.release()
+    model.teacher.store._writer.waiting.clear()
+    model.teacher.store.release()
     on = start(pair(tmp_path, checkpoint, cache=FLOAT32), data)
-    assert on.teacher._records.missing == 24 - 7
+    assert on.teacher.store.missing == 24 - 7
     on.teacher.live.look = lambda *args: pytest.fail('asked again')
     given = on.data_preprocessor(batch(data, [1, 6], 0), True)
     on.teacher.record(on.distiller.teacher_recorders, **given)
@@ -429,6 +433,73 @@ def test_a_hook_that_exchanges_the_augmentation_is_refused(tmp_path, checkpoint)
         model.teacher.begin(noisy(), [PipelineSwitchHook()])
 
 
+def sized(dataset, indices, heights):
+    """A batch of pictures of these heights, as a loader of mmpretrain gives it."""
+    samples = [dataset[i] for i in indices]
+    for sample, height in zip(samples, heights, strict=True):
+        sample['inputs'] = sample['inputs'][:, :height]
+        sample['data_samples'].set_metainfo(dict(view_size=(height, 32)))
+    return {key: [each[key] for each in samples] for key in ('inputs', 'data_samples')}
+
+
+@pytest.mark.parametrize('divisor', [1, 32])
+def test_pictures_that_their_batch_pads_are_refused(tmp_path, checkpoint, divisor):
+    """mmpretrain's preprocessor says nothing of it, and logits know how much it was."""
+    data = noisy(views=1)
+    assert data[0]['data_samples'].view_size == (32, 32)
+    cfg = pair(tmp_path, checkpoint, views=1)
+    cfg['data_preprocessor'].update(pad_size_divisor=divisor)
+    model = start(cfg, data)
+    recorders = model.distiller.teacher_recorders
+
+    def record(indices, heights):
+        given = model.data_preprocessor(sized(data, indices, heights), True)
+        model.teacher.record(recorders, **given)
+
+    said = r"source='head.fc'\) is of the whole input, and a picture of 20 x 32 pixels is padded"
+    if divisor == 1:
+        with pytest.raises(ValueError, match=said + ' to the 24 x 32 of its batch'):
+            record([0, 1], [20, 24])
+    else:
+        record([0, 1], [20, 24])  # each is padded to 32 x 32, in any batch
+    # Alone with its like, it is the same in every batch.
+    record([2, 3], [20, 20])
+    record([4], [24])
+    if divisor == 1:
+        with pytest.raises(ValueError, match=said):
+            record([4, 3], [24, 20])
+    else:
+        record([4, 3], [24, 20])
+
+
+def test_filling_looks_again_at_pictures_that_are_stored(tmp_path, checkpoint, monkeypatch):
+    """Of a file that was exchanged the list of samples says nothing."""
+
+    def filled(**settings):
+        model = start(pair(tmp_path, checkpoint, cache=FLOAT32), noisy())
+        model.teacher.release()
+        loader = DataLoader(noisy(), 4, collate_fn=pseudo_collate)
+        return fill(SimpleNamespace(model=model, train_dataloader=loader, hooks=[]), **settings)
+
+    assert filled()[:2] == (24, 0)
+    assert filled() == (0, 24, 0, 12)
+    monkeypatch.setattr(filling, 'LOOKED_AT', 6)
+    assert filled().looked_at == 6
+    assert filled(verify=True).looked_at == 24
+    # The last one has changed.
+    get = Noisy.__getitem__
+
+    def other(self, index):
+        sample = get(self, index)
+        sample['inputs'] = sample['inputs'] + (int(index) == 11)
+        return sample
+
+    monkeypatch.setattr(Noisy, '__getitem__', other)
+    assert filled().looked_at == 6
+    with pytest.raises(ValueError, match='sample 11, view 0 is not the one that the teacher has'):
+        filled(verify=True)
+
+
 def test_without_writing_a_store_stays_as_it_is(tmp_path, checkpoint):
     data = noisy()
     folder = tmp_path / 'store'
@@ -577,7 +648,7 @@ def test_maps_of_several_layers_are_stored_and_read(tmp_path, checkpoint):
     assert reading.teacher.complete
     same(live, train(reading, data))
     # 16 x 32 x 32, 32 x 16 x 16 and 64 x 8 x 8 numbers, and 9 of their shapes.
-    assert 'holds' not in reading.teacher.told
+    assert 'holds' not in reading.teacher.store.told
     size = sum(path.stat().st_size for path in tmp_path.glob('*.records')) / 24
     assert 4 * (16384 + 8192 + 4096 + 9) < size < 4 * (16384 + 8192 + 4096 + 9) + 150
 
@@ -586,7 +657,7 @@ def test_the_teacher_leaves_every_process_when_all_have_written(tmp_path, checkp
     data = noisy(views=1)
     models, left = [], []
     for rank in range(2):
-        monkeypatch.setattr(stored, 'get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr(store, 'get_rank', lambda rank=rank: rank)
         model = start(pair(tmp_path, checkpoint, views=1, cache=FLOAT32), data)
         monkeypatch.setattr(model.teacher.live, 'follow', lambda _, rank=rank: left.append(rank))
         given = model.data_preprocessor(batch(data, range(6 * rank, 6 * rank + 6)), True)

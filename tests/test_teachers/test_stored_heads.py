@@ -197,7 +197,7 @@ def test_a_batch_of_other_padding_that_is_asked_again_is_no_other_teacher(tmp_pa
     assert (found.samples, found.padded) == (1, True)
     assert found.difference > 0
     model.teacher.record(model.distiller.teacher_recorders, **given([0, 1]))
-    assert len(model.teacher._writer.waiting) == 3
+    assert len(model.teacher.store._writer.waiting) == 3
 
 
 def test_boxes_keep_their_bits_in_float16():
@@ -229,7 +229,10 @@ def of_necks(cache):
 def test_maps_of_a_neck_are_refused_where_a_batch_pads_pictures(tmp_path):
     data = sized([(64, 64), (64, 64), (128, 128)])
     cache = dict(dir=str(tmp_path), views=1, dtype='float32')
-    said = r'Features\(\) is a map, .* 64 x 64 pixels is padded to the 128 x 128 of .* one size'
+    said = (
+        r'Features\(\) is of the whole input, .* 64 x 64 pixels is padded to the 128 x 128 of .* '
+        'one size'
+    )
     model = of_necks(cache)
     model.teacher.begin(data)
     with pytest.raises(ValueError, match=said):

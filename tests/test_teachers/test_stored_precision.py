@@ -6,10 +6,12 @@ import torch
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.losses.cskd import CSKDLoss
 from kd_plugins.losses.deit import DeiTLoss
+from kd_plugins.losses.dist_kd import DISTLoss
 from kd_plugins.losses.dkd import DKDLoss
 from kd_plugins.losses.kd import KDLoss
+from kd_plugins.losses.wttm import WTTMLoss
 from kd_plugins.structures import Progress
-from kd_plugins.temperatures import GlobalTemperature
+from kd_plugins.temperatures import GlobalTemperature, LSKDTemperature
 
 
 def logits(seed, *shape, scale=5.0):
@@ -40,8 +42,11 @@ def stepped(term, preds_S, preds_T, labels):
         DeiTLoss(form='soft', tau=3.0),
         DeiTLoss(form='hard'),
         CSKDLoss(form='soft', tau=3.0),
+        DISTLoss(),
+        WTTMLoss(),
+        KDLoss(tau=LSKDTemperature()),
     ],
-    ids=['KD', 'KD at 1', 'CTKD', 'DKD', 'DeiT soft', 'DeiT hard', 'CSKD'],
+    ids=['KD', 'KD at 1', 'CTKD', 'DKD', 'DeiT soft', 'DeiT hard', 'CSKD', 'DIST', 'WTTM', 'LSKD'],
 )
 def test_the_loss_and_its_gradient_move_by_two_thousandths(term, request):
     shape = (64, 100, 3, 3) if isinstance(term, CSKDLoss) else (64, 100)

@@ -32,6 +32,9 @@ DIGITS = {
     'DeiT, CSKD': 'cskd/cskd_digits.py',
     'EEKD': 'eekd/eekd_digits.py',
     'ReviewKD': 'reviewkd/reviewkd_digits.py',
+    'DIST': 'dist_kd/dist_digits.py',
+    'WTTM': 'wttm/wttm_digits.py',
+    'LSKD': 'lskd/lskd_kd_digits.py',
 }
 
 
@@ -101,6 +104,10 @@ def test_a_stored_teacher_trains_the_weights_of_the_live_one(tmp_path, teachers,
     gone = dict(mmpretrain=files[0], several=files)
     cfg = digits(path, tmp_path / 'read', gone, cache=whole)
     same(live, train(cfg))
+    if name in ('DIST', 'WTTM', 'LSKD'):
+        # From random teachers they train so unsteadily that any last bit counts; what float16
+        # does to one step of them is in test_stored_precision.py.
+        return
     # In half precision, filled meanwhile and read afterwards alike.
     half = dict(dir=str(tmp_path / 'half'))
     first = train(digits(path, tmp_path / 'fill16', teachers, cache=half))
@@ -160,7 +167,7 @@ def test_the_teacher_leaves_the_device_when_the_store_is_complete(tmp_path, teac
     teacher.live.look = lambda *args: looked.append(1) or look(*args)
     runner.train()
     assert len(looked) == 3
-    assert teacher._lock is None and not teacher._writer.waiting
+    assert teacher.store._lock is None and not teacher.store._writer.waiting
 
 
 ENVIRONMENT = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
@@ -186,7 +193,7 @@ def test_the_tool_fills_a_store_on_two_processes_that_trainings_read(tmp_path, t
     close(live, weights, 1e-5)
     # Once more, there is nothing to do; and it works without a checkpoint.
     again = fill(Runner.from_cfg(digits(DIGITS['KD'], tmp_path / 'again', gone, cache=cache)))
-    assert again == 0
+    assert again == (0, 48, 0, 24)
 
 
 def test_an_interrupted_filling_goes_on(tmp_path, teachers):
@@ -204,7 +211,7 @@ def test_an_interrupted_filling_goes_on(tmp_path, teachers):
         fill(runner, stop)
     runner.model.teacher.release()
     cfg = digits(DIGITS['KD'], tmp_path / 'run2', teachers, cache=cache)
-    assert fill(Runner.from_cfg(cfg)) == 24
+    assert fill(Runner.from_cfg(cfg))[:2] == (24, 24)
     assert told == [(8, 48), (16, 48), (24, 48)]
 
 

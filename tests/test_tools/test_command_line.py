@@ -12,7 +12,11 @@ import sys
 import pytest
 import torch
 from helpers import ROOT
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner, save_checkpoint
 
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import launch
 
 TINY = [
@@ -94,7 +98,8 @@ def test_train_resume_and_test_student_and_teacher(tmp_path):
     assert 'resumed epoch: 1' in printed
     assert (tmp_path / 'work_dirs/kd_digits/epoch_2.pth').is_file()
     student = tmp_path / 'work_dirs/kd_digits/epoch_2.pth'
-    tool('test.py', KD, student, '--out', 's.json', '--cfg-options', *with_teacher, cwd=tmp_path)
+    # Without the teacher's checkpoint.
+    tool('test.py', KD, student, '--out', 's.json', '--cfg-options', *TINY, cwd=tmp_path)
     tool('test.py', KD, '--teacher', '--out', 't.json', '--cfg-options', *with_teacher,
          cwd=tmp_path)  # fmt: skip
     # The same two checkpoints, tested as stock models without us.
@@ -190,6 +195,40 @@ def test_learning_rate_is_scaled(tmp_path):
 def test_testing_wants_a_checkpoint_or_the_teacher(tmp_path, arguments):
     printed = tool('test.py', *arguments, cwd=tmp_path, ok=False)
     assert "give either the student's checkpoint or --teacher" in printed
+
+
+def test_a_test_needs_nothing_of_the_teacher(tmp_path, monkeypatch):
+    """Nor a store, nor what the terms have learned, of which it says nothing."""
+    monkeypatch.chdir(tmp_path)
+    path = str(ROOT / 'configs/ctkd/ctkd_kd_digits.py')
+    cfg = Config.fromfile(path)
+    cfg.model.update(teacher_ckpt=None, allow_random_teacher=True)
+    init_default_scope('mmpretrain')
+    trained = MODELS.build(dict(cfg.model, data_preprocessor=dict(cfg.data_preprocessor)))
+    state = trained.state_dict()
+    assert any(name.startswith('distiller.') for name in state)
+    save_checkpoint(dict(state_dict=state, meta=dict()), 'student.pth')
+    cfg.model.update(teacher_ckpt='gone.pth', allow_random_teacher=False)
+    cfg.model.teacher_cache = dict(dir='store', views=2)
+    cfg.test_dataloader.dataset.indices = 64
+    cfg.dump('config.py')
+    printed = tool('test.py', 'config.py', 'student.pth', '--out', 's.json', cwd=tmp_path)
+    assert 'is not taken from' not in printed and 'unexpected key' not in printed
+    tested = trained.architecture.eval()
+    loader = Runner.build_dataloader(cfg.test_dataloader)
+    right = [
+        int(said.pred_label) == int(said.gt_label)
+        for batch in loader
+        for said in tested.test_step(batch)
+    ]
+    top1 = json.loads((tmp_path / 's.json').read_text())['accuracy/top1']
+    assert top1 == pytest.approx(100 * sum(right) / 64)
+    # Another network's checkpoint is none of it, as before; the teacher is asked for by name.
+    state['backbone.more'] = torch.zeros(1)
+    save_checkpoint(dict(state_dict=state, meta=dict()), 'other.pth')
+    assert "another model's" in tool('test.py', 'config.py', 'other.pth', cwd=tmp_path, ok=False)
+    printed = tool('test.py', 'config.py', '--teacher', cwd=tmp_path, ok=False)
+    assert "model.teacher_ckpt='gone.pth' is not a file" in printed and 'Traceback' not in printed
 
 
 def test_a_config_without_a_teacher_is_one_sentence(tmp_path, monkeypatch):

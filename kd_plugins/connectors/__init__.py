@@ -10,6 +10,7 @@ A connector that knows before the first step what it takes and gives has a metho
 returns what it will give, which the term's own ``check_specs`` then gets.
 """
 
+from kd_plugins.connectors.maps import MapsConnector
 from kd_plugins.connectors.reviewkd import ReviewKDConnector
 
-__all__ = ['ReviewKDConnector']
+__all__ = ['MapsConnector', 'ReviewKDConnector']

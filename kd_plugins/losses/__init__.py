@@ -16,6 +16,7 @@ from kd_plugins.losses.eekd import EEKDLoss, eekd_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.mgd import MGDLoss, mgd_loss
+from kd_plugins.losses.mse import MSELoss, mse_loss
 from kd_plugins.losses.pkd import PKDLoss, pkd_loss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
 from kd_plugins.losses.recursive_mix import (
@@ -53,6 +54,7 @@ __all__ = [
     'KDLoss',
     'LDLoss',
     'MGDLoss',
+    'MSELoss',
     'PKDLoss',
     'PKTLoss',
     'RecursiveMixLoss',
@@ -79,6 +81,7 @@ __all__ = [
     'kd_loss',
     'localization_weight',
     'mgd_loss',
+    'mse_loss',
     'nce_loss',
     'pkd_loss',
     'pkt_loss',

@@ -68,7 +68,18 @@ def test_records_nothing_outside():
     assert recorder.data_buffer == [] and not recorder._seen
 
 
-@pytest.mark.parametrize('sources', ['neck', [], [3], [dict(output_of='neck')]])
+@pytest.mark.parametrize(
+    'sources',
+    [
+        'neck',
+        [],
+        [3],
+        [dict(outputs_of='neck')],
+        [dict(output_of='neck', items=[])],
+        [dict(output_of='neck', calls=[-1])],
+        [dict(output_of='neck', extra_tokens=-1)],
+    ],
+)
 def test_what_is_no_list_of_modules_is_refused(sources):
     with pytest.raises(ValueError, match=r'Features\.sources'):
         FeaturesRecorder(sources)

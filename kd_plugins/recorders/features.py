@@ -61,6 +61,15 @@ class Place:
             for x in maps if self.items is None else [maps[i] for i in self.items]:
                 yield x if self.extra_tokens is None else self._square(x)
 
+    def names(self, number: int) -> list[str]:
+        """Return what so many maps of it are called."""
+        places = self.items or self.calls or range(number)
+        if number == 1 and self.items is None and self.calls is None:
+            return [self.name]
+        if len(places) != number:
+            places = range(number)
+        return [f'{self.name}[{i}]' for i in places]
+
     def _square(self, tokens: Tensor) -> Tensor:
         """Return the tokens of the patches, (N, L, C), as a map, (N, C, side, side)."""
         patches = tokens[:, self.extra_tokens :]
@@ -106,6 +115,8 @@ class FeaturesRecorder(BaseRecorder):
         self._seen: dict[int, list[Any]] = {}
         self._missing: list[str] = []
         self._spec: FeaturesSpec | None = None
+        #: Of the latest pass, what each level is of: ``'neck[0]'``.
+        self.level_names: list[str] = []
         #: Whether one of the levels is a vector, as what a classifier takes or gives.
         self.gives_vectors = False
 
@@ -192,7 +203,12 @@ class FeaturesRecorder(BaseRecorder):
             return
         self._missing = [place.name for i, place in enumerate(self._places) if i not in seen]
         if not self._missing:
-            maps = [place.maps_in(seen[i]) for i, place in enumerate(self._places)]
+            maps = [[*place.maps_in(seen[i])] for i, place in enumerate(self._places)]
+            self.level_names = [
+                name
+                for place, found in zip(self._places, maps, strict=True)
+                for name in place.names(len(found))
+            ]
             self.data_buffer.append([x for of_place in maps for x in of_place])
 
 

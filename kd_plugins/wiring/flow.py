@@ -14,6 +14,8 @@ from kd_plugins.networks import channels_of, forked_random_states, places_of_que
 
 #: As many class and register tokens as are looked for where the network does not say it.
 MOST_EXTRA_TOKENS = 8
+#: What attention weights, (N, heads, L, L), pass, which look like maps.
+_OF_ATTENTION = ('Dropout', 'Softmax')
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,15 @@ def flow(network: Any, size: tuple[int, int], where: str, who: str) -> Flow:
         counts[call.module] = counts.get(call.module, 0) + 1
     last: dict[float, FlowingMap] = {}
     for call in calls:
-        if counts[call.module] == 1 and isinstance(call.output, Tensor):
+        weighs = type(network.get_submodule(call.module)).__name__ in _OF_ATTENTION
+        if counts[call.module] == 1 and isinstance(call.output, Tensor) and not weighs:
             last.update({found.stride: found for found in _maps_of(call, size, extra)})
     refused = [
         tuple(x.shape)
         for call in calls
         if call.module == part
         for x in _tensors(call.output)
-        if x.dim() == 3 and _as_map(x, extra) is None
+        if x.dim() == 3 and _as_map(x, size, extra) is None
     ]
     return Flow(tuple(given), tuple(last[key] for key in sorted(last)), tuple(refused))
 
@@ -171,14 +174,13 @@ def _maps_of(call: _Call, size: tuple[int, int], extra: int | None) -> list[Flow
     several = _tensors(call.output)
     found = []
     for i, x in enumerate(several):
-        seen = _as_map(x, extra)
+        seen = _as_map(x, size, extra)
         if seen is not None:
-            channels, grid, tokens = seen
             item = None if isinstance(call.output, Tensor) else i
-            stride = _stride(size, grid)
             found.append(
-                FlowingMap(call.module, channels, grid, stride, item, None, len(several), tokens)
-            )
+                FlowingMap(call.module, *seen[:2], _stride(size, seen[1]), item, None,
+                           len(several), seen[2])
+            )  # fmt: skip
     return found
 
 
@@ -186,12 +188,15 @@ def _stride(size: tuple[int, int], grid: tuple[int, int]) -> float:
     return round(max(size[0] / grid[0], size[1] / grid[1]), 2)
 
 
-def _as_map(x: Tensor, extra: int | None) -> tuple[int, tuple[int, int], int | None] | None:
+def _as_map(
+    x: Tensor, size: tuple[int, int], extra: int | None
+) -> tuple[int, tuple[int, int], int | None] | None:
     """Return channels, size and extra tokens of a map or of tokens; None for anything else."""
-    if x.dim() == 4 and min(x.shape[2:]) > 1 and len(x) == 1:
-        if x.shape[2] != x.shape[3] and x.shape[1] == x.shape[2]:
-            return None  # (N, H, W, C)
-        return x.shape[1], (x.shape[2], x.shape[3]), None
+    if x.dim() == 4 and len(x) == 1 and min(x.shape[2:]) > 1:
+        height, width = x.shape[2:]
+        # Of other proportions than the picture it is channels last, or the heads of an attention.
+        alike = 0.75 < (size[0] / height) / (size[1] / width) < 1.33
+        return (x.shape[1], (height, width), None) if alike else None
     if x.dim() == 3 and len(x) == 1:
         for tokens in range(MOST_EXTRA_TOKENS + 1) if extra is None else (extra,):
             side = round(max(x.shape[1] - tokens, 0) ** 0.5)

@@ -152,10 +152,16 @@ def wire(
         both = all(_has_neck(side.network) for side in (student, teacher))
         where = 'neck' if both else 'backbone'
     checks.one_of('where', where, WHERE)
-    flows = [flow(x.network, x.blank_size, where, x.name) for x in (student, teacher)]
-    levels = _matched(flows, student, teacher, where)
     kind = class_of(loss)
     asks_head = 'head_T' in needed_arguments(kind)
+    if asks_head and where != 'neck':
+        raise ValueError(
+            f"{key} weighs positions by what the teacher's dense head says of its neck's maps, and "
+            f'the {where} of {student.name} is compared with that of {teacher.name}: take another '
+            "term, or two detectors with where='neck'."
+        )
+    flows = [flow(x.network, x.blank_size, where, x.name) for x in (student, teacher)]
+    levels = _matched(flows, student, teacher, where)
     taken = levels = levels[:4] if named.first_of_five and len(levels) == 5 else levels
     if 'levels' in loss:
         taken = _chosen(levels, loss['levels'], key)
@@ -185,16 +191,15 @@ def _has_neck(network: Any) -> bool:
 
 def _matched(flows: Sequence[Flow], student: Side, teacher: Side, where: str) -> list[Level]:
     levels = _same_strides(flows[0].given, flows[1].given)
-    if not levels:
-        # The last level inside says the most of what the part says.
-        levels = _same_strides(*(each.given or each.inside for each in flows))[-1:]
-    if not levels:
-        levels = _same_strides(*((*each.inside, *each.given) for each in flows))[-1:]
+    if not levels and where == 'backbone':
+        # What comes out first, then the coarsest inside, which says the most of it.
+        for pair in ([x.given or x.inside for x in flows], [x.inside for x in flows]):
+            levels = levels or _same_strides(*pair)[-1:]
     if levels:
         return levels
     said = []
     for side, found in zip((student, teacher), flows, strict=True):
-        maps = found.given or found.inside
+        maps = found.given or (found.inside if where == 'backbone' else ())
         if not maps and found.no_square:
             raise ValueError(
                 f'the {where} of {side.name} gives tokens of shape {list(found.no_square[0])}, '

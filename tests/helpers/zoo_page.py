@@ -14,28 +14,34 @@ been run yet.
 INTRODUCTIONS = dict(
     mmpretrain="""## mmpretrain
 
-Student and teacher: KD of logits, with a ResNet on the other side. Dense logits are what CSKD and
-Zipf read. DOT takes apart the momentum of SGD; of other recipes the optimizer is named.
+Student and teacher: KD of logits, with a ResNet on the other side. Maps: CWD as `AutoDistiller`
+wires it, a ResNet-18 teaching; how many, and of which modules of both. Dense logits are what CSKD
+and Zipf read. DOT takes apart the momentum of SGD; of other recipes the optimizer is named.
 
 """,
     mmdet="""## mmdet
 
 Each beside a teacher of its own kind. Dense heads: BCKD's two terms. RoIs: RoI-DKD
-(`configs/_base_/distill/dkd_rois.py`). Features: CWD on the first map of the neck, or of the
-backbone.
+(`configs/_base_/distill/dkd_rois.py`). Features: CWD as `AutoDistiller` wires it; how many
+maps, and of which modules.
 
 """,
 )
 COLUMNS = dict(
     mmpretrain=dict(
-        network='backbone', student='student', teacher='teacher', dense='dense logits', dot='DOT'
+        network='backbone',
+        student='student',
+        teacher='teacher',
+        maps='maps',
+        dense='dense logits',
+        dot='DOT',
     ),
     mmdet=dict(
         network='detector', head='head', bckd='dense heads', rois='RoIs', features='features'
     ),
 )
 #: The columns of what was run.
-RUN = ('student', 'teacher', 'dense', 'bckd', 'rois', 'features')
+RUN = ('student', 'teacher', 'maps', 'dense', 'bckd', 'rois', 'features')
 _UNREADABLE = re.compile(r'the head (\w+) is not one that can be read')
 
 

@@ -18,7 +18,7 @@ CONFIGS = sorted(
 )  # fmt: skip
 KD = 'configs/kd/kd_digits.py'
 BCKD = 'configs/bckd/bckd_scenes.py'
-MAPS = [f'configs/{name}/{name}_scenes.py' for name in ('cwd', 'pkd', 'mgd', 'sl2')]
+MAPS = [f'configs/{name}/{name}_scenes.py' for name in ('cwd', 'pkd', 'mgd', 'sl2', 'mse')]
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ from helpers.tiny_pictures import (
     patches,
     recursive_mix,
     rois,
+    wired,
     zipf,
 )
 from helpers.tiny_training import config, train
@@ -145,6 +146,7 @@ METHODS = {
     ),
     'MGD, SL2': Method(lambda: necks(MGD=dict(loss_weight=1e-3), SL2={}), sgd(0.01), **BOXES),
     'CWD + DOT': Method(lambda: necks(CWD={}), dot(0.01), **BOXES),
+    'AutoDistiller': Method(wired, sgd(), **STAGES),
     'RoI-DKD + CTKD + DOT + PKD': Method(
         lambda: rois(tau=GLOBAL, fpn=True), dot(0.01), CURRICULUM, **BOXES
     ),

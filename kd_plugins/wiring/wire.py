@@ -160,6 +160,7 @@ def wire(
             f'the {where} of {student.name} is compared with that of {teacher.name}: take another '
             "term, or two detectors with where='neck'."
         )
+    _check_trains(student, where)
     flows = [flow(x.network, x.blank_size, where, x.name) for x in (student, teacher)]
     levels = _matched(flows, student, teacher, where)
     taken = levels = levels[:4] if named.first_of_five and len(levels) == 5 else levels
@@ -203,8 +204,9 @@ def _matched(flows: Sequence[Flow], student: Side, teacher: Side, where: str) ->
         if not maps and found.no_square:
             raise ValueError(
                 f'the {where} of {side.name} gives tokens of shape {list(found.no_square[0])}, '
-                'which make no square map, with or without class tokens: take another part by '
-                'where, or write the recorders yourself.'
+                'which make no square map, with or without class tokens, so that '
+                f'{student.name} and {teacher.name} cannot be compared there: take another part '
+                'by where, or write the recorders yourself.'
             )
         said.append(f'{side.name} gives {described(maps) or "no map of positions"}')
     raise ValueError(
@@ -251,6 +253,18 @@ def _check_all_levels(levels: Sequence[Level], found: Flow, teacher: Side, key: 
             f"{key} weighs positions by what the teacher's head says on all of its maps, "
             f'{described(found.given)} of {teacher.name}, and {len(levels)} of them have a partner '
             'in the student: take another term, or networks of the same strides.'
+        )
+
+
+def _check_trains(student: Side, where: str) -> None:
+    """Refuse a part of the student that is frozen, with all that comes before it."""
+    before = [getattr(student.network, name, None) for name in ('backbone', 'neck', 'bbox_head')]
+    parts = before[: ('backbone', 'neck', 'head').index(where) + 1]
+    own = [p for part in parts if isinstance(part, nn.Module) for p in part.parameters()]
+    if own and not any(p.requires_grad for p in own):
+        raise ValueError(
+            f'the {where} of {student.name} is frozen (frozen_stages), so that no term on its maps '
+            'would train anything of it: let it train, or take another part by where.'
         )
 
 

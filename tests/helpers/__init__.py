@@ -16,7 +16,7 @@ CONFIGS = ROOT / 'configs'
 #: The smallest config of every method.
 SMALLEST = [
     *sorted(CONFIGS.glob('*/*_digits.py')),
-    *(CONFIGS / f'{name}/{name}_scenes.py' for name in ('bckd', 'cwd', 'pkd', 'mgd', 'sl2')),
+    *(CONFIGS / f'{name}/{name}_scenes.py' for name in ('bckd', 'cwd', 'pkd', 'mgd', 'sl2', 'mse')),
 ]
 
 

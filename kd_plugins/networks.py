@@ -332,3 +332,20 @@ def forked_random_states() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         torch.set_rng_state(states[2])
+
+
+def channels_of(network: nn.Module) -> int:
+    """Return the channels of a network's pictures, which its first convolution tells."""
+    convs = (m for m in network.modules() if isinstance(m, nn.Conv2d))
+    first = next(convs, None)
+    return 3 if first is None or first.in_channels not in (1, 3, 4) else first.in_channels
+
+
+def places_of_queries(network: nn.Module | None) -> tuple[str, ...]:
+    """Return the parts of a network whose rows are queries."""
+    names = {kind.__name__ for kind in type(network).__mro__}
+    if 'DetectionTransformer' in names:
+        return ('decoder', 'bbox_head', 'query_embedding', 'dn_query_generator')
+    if 'MaskFormer' in names:
+        return ('panoptic_head',)
+    return ('rpn_head', 'roi_head') if 'SparseRCNN' in names else ()

@@ -50,6 +50,7 @@ MODELS = ModelRegistry(
     locations=[
         'kd_plugins.algorithms',
         'kd_plugins.connectors',
+        'kd_plugins.distillers',
         'kd_plugins.losses',
         'kd_plugins.temperatures',
     ],

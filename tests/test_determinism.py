@@ -20,7 +20,9 @@ CONFIGS = sorted(
 )  # fmt: skip
 KD = 'configs/kd/kd_digits.py'
 BCKD = 'configs/bckd/bckd_scenes.py'
-MAPS = [f'configs/{name}/{name}_scenes.py' for name in ('cwd', 'pkd', 'mgd', 'sl2', 'crosskd')]
+MAPS = [
+    f'configs/{name}/{name}_scenes.py' for name in ('cwd', 'pkd', 'mgd', 'sl2', 'mse', 'crosskd')
+]
 
 
 @pytest.fixture

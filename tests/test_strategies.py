@@ -33,6 +33,7 @@ from helpers.tiny_pictures import (
     patches,
     recursive_mix,
     rois,
+    wired,
     zipf,
 )
 from helpers.tiny_training import config, train
@@ -106,6 +107,8 @@ PATCHES = dict(data='Pictures', part='backbone.layers.1')
 STAGES = dict(data='Pictures', part='backbone.layer2')
 VIEWS = dict(data='TwoViews', part='backbone.layer2')
 BOXES = dict(data='Boxes', part='backbone.layer4')
+#: Takes a list of pictures, as a data loader gives them.
+PLAIN = dict(data_preprocessor=dict(type='kd_plugins.ClsDataPreprocessor'))
 #: A method more is a line more.
 METHODS = {
     'KD': Method(vectors(), sgd()),
@@ -157,6 +160,7 @@ METHODS = {
     ),
     'MGD, SL2': Method(lambda: necks(MGD=dict(loss_weight=1e-3), SL2={}), sgd(0.01), **BOXES),
     'CWD + DOT': Method(lambda: necks(CWD={}), dot(0.01), **BOXES),
+    'AutoDistiller': Method(lambda: wired() | PLAIN, sgd(), **STAGES),
     'RoI-DKD + CTKD + DOT + PKD': Method(
         lambda: rois(tau=GLOBAL, fpn=True), dot(0.01), CURRICULUM, **BOXES
     ),

@@ -42,4 +42,6 @@ def test_a_refusal_is_one_sentence_without_a_traceback():
 @pytest.mark.parametrize(('package', 'folder'), ROWS)
 def test_what_works_and_what_is_refused_is_as_the_page_says(package, folder):
     row = (zoo.classifier_row if package == 'mmpretrain' else zoo.detector_row)(folder)
-    assert zoo_page.cells(row) == ROWS[package, folder]
+    # "?" has not been run yet.
+    known = {key: said for key, said in ROWS[package, folder].items() if said != '?'}
+    assert {key: said for key, said in zoo_page.cells(row).items() if key in known} == known

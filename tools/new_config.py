@@ -26,6 +26,7 @@ from kd_plugins.compat import chatter
 from kd_plugins.datasets.boxes import Boxes, faults
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.writing import ALONE, Request, write_config
+from kd_plugins.wiring import WHERE
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,6 +45,12 @@ def parse_args() -> argparse.Namespace:
         choices=[ALONE, *methods()],
         required=True,
         help=f'what the student learns by; {ALONE}: without a teacher',
+    )
+    parser.add_argument(
+        '--where',
+        choices=WHERE,
+        help='whose maps are compared by a term on maps (cwd, mgd, mse, pkd, sl2); default: the '
+        'necks of two detectors that have one, else the backbones',
     )
     for side in ('student', 'teacher'):
         parser.add_argument(

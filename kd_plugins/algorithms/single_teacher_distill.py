@@ -16,6 +16,7 @@ from kd_plugins.algorithms.student import StudentModel
 from kd_plugins.algorithms.views import join_views, loss_of_labelled
 from kd_plugins.batch_parts import build_batch_parts, record_parts
 from kd_plugins.distillers import (
+    AutoDistiller,
     ask_teacher,
     build_distiller,
     check_graphs,
@@ -25,6 +26,7 @@ from kd_plugins.distillers import (
     features_suffice,
     mappings_without_labels,
     reset_records,
+    wires_itself,
 )
 from kd_plugins.networks import (
     NetworkCfg,
@@ -69,7 +71,8 @@ class SingleTeacherDistill(StudentModel):
             checkpoint=...)`` or ``pretrained=True`` beside its ``cfg_path``, or
             where a built model is given.
         distiller: Config of mmrazor's ``ConfigurableDistiller``: recorders,
-            connectors, ``distill_losses`` and ``loss_forward_mappings``.
+            connectors, ``distill_losses`` and ``loss_forward_mappings``; or of
+            :class:`kd_plugins.distillers.AutoDistiller`, which finds these.
         batch_parts: Parts that change a batch between the preprocessor and the
             networks, such as ``dict(type='kd_plugins.RecursiveMix')``.
         data_preprocessor: The student's; the Runner puts the config's
@@ -162,6 +165,12 @@ class SingleTeacherDistill(StudentModel):
             compile=teacher_compile,
             class_map=teacher_class_map,
         )
+        if teacher_cache is not None and wires_itself(distiller):
+            raise ValueError(
+                'model.teacher_cache stores what recorders read of the teacher, which '
+                'model.distiller (AutoDistiller) finds by running it: write the distiller with '
+                'tools/new_config.py.'
+            )
         with forked_random_states():
             built = (
                 live()
@@ -172,6 +181,8 @@ class SingleTeacherDistill(StudentModel):
         self.teacher = built
         self._owns_teacher = True
         with forked_random_states():
+            if wires_itself(distiller):
+                distiller = AutoDistiller.wired(distiller, self.architecture, built.network)
             distiller = built.recording(distiller)
             self.distiller = build_distiller(distiller, self.architecture, built.network)
         built.connect(self.distiller)

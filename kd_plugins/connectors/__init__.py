@@ -14,6 +14,7 @@ see :class:`kd_plugins.recorders.TeacherPartRecorder`.
 """
 
 from kd_plugins.connectors.crosskd import CrossKDConnector
+from kd_plugins.connectors.maps import MapsConnector
 from kd_plugins.connectors.ofa import OFAMapBranch, OFATokenBranch
 from kd_plugins.connectors.pseudo_labels import (
     FlexiblePseudoLabels,
@@ -26,6 +27,7 @@ from kd_plugins.connectors.reviewkd import ReviewKDConnector
 __all__ = [
     'CrossKDConnector',
     'FlexiblePseudoLabels',
+    'MapsConnector',
     'OFAMapBranch',
     'OFATokenBranch',
     'PseudoLabels',

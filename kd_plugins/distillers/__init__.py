@@ -1,5 +1,6 @@
 """Pairing of recorded outputs, on mmrazor's ``ConfigurableDistiller``."""
 
+from kd_plugins.distillers.auto import AutoDistiller, wires_itself
 from kd_plugins.distillers.building import (
     ask_teacher,
     build_distiller,
@@ -13,6 +14,7 @@ from kd_plugins.distillers.building import (
 )
 
 __all__ = [
+    'AutoDistiller',
     'ask_teacher',
     'build_distiller',
     'check_graphs',
@@ -22,4 +24,5 @@ __all__ = [
     'features_suffice',
     'mappings_without_labels',
     'reset_records',
+    'wires_itself',
 ]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from kd_plugins.distillers.protocols import check_protocols
 from kd_plugins.losses.base import LogitsLoss, needed_arguments
-from kd_plugins.networks import classes_of
+from kd_plugins.networks import classes_of, places_of_queries
 from kd_plugins.recorders.building import name_recorders
 from kd_plugins.teachers.base import Teacher
 
@@ -417,7 +417,7 @@ def _check_queries(distiller: Any, student: nn.Module, teacher: nn.Module | None
 
     DETR and its kin, Mask2Former, Sparse R-CNN: both sides have as many, in no common order.
     """
-    sides = dict(student=_places_of_queries(student), teacher=_places_of_queries(teacher))
+    sides = dict(student=places_of_queries(student), teacher=places_of_queries(teacher))
     for name, mapping in distiller.loss_forward_mappings.items():
         sources = {}
         for record in mapping.values():
@@ -432,16 +432,6 @@ def _check_queries(distiller: Any, student: nn.Module, teacher: nn.Module | None
                 'learned queries of its own, in no common order: compare what has a place in the '
                 "picture, 'backbone' or 'neck', or match the queries in a connector."
             )
-
-
-def _places_of_queries(network: nn.Module | None) -> tuple[str, ...]:
-    """Return the parts of a network whose rows are queries."""
-    names = {kind.__name__ for kind in type(network).__mro__}
-    if 'DetectionTransformer' in names:
-        return ('decoder', 'bbox_head', 'query_embedding', 'dn_query_generator')
-    if 'MaskFormer' in names:
-        return ('panoptic_head',)
-    return ('rpn_head', 'roi_head') if 'SparseRCNN' in names else ()
 
 
 def _recorder(distiller: Any, record: Mapping[str, Any]) -> Any:

@@ -25,6 +25,7 @@ from kd_plugins.losses.fixmatch import FixMatchLoss, fixmatch_loss
 from kd_plugins.losses.kd import KDLoss, kd_loss
 from kd_plugins.losses.ld import LDLoss
 from kd_plugins.losses.mgd import MGDLoss, mgd_loss
+from kd_plugins.losses.mse import MSELoss, mse_loss
 from kd_plugins.losses.ofa import OFALoss, ofa_loss
 from kd_plugins.losses.pkd import PKDLoss, pkd_loss
 from kd_plugins.losses.pkt import PKTLoss, pkt_loss
@@ -70,6 +71,7 @@ __all__ = [
     'KDLoss',
     'LDLoss',
     'MGDLoss',
+    'MSELoss',
     'OFALoss',
     'PKDLoss',
     'PKTLoss',
@@ -102,6 +104,7 @@ __all__ = [
     'kd_loss',
     'localization_weight',
     'mgd_loss',
+    'mse_loss',
     'nce_loss',
     'ofa_loss',
     'pkd_loss',

@@ -48,6 +48,8 @@ class CWDLoss(MapsLoss):
             maps of detectors.
         loss_weight: Factor of the loss. Published: 3 and 10.
         levels: Which levels take part, counted from 0; None for all.
+        resize: ``'coarser'`` to average the larger of two maps over areas; None to refuse
+            maps of other sizes.
 
     Raises:
         ValueError: On a setting out of range, or maps of other shapes.
@@ -56,9 +58,13 @@ class CWDLoss(MapsLoss):
     """
 
     def __init__(
-        self, tau: float = 1.0, loss_weight: float = 10.0, levels: Sequence[int] | None = None
+        self,
+        tau: float = 1.0,
+        loss_weight: float = 10.0,
+        levels: Sequence[int] | None = None,
+        resize: str | None = None,
     ) -> None:
-        super().__init__(loss_weight, levels)
+        super().__init__(loss_weight, levels, resize)
         self.tau = checks.number('CWDLoss.tau', tau, 'a temperature, above 0', above=0)
 
     def forward(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_plugins import checks
@@ -59,6 +60,9 @@ class MapsLoss(WeightedLoss):
     Args:
         loss_weight: As in :class:`WeightedLoss`.
         levels: Which levels take part, counted from 0, the first one. None for all.
+        resize: ``'coarser'`` to average the larger of two maps of a level over areas, to
+            the height and width of the smaller; None where they have to be the same (or
+            the loss says how it resizes).
 
     Raises:
         ValueError: On a setting out of range, or maps that differ. What is known of two necks is
@@ -68,8 +72,15 @@ class MapsLoss(WeightedLoss):
     #: Whether heights and widths may differ.
     resizes = False
 
-    def __init__(self, loss_weight: float = 1.0, levels: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        loss_weight: float = 1.0,
+        levels: Sequence[int] | None = None,
+        resize: str | None = None,
+    ) -> None:
         super().__init__(loss_weight)
+        name = f'{type(self).__name__}.resize'
+        self.resize = None if resize is None else checks.one_of(name, resize, ('coarser',))
         if levels is not None:
             key = f'{type(self).__name__}.levels'
             right = 'a list of different levels, counted from 0'
@@ -77,6 +88,10 @@ class MapsLoss(WeightedLoss):
                 raise checks.refuse(key, levels, right)
             levels = [checks.whole_number(key, level, 0, right) for level in levels]
         self.levels = levels
+
+    @property
+    def _any_size(self) -> bool:
+        return self.resizes or self.resize is not None
 
     def taken_channels(self, spec: Any) -> tuple[int, ...] | None:
         """Channels that the loss can compare with the teacher's; None if anything fits."""
@@ -96,7 +111,7 @@ class MapsLoss(WeightedLoss):
         if not (isinstance(preds_S, FeaturesSpec) and isinstance(preds_T, FeaturesSpec)):
             return
         known = preds_S.strides is not None and preds_T.strides is not None
-        strides_differ = known and not self.resizes and preds_S.strides != preds_T.strides
+        strides_differ = known and not self._any_size and preds_S.strides != preds_T.strides
         taken = self.taken_channels(preds_S)
         if len(preds_S.channels) != len(preds_T.channels) or strides_differ or (
             taken is not None and taken != preds_T.channels
@@ -127,17 +142,19 @@ class MapsLoss(WeightedLoss):
             or any(len(shape) != 4 for shape in shapes_S + shapes_T)
             or any(a[0] != b[0] for a, b in zip(shapes_S, shapes_T, strict=True))
             or (
-                not self.resizes
+                not self._any_size
                 and any(a[2:] != b[2:] for a, b in zip(shapes_S, shapes_T, strict=True))
             )
         ):
             raise ValueError(
                 f'{type(self).__name__} needs maps (N, C, H, W) of the same levels'
-                f'{"" if self.resizes else " and sizes"}, but preds_S has {shapes_S} and preds_T '
+                f'{"" if self._any_size else " and sizes"}, but preds_S has {shapes_S} and preds_T '
                 f'has {shapes_T}: check the sources of the recorders (and data_idx where a module '
                 'returns several).'
             )
         pairs = list(zip(*both, strict=True))
+        if self.resize is not None:
+            pairs = [to_coarser(*pair) for pair in pairs]
         if self.levels is None:
             return pairs
         if max(self.levels) >= len(pairs):
@@ -163,7 +180,7 @@ class ProjectedMapsLoss(MapsLoss):
     Args:
         channels_S: Channels of the student's maps that take part, the first level first.
         channels_T: Those of the teacher's.
-        loss_weight, levels: As in :class:`MapsLoss`.
+        loss_weight, levels, resize: As in :class:`MapsLoss`.
     """
 
     def __init__(
@@ -172,8 +189,9 @@ class ProjectedMapsLoss(MapsLoss):
         channels_T: Sequence[int],
         loss_weight: float,
         levels: Sequence[int] | None,
+        resize: str | None = None,
     ) -> None:
-        super().__init__(loss_weight, levels)
+        super().__init__(loss_weight, levels, resize)
         name = type(self).__name__
         for key, value in (('channels_S', channels_S), ('channels_T', channels_T)):
             if isinstance(value, (str, int)) or not len(value):
@@ -231,3 +249,19 @@ class ProjectedMapsLoss(MapsLoss):
 def added(parts: Sequence[Tensor]) -> Tensor:
     """Sum of scalars, one a level."""
     return torch.stack(list(parts)).sum()
+
+
+def to_coarser(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return two maps, (N, C, H, W), averaged over areas to the smaller height and width."""
+    size = min(x.shape[2], y.shape[2]), min(x.shape[3], y.shape[3])
+    return _averaged(x, size), _averaged(y, size)
+
+
+def _averaged(x: Tensor, size: tuple[int, int]) -> Tensor:
+    height, width = x.shape[2:]
+    if (height, width) == size or 0 in size:
+        return x
+    if height % size[0] == 0 and width % size[1] == 0:
+        # The same, and its backward pass is deterministic on every device.
+        return F.avg_pool2d(x, (height // size[0], width // size[1]))
+    return F.adaptive_avg_pool2d(x, size)

@@ -57,6 +57,8 @@ class MGDLoss(ProjectedMapsLoss):
             the same order: 0.65, 0.75, 0.45, 0.15. 0 masks nothing.
         mask_on: ``'positions'``, of all channels alike, or ``'channels'``, as for classifiers.
         levels: Which levels take part, counted from 0; None for all.
+        resize: ``'coarser'`` to average the larger of two maps over areas; None to refuse
+            maps of other sizes.
 
     Raises:
         ValueError: On a setting out of range, or maps of other shapes.
@@ -72,8 +74,9 @@ class MGDLoss(ProjectedMapsLoss):
         mask_ratio: float = 0.65,
         mask_on: str = 'positions',
         levels: Sequence[int] | None = None,
+        resize: str | None = None,
     ) -> None:
-        super().__init__(channels_S, channels_T, loss_weight, levels)
+        super().__init__(channels_S, channels_T, loss_weight, levels, resize)
         right = 'the share that is masked, from 0 to below 1'
         self.mask_ratio = checks.number('MGDLoss.mask_ratio', mask_ratio, right, least=0)
         if mask_ratio >= 1:

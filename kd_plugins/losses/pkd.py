@@ -50,18 +50,24 @@ class PKDLoss(MapsLoss):
             dense ones.
         levels: Which levels take part, counted from 0; None for all. Published: the first four of
             five, ``(0, 1, 2, 3)``.
+        resize: ``'coarser'`` to average the larger of two maps over areas; None to resize
+            the student's to the teacher's, bilinearly, as published.
 
     Raises:
-        ValueError: On a setting out of range, or maps of other channels or levels. Maps of
-            another size are resized to the teacher's, bilinearly.
+        ValueError: On a setting out of range, or maps of other channels or levels.
 
     Source: as :func:`pkd_loss`.
     """
 
     resizes = True
 
-    def __init__(self, loss_weight: float = 10.0, levels: Sequence[int] | None = None) -> None:
-        super().__init__(loss_weight, levels)
+    def __init__(
+        self,
+        loss_weight: float = 10.0,
+        levels: Sequence[int] | None = None,
+        resize: str | None = None,
+    ) -> None:
+        super().__init__(loss_weight, levels, resize)
 
     def forward(
         self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]

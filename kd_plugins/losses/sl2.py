@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_plugins.losses.base import at_least_float32
@@ -51,6 +52,9 @@ class SL2Loss(ProjectedMapsLoss):
         loss_weight: Factor of the loss. Published: 6, times the batch size, since every loss
             there is a sum over pictures; mmdet's are means, so it is 6.
         levels: Which levels of the maps take part, counted from 0; None for all.
+        resize: ``'coarser'`` to average the larger of two maps over areas; None to refuse
+            maps of other sizes. The scores of merged
+            positions are their largest.
 
     Raises:
         ValueError: On a setting out of range, or maps that do not fit each other or the head.
@@ -64,8 +68,9 @@ class SL2Loss(ProjectedMapsLoss):
         channels_T: Sequence[int],
         loss_weight: float = 6.0,
         levels: Sequence[int] | None = None,
+        resize: str | None = None,
     ) -> None:
-        super().__init__(channels_S, channels_T, loss_weight, levels)
+        super().__init__(channels_S, channels_T, loss_weight, levels, resize)
 
     def projector(self, channels_S: int, channels_T: int) -> nn.Module:
         return nn.Sequential(
@@ -111,6 +116,8 @@ class SL2Loss(ProjectedMapsLoss):
         for score, (projector, x_S, x_T) in zip(
             scores, self._projected(preds_S, preds_T), strict=True
         ):
+            if score.shape[2:] != x_T.shape[2:]:
+                score = F.adaptive_max_pool2d(score, x_T.shape[2:])
             # The layers may run in half precision; the difference may not.
             parts.append(sl2_loss(at_least_float32(projector(x_S)), x_T, score))
         return added(parts) * self.loss_weight

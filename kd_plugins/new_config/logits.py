@@ -13,6 +13,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor, nn
 
 from kd_plugins import checks
+from kd_plugins.networks import channels_of
 
 #: How many pictures flow.
 PICTURES = 2
@@ -111,7 +112,7 @@ def _batch(network: Any, size: tuple[int, int], who: str) -> dict[str, Any]:
     from mmpretrain.structures import DataSample
 
     generator = torch.Generator().manual_seed(0)
-    shape = (_channels(network), *size)
+    shape = (channels_of(network), *size)
     samples = [DataSample(metainfo=dict(img_shape=size)).set_gt_label(0) for _ in range(PICTURES)]
     pictures = [
         torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator) for _ in samples
@@ -129,13 +130,6 @@ def _batch(network: Any, size: tuple[int, int], who: str) -> dict[str, Any]:
             'no classifier: give a config that trains one.'
         )
     return data
-
-
-def _channels(network: nn.Module) -> int:
-    """Return the channels of the pictures, which the first convolution tells."""
-    convs = (m for m in network.modules() if isinstance(m, nn.Conv2d))
-    first = next(convs, None)
-    return 3 if first is None or first.in_channels not in (1, 3, 4) else first.in_channels
 
 
 def _give_scores(samples: Sequence[Any], network: nn.Module, classes: int) -> None:

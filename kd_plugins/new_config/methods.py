@@ -9,8 +9,12 @@ from typing import Any
 
 from mmengine.fileio import load
 
+from kd_plugins.wiring import TERMS
+
 #: The tasks of the two networks, as model indices name them.
 CLASSIFICATION, DETECTION = 'Image Classification', 'Object Detection'
+#: For terms on maps, which any two networks may have.
+ANY = 'Any'
 
 
 @dataclass(frozen=True)
@@ -18,15 +22,17 @@ class Method:
     """What a method adds to two networks.
 
     Args:
-        task: What both networks are for: :data:`CLASSIFICATION`, or
-            :data:`DETECTION` with dense heads.
-        distill_losses: The distillation terms: name -> config.
+        task: What both networks are for: :data:`CLASSIFICATION`,
+            :data:`DETECTION` with dense heads, or :data:`ANY`.
+        distill_losses: The distillation terms: name -> config; none for any task.
         settings: More of the config: top-level name -> value.
+        term: For any task, the term that is wired, see :mod:`kd_plugins.wiring`.
     """
 
     task: str
     distill_losses: Mapping[str, Mapping[str, Any]]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    term: str | None = None
 
 
 def configs_folder() -> Path:
@@ -59,9 +65,12 @@ def methods(configs: Path | None = None) -> dict[str, Method]:
 def _method(says: Mapping[str, Any], path: Path) -> Method:
     settings = dict(says)
     task, terms = settings.pop('Task', None), settings.pop('distill_losses', None)
+    if task == ANY and settings.get('Term') in TERMS and not terms:
+        return Method(task, {}, term=settings.pop('Term'), settings=settings)
     if task not in (CLASSIFICATION, DETECTION) or not terms:
         raise ValueError(
             f'{path}: New Config has Task={task!r} and distill_losses={terms!r}, but needs Task '
-            f'{CLASSIFICATION!r} or {DETECTION!r}, and one or more terms.'
+            f'{CLASSIFICATION!r} or {DETECTION!r}, and one or more terms, or Task {ANY!r} and Term '
+            f'{" or ".join(TERMS)}.'
         )
     return Method(task, terms, settings)

@@ -12,6 +12,7 @@ from torch import nn
 from kd_plugins.losses.base import needed_arguments
 from kd_plugins.new_config.logits import Logits, find_logits
 from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method
+from kd_plugins.wiring import Side, wire
 
 #: What a network is that a task is for.
 CLASSIFIER, DETECTOR = 'classifier', 'dense detector'
@@ -39,6 +40,11 @@ class Named:
     chosen: str | None = None
 
     @property
+    def blank(self) -> tuple[int, int] | None:
+        """The size of a blank picture that shows the strides; None for that of any detector."""
+        return self.size if self.kind == CLASSIFIER else None
+
+    @property
     def kind(self) -> str:
         """What it is: ``'classifier'``, ``'dense detector'``, ``'two-stage detector'`` or none."""
         if hasattr(self.network, 'roi_head'):
@@ -52,7 +58,12 @@ class Named:
 
 
 def distiller(
-    method: str, says: Method, student: Named, teacher: Named, unlabelled: bool = False
+    method: str,
+    says: Method,
+    student: Named,
+    teacher: Named,
+    unlabelled: bool = False,
+    where: str | None = None,
 ) -> dict[str, Any]:
     """Return the ``distiller`` of a method between two networks.
 
@@ -62,12 +73,23 @@ def distiller(
         student: The student.
         teacher: The teacher.
         unlabelled: Whether pictures without labels come.
+        where: The part of both networks whose maps a term on maps compares, see
+            :func:`kd_plugins.wiring.wire`.
 
     Raises:
         ValueError: If the two do not fit each other or the method; the message
             names the argument of ``tools/new_config.py``.
     """
-    wanted, both = _KINDS[says.task], (student, teacher)
+    both = (student, teacher)
+    if says.term is not None:
+        left, right = (Side(one.name, one.network, one.blank) for one in both)
+        return wire(left, right, says.term, where, f'--method {method}').distiller()
+    if where is not None:
+        raise ValueError(
+            f'--where {where} chooses the maps of a term on maps, and --method {method} is none: '
+            'leave it out.'
+        )
+    wanted = _KINDS[says.task]
     if any(one.kind != wanted for one in both):
         who = [f'{one.name} is a {type(one.network).__name__} ({one.kind})' for one in both]
         instead = ''

@@ -74,6 +74,8 @@ class Request:
             look for the network's own answer.
         teacher_logits: The teacher's.
         unlabelled: A folder of pictures without labels, for a method that needs none.
+        where: The part of both networks whose maps a term on maps compares:
+            ``'neck'``, ``'backbone'`` or ``'head'``; None to choose.
         unlabelled_ratio: How many of them there are in a batch for each labelled
             picture; ``'all'`` for no labelled ones, as where ``data`` has no ``train/``.
     """
@@ -89,6 +91,7 @@ class Request:
     teacher_logits: str | None = None
     unlabelled: Path | None = None
     unlabelled_ratio: int | str = 1
+    where: str | None = None
     classes: list[str] = field(default_factory=list, init=False)
     boxes: Boxes | None = field(default=None, init=False)
     teachers_classes: list[str] | None = field(default=None, init=False)
@@ -271,7 +274,9 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
     says = methods()[request.method]
     whole = _whole(path, '--teacher')
     teacher = _named(request, 'teacher', path, whole)
-    recorded = distiller(request.method, says, student, teacher, request.unlabelled is not None)
+    recorded = distiller(
+        request.method, says, student, teacher, request.unlabelled is not None, request.where
+    )
     model = dict(
         _delete_=True,
         type='kd_plugins.SingleTeacherDistill',

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
-from helpers.tiny_pictures import Pictures, from_cnn, half_labelled, patches, stages, zipf
+from helpers.tiny_pictures import Pictures, from_cnn, half_labelled, patches, stages, wired, zipf
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
@@ -77,6 +77,15 @@ def of_maps():
     return model, pictures, [sample['data_samples'] for sample in samples]
 
 
+def of_wired_maps():
+    """MGD as it is wired by itself, between maps of other channels."""
+    model = MODELS.build(wired()).train()
+    model.init_weights()
+    samples = [Pictures(8)[i] for i in range(8)]
+    pictures = torch.stack([sample['inputs'] for sample in samples])
+    return model, pictures, [sample['data_samples'] for sample in samples]
+
+
 def of_votes():
     """Zipf's label smoothing."""
     # In training its batch statistics are fixed.
@@ -117,6 +126,7 @@ CASES = {
     'DIST, WTTM, LSKD + CTKD': lambda: of_vectors(NEWER),
     'ReviewKD': of_levels,
     'CWD, MGD': of_maps,
+    'AutoDistiller': of_wired_maps,
     'CSKD': of_patches,
     'VkD, OFA-KD': of_tokens,
     'Zipf': of_votes,

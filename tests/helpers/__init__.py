@@ -18,7 +18,7 @@ SMALLEST = [
     *sorted(path for path in CONFIGS.glob('*/*_digits.py') if '-stored_' not in path.name),
     *(
         CONFIGS / f'{name}/{name}_scenes.py'
-        for name in ('bckd', 'cwd', 'pkd', 'mgd', 'sl2', 'crosskd')
+        for name in ('bckd', 'cwd', 'pkd', 'mgd', 'sl2', 'mse', 'crosskd')
     ),
 ]
 

@@ -263,3 +263,16 @@ def stages(**terms):
         distiller=dict(student_recorders=maps, teacher_recorders=maps, **_on_maps(terms, layers)),
         data_preprocessor=dict(type='BaseDataPreprocessor'),
     )
+
+
+def wired(term=None, loss_weight=1e-3):
+    """Config of a term wired by itself between small ResNets of other widths; MGD by default."""
+    mgd = dict(type='kd_plugins.MGDLoss', loss_weight=loss_weight, mask_ratio=0.0)
+    thin = resnet(base_channels=8)
+    thin['head']['in_channels'] = 32
+    return algorithm_cfg(
+        architecture=dict(resnet(norm_eval=True), _scope_='mmpretrain'),
+        teacher=dict(thin, _scope_='mmpretrain'),
+        distiller=dict(type='kd_plugins.AutoDistiller', term=term or mgd, size=32),
+        data_preprocessor=dict(type='BaseDataPreprocessor'),
+    )

@@ -161,9 +161,56 @@ def classifier_row(folder):
         network=_name(cfg.model, 'backbone'),
         student=student,
         teacher=teacher,
+        maps=_maps(path, cfg),
         dense=_dense(path, cfg),
         dot='yes' if optimizer == 'SGD' else optimizer,
     )
+
+
+def _maps(path, cfg):
+    """Say which maps are wired where a ResNet-18 teaches it by them, in one step."""
+    size = _size(cfg)
+    try:
+        with DefaultScope.overwrite_default_scope('mmpretrain'):
+            student, teacher = (
+                _stripped(resolve_network(dict(cfg_path=each), each)[0].to_dict())
+                for each in (path, 'mmpretrain::resnet/resnet18_8xb32_in1k.py')
+            )
+            channels = 1 if 'LeNet' in str(student.get('backbone')) else 3
+            teacher['backbone']['in_channels'] = channels
+            distiller = dict(type='kd_plugins.AutoDistiller', term='cwd', size=size)
+            # The student's input is noise, and the teacher's needs no conversion.
+            for network in (student, teacher):
+                network.update(data_preprocessor=dict(), train_cfg=None)
+            torch.manual_seed(0)
+            model = MODELS.build(
+                dict(
+                    type='kd_plugins.SingleTeacherDistill', architecture=student, teacher=teacher,
+                    allow_random_teacher=True, distiller=distiller, calculate_student_loss=False,
+                )
+            )  # fmt: skip
+            losses = model.train().loss(torch.randn(2, channels, *size), None)
+            total, _ = model.parse_losses(losses)
+            total.backward()
+    except Exception as error:  # whatever upstream throws is a row of the table
+        return _sentence(error)
+    return _wired(model, total)
+
+
+def _wired(model, total):
+    """Say where the maps come from; the student, beside its projector, has to learn."""
+    if not bool(torch.isfinite(total)):
+        return 'a loss that is not finite'
+    of_student = model.student.parameters()
+    if not any(p.grad is not None and bool(p.grad.any()) for p in of_student):
+        return 'no gradient'
+    sides = [
+        ', '.join(dict.fromkeys(x.split('[')[0] for x in recorder.level_names))
+        for manager in (model.distiller.student_recorders, model.distiller.teacher_recorders)
+        for recorder in [manager.recorders['maps']]
+    ]
+    levels = len(model.distiller.student_recorders.recorders['maps'].level_names)
+    return f'yes, {levels} of `{"` and `".join(dict.fromkeys(sides))}`'
 
 
 def _distils(scratch, student, teacher, cfg, choice):
@@ -283,10 +330,8 @@ def detector_row(folder):
     with whole_detectors.shallow():
         row['bckd'] = _detects(path, folder, 'bckd')
         row['rois'] = _algorithm_step(path, folder, _of_rois()) if 'roi_head' in cfg.model else '-'
-        source = 'neck' if cfg.model.get('neck') else 'backbone'
-        row['features'] = _algorithm_step(path, folder, _of_features(source))
-        if row['features'] == 'yes':
-            row['features'] = f'yes, of the {source}'
+        auto = dict(type='kd_plugins.AutoDistiller', term='cwd')
+        row['features'] = _algorithm_step(path, folder, auto)
     return row
 
 
@@ -308,20 +353,6 @@ def _of_rois():
     from helpers import ROOT
 
     return Config.fromfile(ROOT / 'configs/_base_/distill/dkd_rois.py').distiller
-
-
-def _of_features(source):
-    read = dict(maps=dict(type='ModuleOutputs', source=source))
-    sides = {
-        f'preds_{side}': dict(recorder='maps', from_student=side == 'S', data_idx=0)
-        for side in 'ST'
-    }
-    return dict(
-        student_recorders=read,
-        teacher_recorders=read,
-        distill_losses=dict(loss_cwd=dict(type='ChannelWiseDivergence', tau=1.0)),
-        loss_forward_mappings=dict(loss_cwd=sides),
-    )
 
 
 def _detects(path, folder, method):
@@ -361,6 +392,8 @@ def _algorithm_step(path, folder, distiller):
         return _sentence(error)
     finally:
         gc.collect()
+    if 'term' in distiller:
+        return _wired(model, sum(distilled))
     if not all(bool(torch.isfinite(value)) for value in distilled):
         return 'a loss that is not finite'
     grads = [p.grad for p in model.parameters() if p.grad is not None]

@@ -7,35 +7,41 @@ HEAD = """# What of both model zoos can be distilled
 One config of each folder of mmpretrain 1.2.0 and mmdet 3.3.0, a small one, as student and as
 teacher: written by `tools/new_config.py`, checked, and trained for one step with random weights, on
 a CPU. `python tools/dev/zoo_table.py` writes this page and `make test-long` compares it. A "no" has
-its sentence below the table; "-" is not for that kind of network. Folders without a row have not
-been run yet.
+its sentence below the table; "-" is not for that kind of network, "?" has not been
+run yet, nor have folders without a row.
 
 """
 INTRODUCTIONS = dict(
     mmpretrain="""## mmpretrain
 
-Student and teacher: KD of logits, with a ResNet on the other side. Dense logits are what CSKD and
-Zipf read. DOT takes apart the momentum of SGD; of other recipes the optimizer is named.
+Student and teacher: KD of logits, with a ResNet on the other side. Maps: CWD as `AutoDistiller`
+wires it, a ResNet-18 teaching; how many, and of which modules of both. Dense logits are what CSKD
+and Zipf read. DOT takes apart the momentum of SGD; of other recipes the optimizer is named.
 
 """,
     mmdet="""## mmdet
 
 Each beside a teacher of its own kind. Dense heads: BCKD's two terms. RoIs: RoI-DKD
-(`configs/_base_/distill/dkd_rois.py`). Features: CWD on the first map of the neck, or of the
-backbone.
+(`configs/_base_/distill/dkd_rois.py`). Features: CWD as `AutoDistiller` wires it; how many
+maps, and of which modules.
 
 """,
 )
 COLUMNS = dict(
     mmpretrain=dict(
-        network='backbone', student='student', teacher='teacher', dense='dense logits', dot='DOT'
+        network='backbone',
+        student='student',
+        teacher='teacher',
+        maps='maps',
+        dense='dense logits',
+        dot='DOT',
     ),
     mmdet=dict(
         network='detector', head='head', bckd='dense heads', rois='RoIs', features='features'
     ),
 )
 #: The columns of what was run.
-RUN = ('student', 'teacher', 'dense', 'bckd', 'rois', 'features')
+RUN = ('student', 'teacher', 'maps', 'dense', 'bckd', 'rois', 'features')
 _UNREADABLE = re.compile(r'the head (\w+) is not one that can be read')
 
 
@@ -48,7 +54,7 @@ def cells(row):
         unreadable = _UNREADABLE.search(said)
         if unreadable:
             said = f'no: the head {unreadable[1]} cannot be read'
-        elif key in RUN and said != '-' and not said.startswith('yes'):
+        elif key in RUN and said not in ('-', '?') and not said.startswith('yes'):
             said = f'no: {said}'
         found[key] = said.replace('|', '/')
     return found

@@ -1,11 +1,12 @@
-"""What CWD, PKD, MGD and SL2 share: levels, precision, checks."""
+"""What CWD, MSE, PKD, MGD and SL2 share: levels, precision, checks."""
 
 import pytest
 import torch
 from helpers.maps import head, maps, set_weights, specs
 from mmengine.registry import MODELS
 
-from kd_plugins.losses import CWDLoss, MGDLoss, PKDLoss, SL2Loss
+from kd_plugins.losses import CWDLoss, MGDLoss, MSELoss, PKDLoss, SL2Loss
+from kd_plugins.losses.maps import to_coarser
 from kd_plugins.structures import Progress
 
 
@@ -22,6 +23,7 @@ def sl2(number=1, dtype=torch.float64, **changes):
 #: How to build a loss, the teacher's channels, and what else it takes of maps of some sizes.
 CASES = {
     'CWD': (lambda number=1, dtype=None, **k: CWDLoss(loss_weight=1.0, **k), 3, lambda *s, **k: ()),
+    'MSE': (lambda number=1, dtype=None, **k: MSELoss(loss_weight=1.0, **k), 3, lambda *s, **k: ()),
     'PKD': (lambda number=1, dtype=None, **k: PKDLoss(loss_weight=1.0, **k), 3, lambda *s, **k: ()),
     'MGD': (mgd, 6, lambda *sizes, **k: ()),
     'SL2': (sl2, 6, lambda *sizes, **k: (head(*sizes, **k),)),
@@ -136,7 +138,7 @@ def test_maps_that_do_not_fit_are_refused_with_both_shapes(case):
         loss([student, student], teacher, *more((4, 5)))
     with pytest.raises(ValueError, match=rf'{name}.*(\(2, 2, 4, 5\)|\[2\] \(student\))'):
         loss(student[:, :2], teacher, *more((4, 5)))
-    if case in ('CWD', 'PKD'):
+    if case in ('CWD', 'MSE', 'PKD'):
         with pytest.raises(ValueError, match=rf'{name}\.levels=\[1\] do not fit 1 levels'):
             make(levels=[1])(student, teacher)
     if case != 'PKD':
@@ -179,3 +181,70 @@ def test_necks_that_do_not_fit_are_refused_before_training(case):
         MODELS.build(dict(type=f'kd_plugins.{case}Loss', **more)).check_specs(
             'key', **specs(sl2=sl2)
         )
+
+
+def naive_area(x, size):
+    """Averages over areas, by loops."""
+    out = torch.zeros(*x.shape[:2], *size, dtype=x.dtype)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            spans = [
+                slice(k * of // to, -(-(k + 1) * of // to))
+                for k, of, to in zip((i, j), x.shape[2:], size, strict=True)
+            ]
+            out[:, :, i, j] = x[:, :, spans[0], spans[1]].mean((2, 3))
+    return out
+
+
+@EVERY
+@pytest.mark.parametrize(
+    ('of_student', 'of_teacher', 'at'),
+    [((4, 6), (2, 3), (2, 3)), ((2, 3), (4, 6), (2, 3)), ((5, 7), (3, 2), (3, 2)),
+     ((3, 8), (6, 4), (3, 4)), ((4, 5), (4, 5), (4, 5))],
+)  # fmt: skip
+def test_maps_of_other_sizes_are_averaged_to_the_coarser(case, of_student, of_teacher, at):
+    make, c_t, more = CASES[case]
+    student, teacher = maps(size=of_student)[0], maps(c_t=c_t, size=of_teacher)[1]
+    options = dict(mask_ratio=0.0) if case == 'MGD' else {}
+    loss = make(resize='coarser', **options)
+    value = loss(student, teacher, *more(of_teacher))
+    value.backward()
+    same = [naive_area(x, at) for x in (student.detach(), teacher)]
+    if case != 'SL2' or of_teacher == at:
+        assert value.item() == pytest.approx(loss(*same, *more(at)).item(), rel=1e-12)
+    assert value.item() > 0 and student.grad.any(dim=1).all()
+
+
+def test_scores_of_merged_positions_are_their_largest():
+    loss, teacher = sl2(resize='coarser'), maps(c_t=6, size=(4, 6))[1]
+    student = maps(size=(2, 3))[0]
+    scores = head((4, 6)).cls_logits.amax(2).sigmoid().reshape(2, 1, 4, 6)
+    largest = torch.stack(
+        [scores[:, :, i : i + 2, j : j + 2].amax((2, 3)) for i in (0, 2) for j in (0, 2, 4)], 2
+    ).reshape(2, 1, 2, 3)
+    squared = (loss.projectors[0](student) - naive_area(teacher, (2, 3))).square()
+    expected = (largest * squared).sum() / (6 * largest.sum())
+    assert loss(student, teacher, head((4, 6))).item() == pytest.approx(expected.item(), rel=1e-8)
+
+
+def test_sizes_that_divide_and_others_are_averaged_alike():
+    x = maps(size=(6, 9))[0].detach()
+    for size in ((3, 3), (2, 9), (4, 5)):
+        small, same = to_coarser(x, x[:, :, : size[0], : size[1]])
+        torch.testing.assert_close(small, naive_area(x, size), rtol=1e-12, atol=1e-12)
+        assert same.shape[2:] == size
+
+
+@EVERY
+@pytest.mark.parametrize('resize', ['finer', True, 2])
+def test_bad_resize_is_refused_by_name(case, resize):
+    more = dict(channels_S=[3], channels_T=[6]) if case in ('MGD', 'SL2') else {}
+    with pytest.raises(ValueError, match=rf"{case}Loss\.resize=.*'coarser'"):
+        MODELS.build(dict(type=f'kd_plugins.{case}Loss', resize=resize, **more))
+
+
+@EVERY
+def test_necks_of_other_strides_fit_where_maps_are_resized(case):
+    layers = dict(channels_S=[3, 3], channels_T=[3, 3]) if case in ('MGD', 'SL2') else {}
+    loss = MODELS.build(dict(type=f'kd_plugins.{case}Loss', resize='coarser', **layers))
+    loss.check_specs('key', **specs(sl2=case == 'SL2', strides_T=(4, 8)))

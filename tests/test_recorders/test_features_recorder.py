@@ -68,7 +68,18 @@ def test_records_nothing_outside():
     assert recorder.data_buffer == [] and not recorder._seen
 
 
-@pytest.mark.parametrize('sources', ['neck', [], [3], [dict(output_of='neck')]])
+@pytest.mark.parametrize(
+    'sources',
+    [
+        'neck',
+        [],
+        [3],
+        [dict(outputs_of='neck')],
+        [dict(output_of='neck', items=[])],
+        [dict(output_of='neck', calls=[-1])],
+        [dict(output_of='neck', extra_tokens=-1)],
+    ],
+)
 def test_what_is_no_list_of_modules_is_refused(sources):
     with pytest.raises(ValueError, match=r'Features\.sources'):
         FeaturesRecorder(sources)
@@ -77,3 +88,53 @@ def test_what_is_no_list_of_modules_is_refused(sources):
 def test_a_module_that_is_not_there_is_named_with_the_side():
     with pytest.raises(ValueError, match=r"key\.sources: 'neck' is not in the teacher \(Twice\)"):
         FeaturesRecorder().check_source(Twice(), 'key', 'teacher')
+
+
+class Levels(nn.Module):
+    """A head that is called level by level, a neck, and tokens with two class tokens."""
+
+    def __init__(self):
+        super().__init__()
+        self.neck, self.head, self.tokens = nn.Identity(), nn.Identity(), nn.Identity()
+
+    def forward(self, x):
+        maps = self.neck((x, x + 1, x + 2))
+        for level in maps:
+            self.head(level)
+        return self.tokens(torch.arange(2 * 6 * 3.0).view(2, 6, 3))
+
+
+def test_some_items_and_calls_are_recorded_in_the_order_that_is_asked_for():
+    x = torch.ones(1, 2, 4, 4)
+    sources = [dict(output_of='neck', items=[2, 0]), dict(output_of='head', calls=[1, 2]), 'head']
+    recorder = record(Levels(), sources, x)
+    (levels,) = recorder.data_buffer
+    assert [int(level.mean()) for level in levels] == [3, 1, 2, 3, 3]
+    assert recorder.level_names == ['neck[2]', 'neck[0]', 'head[1]', 'head[2]', 'head']
+
+
+def test_tokens_become_a_map_of_their_square_without_the_first_ones():
+    ((patches,),) = record(
+        Levels(), [dict(output_of='tokens', extra_tokens=2)], torch.ones(1, 2, 4, 4)
+    ).data_buffer
+    assert patches.shape == (2, 3, 2, 2)
+    for n in range(2):
+        for row in range(2):
+            for column in range(2):
+                token = 2 + 2 * row + column
+                expected = [18 * n + 3 * token + c for c in range(3)]
+                assert patches[n, :, row, column].tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ('source', 'says'),
+    [
+        (dict(output_of='neck', items=[3]), r"'neck' gives 3 maps, and items=\[3\]"),
+        (dict(output_of='head', calls=[3]), r"'head' was called 3 times, and calls=\[3\]"),
+        (dict(output_of='tokens', extra_tokens=1), r'extra_tokens=1 fills no square'),
+        (dict(output_of='head', extra_tokens=0), r'extra_tokens=0 fills no square'),
+    ],
+)
+def test_what_a_module_does_not_give_is_refused_in_the_step(source, says):
+    with pytest.raises(ValueError, match=says):
+        record(Levels(), [source], torch.ones(1, 2, 4, 4))

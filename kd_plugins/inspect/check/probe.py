@@ -34,6 +34,7 @@ from kd_plugins.inspect.check.gradients import take_gradients
 from kd_plugins.inspect.check.pictures import Pictures
 from kd_plugins.inspect.check.report import Calibration, Cost, Read, Report, Term
 from kd_plugins.inspect.check.teacher import evaluate_teacher
+from kd_plugins.inspect.check.wired import note_wiring
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import SnapshotTeacher, StoredTeacher
@@ -292,6 +293,7 @@ class _Probe(Hook):
             self.report.terms.append(term)
 
             def note(module: nn.Module, args: Any, kwargs: Any, term: Term = term) -> None:
+                note_wiring(self.report, distiller, term.name, module, kwargs)
                 for argument, value in kwargs.items():
                     side, source = _source(distiller, term.name, argument)
                     if argument not in {read.argument for read in term.reads}:

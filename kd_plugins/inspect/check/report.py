@@ -70,6 +70,23 @@ class Term:
 
 
 @dataclass
+class Wired:
+    """Two maps that a term compares: their modules, their shapes (C, H, W) of the first batch.
+
+    ``compared`` is the height and width at which they are; ``learned`` are the parameters
+    of the layers between them.
+    """
+
+    term: str
+    student: str
+    student_shape: list[int]
+    teacher: str
+    teacher_shape: list[int]
+    compared: list[int]
+    learned: int
+
+
+@dataclass
 class Group:
     """A parameter group of the optimizer."""
 
@@ -176,6 +193,7 @@ class Report:
     losses: dict[str, float] = field(default_factory=dict)
     task_gradient: float | None = None
     terms: list[Term] = field(default_factory=list)
+    wired: list[Wired] = field(default_factory=list)
     unreached: list[str] = field(default_factory=list)
     optimizer: str = ''
     groups: list[Group] = field(default_factory=list)

@@ -28,6 +28,8 @@ def show(report: Report, console: Console) -> None:
         console.print(_networks(report))
     if report.terms:
         console.print(_terms(report))
+    if report.wired:
+        console.print(_wired(report))
     for line in [*_calibration(report), *_lines(report)]:
         console.print(escape(line))
     verdict = '[bold green]ready to train[/]' if report.ok else '[bold red]not ready to train[/]'
@@ -106,6 +108,25 @@ def _terms(report: Report) -> Table:
             _number(term.gradient),
         )
     return table
+
+
+def _wired(report: Report) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in ('maps of', 'student', 'teacher', 'compared at', 'parameters between'):
+        table.add_column(column, overflow='fold')
+    for each in report.wired:
+        table.add_row(
+            each.term,
+            escape(f'{each.student} ({_sizes(each.student_shape)})'),
+            escape(f'{each.teacher} ({_sizes(each.teacher_shape)})'),
+            _sizes(each.compared),
+            f'{each.learned:,}',
+        )
+    return table
+
+
+def _sizes(shape: list[int]) -> str:
+    return ' x '.join(map(str, shape))
 
 
 def _calibration(report: Report) -> list[str]:

@@ -1,0 +1,248 @@
+"""The maps that flow in a network: which module gives them, how wide, at which stride."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kd_plugins import checks
+from kd_plugins.networks import channels_of, forked_random_states, places_of_queries
+
+#: As many class and register tokens as are looked for where the network does not say it.
+MOST_EXTRA_TOKENS = 8
+#: What attention weights, (N, heads, L, L), pass, which look like maps.
+_OF_ATTENTION = ('Dropout', 'Softmax')
+
+
+@dataclass(frozen=True)
+class FlowingMap:
+    """One map of a network.
+
+    Args:
+        module: The name of the module that gives it.
+        channels: Its channels.
+        size: Its height and width.
+        stride: Pixels of the network's own input between neighbouring positions.
+        item: Which of several maps of the module; None where it gives one.
+        call: Which of several calls of the module in a pass; None where there is one.
+        of: How many maps the module gives, or how often it is called.
+        extra_tokens: How many tokens come before those of the patches; None for a map.
+    """
+
+    module: str
+    channels: int
+    size: tuple[int, int]
+    stride: float
+    item: int | None = None
+    call: int | None = None
+    of: int = 1
+    extra_tokens: int | None = None
+
+    def __str__(self) -> str:
+        place = self.item if self.item is not None else self.call
+        return self.module if place is None or self.of == 1 else f'{self.module}[{place}]'
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What flows in a part of a network.
+
+    Args:
+        given: The maps that the part gives, in its order.
+        inside: The last map of every stride inside of it, the finest first.
+        no_square: Shapes of tokens that make no square, of which nothing was made.
+    """
+
+    given: tuple[FlowingMap, ...]
+    inside: tuple[FlowingMap, ...]
+    no_square: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a module gave."""
+
+    module: str
+    output: Any
+
+
+def flow(network: Any, size: tuple[int, int], where: str, who: str) -> Flow:
+    """Run a network on a blank picture, in eval mode, and return the maps of one of its parts.
+
+    The network and all random states are as before afterwards.
+
+    Args:
+        network: A network in mmengine's layout.
+        size: Height and width of the picture.
+        where: ``'backbone'``, ``'neck'`` or ``'head'``.
+        who: What to call it in error messages.
+
+    Raises:
+        ValueError: If it has no such part, or does not run.
+    """
+    part = _part(network, where, who)
+    calls: list[_Call] = []
+    answer = _run(network, size, part, where != 'head', calls, who)
+    if where == 'head':
+        return Flow(_class_maps(answer, calls, size, who), ())
+    extra = _extra_tokens(network.get_submodule(part))
+    given = next((_maps_of(call, size, extra) for call in calls if call.module == part), [])
+    counts: dict[str, int] = {}
+    for call in calls:
+        counts[call.module] = counts.get(call.module, 0) + 1
+    last: dict[float, FlowingMap] = {}
+    for call in calls:
+        weighs = type(network.get_submodule(call.module)).__name__ in _OF_ATTENTION
+        if counts[call.module] == 1 and isinstance(call.output, Tensor) and not weighs:
+            last.update({found.stride: found for found in _maps_of(call, size, extra)})
+    refused = [
+        tuple(x.shape)
+        for call in calls
+        if call.module == part
+        for x in _tensors(call.output)
+        if x.dim() == 3 and _as_map(x, size, extra) is None
+    ]
+    return Flow(tuple(given), tuple(last[key] for key in sorted(last)), tuple(refused))
+
+
+def _part(network: Any, where: str, who: str) -> str:
+    """Return the name of the module of a part."""
+    names = dict(head=('bbox_head',), backbone=('backbone', 'model')).get(where, (where,))
+    found = next((n for n in names if isinstance(getattr(network, n, None), nn.Module)), None)
+    kind = type(network).__name__
+    if found is None:
+        parts = [name for name, _ in network.named_children() if name != 'data_preprocessor']
+        why = f'{who} is a {kind} and has no {where}'
+        if where == 'head':
+            why = f'{who} is a {kind}, which has no dense head (bbox_head) that gives maps'
+        raise ValueError(f'{why}: its parts are {", ".join(parts) or "none"}.')
+    if found in places_of_queries(network):
+        raise ValueError(
+            f'{who} is a {kind}, whose {found} says something of queries and not of positions: '
+            "take where='neck' or where='backbone'."
+        )
+    return found
+
+
+def _run(
+    network: Any, size: tuple[int, int], part: str, features: bool, calls: list[_Call], who: str
+) -> Any:
+    """Run it; note what the part and the modules inside of it give, in their order."""
+
+    def after(name: str) -> Callable[..., None]:
+        return lambda module, args, output: calls.append(_Call(name, output))
+
+    modules = network.get_submodule(part).named_modules(prefix=part)
+    handles = [module.register_forward_hook(after(name)) for name, module in modules]
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    like = next(network.parameters())
+    blank = like.new_zeros(1, channels_of(network), *size)
+    try:
+        with torch.no_grad(), forked_random_states():
+            if features and hasattr(network, 'extract_feat'):
+                try:
+                    return network.extract_feat(blank)
+                except NotImplementedError:  # mmpretrain's wrappers of other packages
+                    calls.clear()
+            return network(blank, mode='tensor')
+    except Exception as error:  # a network's own code may refuse in any way
+        raise ValueError(
+            f'{who} does not run on a blank picture of {size[0]} x {size[1]} pixels: '
+            f'{type(error).__name__}: {checks.said(error)}'
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in training.items():
+            module.training = mode
+
+
+def _tensors(output: Any) -> Sequence[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    flat = isinstance(output, (tuple, list)) and all(isinstance(x, Tensor) for x in output)
+    return output if flat else []
+
+
+def _maps_of(call: _Call, size: tuple[int, int], extra: int | None) -> list[FlowingMap]:
+    """Return the maps in what a module gave."""
+    several = _tensors(call.output)
+    found = []
+    for i, x in enumerate(several):
+        seen = _as_map(x, size, extra)
+        if seen is not None:
+            item = None if isinstance(call.output, Tensor) else i
+            found.append(
+                FlowingMap(call.module, *seen[:2], _stride(size, seen[1]), item, None,
+                           len(several), seen[2])
+            )  # fmt: skip
+    return found
+
+
+def _stride(size: tuple[int, int], grid: tuple[int, int]) -> float:
+    return round(max(size[0] / grid[0], size[1] / grid[1]), 2)
+
+
+def _as_map(
+    x: Tensor, size: tuple[int, int], extra: int | None
+) -> tuple[int, tuple[int, int], int | None] | None:
+    """Return channels, size and extra tokens of a map or of tokens; None for anything else."""
+    if x.dim() == 4 and len(x) == 1 and min(x.shape[2:]) > 1:
+        height, width = x.shape[2:]
+        # Of other proportions than the picture it is channels last, or the heads of an attention.
+        alike = 0.75 < (size[0] / height) / (size[1] / width) < 1.33
+        return (x.shape[1], (height, width), None) if alike else None
+    if x.dim() == 3 and len(x) == 1:
+        for tokens in range(MOST_EXTRA_TOKENS + 1) if extra is None else (extra,):
+            side = round(max(x.shape[1] - tokens, 0) ** 0.5)
+            if side > 1 and side**2 == x.shape[1] - tokens:
+                return x.shape[2], (side, side), tokens
+    return None
+
+
+def _extra_tokens(part: Any) -> int | None:
+    """Return how many tokens of a transformer are of no patch, where it says so."""
+    for key in ('num_extra_tokens', 'num_prefix_tokens'):
+        number = getattr(part, key, None)
+        if isinstance(number, int):
+            return number
+    return None
+
+
+def _class_maps(
+    answer: Any, calls: Sequence[_Call], size: tuple[int, int], who: str
+) -> tuple[FlowingMap, ...]:
+    """Return the maps of class scores, which dense heads give first."""
+    first = answer[0] if isinstance(answer, (tuple, list)) and len(answer) else answer
+    wanted = _tensors(first)
+    found = []
+    for x in wanted:
+        name = next((call.module for call in calls if call.output is x), None)
+        if name is None or x.dim() != 4:
+            raise ValueError(
+                f'{who} computes the class scores of its head from several modules (no module '
+                f'gives them), so that no recorder can read them: take a term of dense heads, such '
+                "as ld, bckd or crosskd, or where='neck'."
+            )
+        own = [call.output for call in calls if call.module == name]
+        call = next(i for i, output in enumerate(own) if output is x)
+        grid = (x.shape[2], x.shape[3])
+        several = call if len(own) > 1 else None
+        found.append(
+            FlowingMap(name, x.shape[1], grid, _stride(size, grid), call=several, of=len(own))
+        )
+    return tuple(found)
+
+
+def described(maps: Sequence[FlowingMap]) -> str:
+    """Say what maps there are, for messages."""
+    return ', '.join(f'{x} ({x.channels} channels at stride {x.stride:g})' for x in _once(maps))
+
+
+def _once(maps: Sequence[FlowingMap]) -> Iterator[FlowingMap]:
+    yield from dict.fromkeys(maps)

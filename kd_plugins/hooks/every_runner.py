@@ -183,22 +183,24 @@ def check_measured_classes(train: Any, val: Any) -> None:
     labelled = without_views(getattr(train, 'dataset', None))
     if isinstance(labelled, WithUnlabelled):
         labelled = labelled.datasets[0]
-    # Of a COCO file the numbers are another matter, and reading it takes long.
-    of_train, of_val = (
-        [(each, _names_of_labels(each)) for each in _datasets(one) if not hasattr(each, 'cat_ids')]
-        for one in (labelled, getattr(val, 'dataset', None))
-    )
-    for learnt, names in of_train:
-        for measured, others in of_val:
-            for i, name in enumerate(others or () if names else ()):
+    for learnt, names in _numbered_classes(labelled):
+        for measured, others in _numbered_classes(getattr(val, 'dataset', None)):
+            for i, name in enumerate(others):
                 if name in names[i : i + 1] or name not in names:
                     continue
                 raise ValueError(
                     f'the class {name!r} has the number {i} in the validation set '
-                    f'({type(measured).__name__}) and {list(names).index(name)} in the training '
+                    f'({type(measured).__name__}) and {names.index(name)} in the training '
                     f'set ({type(learnt).__name__}): give both the same classes in one order (a '
                     'class without pictures keeps its number by an empty folder).'
                 )
+
+
+def _numbered_classes(dataset: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield datasets with the names of their classes, but for COCO files, long to read."""
+    for each in _datasets(dataset):
+        if not hasattr(each, 'cat_ids'):
+            yield each, list(_names_of_labels(each) or ())
 
 
 def _with_names(train: Any, val: Any) -> Any:

@@ -75,7 +75,7 @@ def begin_averages(runner: Any) -> None:
     """Show averages of weights that begin with the start of a training the start."""
     for hook in runner.hooks:
         average = getattr(hook, 'ema_model', None)
-        if hasattr(average, 'begin'):
+        if average is not None and hasattr(average, 'begin'):
             average.begin(hook.src_model)
 
 

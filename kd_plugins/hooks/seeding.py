@@ -79,6 +79,8 @@ class _SeededBatches:
         return self
 
     def __next__(self) -> Any:
+        # Newer versions of mmengine start the loader late, which draws a seed for its workers.
+        getattr(self._batches, '_ensure_iterator', lambda: None)()
         # The last number keeps what a batch draws apart from what its step draws.
         _seed_of(self._runner.seed, self._number, get_rank(), 1)
         self._number += 1

@@ -27,6 +27,21 @@ class ExponentialMovingAverage(UpstreamAverage):
 
     def __init__(self, model: Any, from_start: bool = False, **kwargs: Any) -> None:
         super().__init__(model, **kwargs)
-        if checks.flag('ExponentialMovingAverage.from_start', from_start):
+        self.from_start = checks.flag('ExponentialMovingAverage.from_start', from_start)
+        if from_start:
             # At 0 it would copy.
             self.steps += 1
+
+    def begin(self, model: Any) -> None:
+        """Take the weights that a training begins with; mmengine's Runner says when.
+
+        The hook makes the average before the Runner initialises and loads the model. An
+        average that a resumed training goes on with stays as it is.
+
+        Args:
+            model: The model.
+        """
+        if self.from_start and self.steps == 1:
+            start = model.state_dict()
+            for name, value in self.module.state_dict().items():
+                value.copy_(start[name])

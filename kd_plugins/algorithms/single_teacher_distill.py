@@ -221,6 +221,11 @@ class SingleTeacherDistill(StudentModel):
         super().init_weights()
         with forked_random_states():
             self.distiller.init_weights()
+            # mmengine does not look into the dicts of modules that hold them.
+            for parts in (self.distiller.connectors, self.distiller.distill_losses):
+                for part in parts.values():
+                    if getattr(part, 'init_cfg', None):
+                        part.init_weights()
 
     def forward(
         self, inputs: Tensor, data_samples: list | None = None, mode: str = 'tensor', **kwargs: Any

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ class WithUnlabelled(ConcatDataset):
             ``RandomState``, as TorchSSL and FullMatch draw those of their seed.
 
     Raises:
-        ValueError: If one of both is wrapped, or a class has fewer labels than asked for;
+        ValueError: If one of both is wrapped, or a class has fewer labels than asked for,
+            or nobody says the classes;
             or, when a sample is read, if it should have a label and has none.
     """
 
@@ -90,15 +92,23 @@ def _scarce(dataset: BaseDataset, labels_per_class: int, seed: int) -> BaseDatas
     checks.whole_number(key, labels_per_class)
     checks.whole_number('WithUnlabelled.labels_seed', seed, least=0)
     dataset.full_init()
-    labels, draws = dataset.get_gt_labels(), np.random.RandomState(seed)
+    given = [dataset.get_data_info(i).get('gt_label') for i in range(len(dataset))]
+    labels, draws = np.array(given, dtype=object), np.random.RandomState(seed)
+    names = dataset.metainfo.get('classes')
+    if names is None or not all(isinstance(label, Integral) for label in given):
+        lacks = 'names no classes' if names is None else 'has pictures without one class each'
+        raise ValueError(
+            f'{key}={labels_per_class} takes as many pictures of each class, and '
+            f'WithUnlabelled.labelled ({type(dataset).__name__}) {lacks}: give it '
+            'metainfo=dict(classes=[...]) and one label a picture, or leave labels_per_class out.'
+        )
     chosen: list[int] = []
-    for label in range(len(dataset.metainfo['classes'])):
+    for label, name in enumerate(names):
         members = np.flatnonzero(labels == label)
         if len(members) < labels_per_class:
             raise checks.refuse(
                 key, labels_per_class,
-                f'at most {len(members)}, the labelled pictures of the class '
-                f'{dataset.metainfo["classes"][label]!r}',
+                f'at most {len(members)}, the labelled pictures of the class {name!r}',
             )  # fmt: skip
         chosen.extend(draws.choice(members, labels_per_class, replace=False).tolist())
     return dataset.get_subset(chosen)

@@ -30,11 +30,12 @@ def before_train(runner: Any) -> None:
     """Give the optimizer wrapper the runner's message hub, and look at the config's names.
 
     mmengine's wrapper takes the hub that was made last, which may be another runner's.
-    Tell all ranks of a distillation one seed.
+    Tell all ranks of a distillation one seed, and averages of weights what they begin with.
 
     Raises:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
-            the teacher's classes stand in another order than the data's, or if
+            the teacher's classes stand in another order than the data's, or those of the
+            training set in another one than the validation's, or if
             annotations lack a class, or if the last batch of an epoch has one
             sample and a term normalises over the batch, or if pictures without labels
             come where one is needed, or the sampler would never end an epoch, or the
@@ -45,17 +46,21 @@ def before_train(runner: Any) -> None:
     wrapper = runner.optim_wrapper
     for each in getattr(wrapper, 'optim_wrappers', dict(all=wrapper)).values():
         each.message_hub = runner.message_hub
+    begin_averages(runner)
     model = trained_model(runner)
     check_views(runner)
     if hasattr(model, 'set_progress'):
         share_seed(runner)
         check_custom_keys(runner.cfg.get('optim_wrapper') or {}, model)
         check_layer_decay(runner.cfg.get('optim_wrapper'), model)
-        for loader in (runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None)):
+        of_val = getattr(runner.val_loop, 'dataloader', None)
+        for loader in (runner.train_dataloader, of_val):
             check_categories(getattr(loader, 'dataset', None))
         teacher = teacher_in(model)
-        named = _with_names(runner.train_dataloader, getattr(runner.val_loop, 'dataloader', None))
-        check_classes(named, teacher.classes, teacher.class_map)
+        check_classes(
+            _with_names(runner.train_dataloader, of_val), teacher.classes, teacher.class_map
+        )
+        check_measured_classes(runner.train_dataloader, of_val)
         check_last_batch(runner.train_dataloader, model)
         check_labels(runner.train_dataloader, model)
         check_end(runner)
@@ -64,6 +69,14 @@ def before_train(runner: Any) -> None:
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
         check_classes(runner.train_dataloader, classes)
+
+
+def begin_averages(runner: Any) -> None:
+    """Show averages of weights that begin with the start of a training the start."""
+    for hook in runner.hooks:
+        average = getattr(hook, 'ema_model', None)
+        if average is not None and hasattr(average, 'begin'):
+            average.begin(hook.src_model)
 
 
 def check_views(runner: Any) -> None:
@@ -156,6 +169,38 @@ def check_classes(
                 "classes. (Of a COCO file mmdet numbers the classes in the order of the file's "
                 'categories, whatever the order of metainfo.classes.)'
             )
+
+
+def check_measured_classes(train: Any, val: Any) -> None:
+    """Refuse a validation set in which the number of a class stands for another one.
+
+    mmpretrain numbers the folders that it finds, so that one that is missing on one side, as a
+    class without any labelled picture is, moves all later ones.
+
+    Raises:
+        ValueError: Naming the class and both numbers.
+    """
+    labelled = without_views(getattr(train, 'dataset', None))
+    if isinstance(labelled, WithUnlabelled):
+        labelled = labelled.datasets[0]
+    for learnt, names in _numbered_classes(labelled):
+        for measured, others in _numbered_classes(getattr(val, 'dataset', None)):
+            for i, name in enumerate(others):
+                if name in names[i : i + 1] or name not in names:
+                    continue
+                raise ValueError(
+                    f'the class {name!r} has the number {i} in the validation set '
+                    f'({type(measured).__name__}) and {names.index(name)} in the training '
+                    f'set ({type(learnt).__name__}): give both the same classes in one order (a '
+                    'class without pictures keeps its number by an empty folder).'
+                )
+
+
+def _numbered_classes(dataset: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield datasets with the names of their classes, but for COCO files, long to read."""
+    for each in _datasets(dataset):
+        if not hasattr(each, 'cat_ids'):
+            yield each, list(_names_of_labels(each) or ())
 
 
 def _with_names(train: Any, val: Any) -> Any:
@@ -321,11 +366,13 @@ def _check_views(loader: Any, model: nn.Module) -> None:
     """Refuse recorders of two views of unlabelled pictures where the data have none."""
     if isinstance(getattr(loader, 'sampler', None), MultiSourceSampler):
         return
-    recorders = getattr(getattr(model, 'distiller', None), 'student_recorders', None)
-    for name, recorder in getattr(recorders, 'recorders', {}).items():
-        if hasattr(recorder, 'rows'):
+    for side in ('student', 'teacher'):
+        recorders = getattr(getattr(model, 'distiller', None), f'{side}_recorders', None)
+        for name, recorder in getattr(recorders, 'recorders', {}).items():
+            if not hasattr(recorder, 'rows'):
+                continue
             raise ValueError(
-                f'model.distiller.student_recorders.{name} reads two views of unlabelled pictures, '
+                f'model.distiller.{side}_recorders.{name} reads two views of unlabelled pictures, '
                 f'and train_dataloader.dataset is a {type(loader.dataset).__name__}: give '
                 "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...), and a "
                 'kd_plugins.MultiSourceSampler.'

@@ -31,7 +31,8 @@ class SeedByProgressHook(Hook):
     ``randomness=dict(seed=...)``, ``persistent_workers=False`` and, with
     workers, ``worker_init_fn=dict(type='kd_plugins.seed_worker')``.
 
-    The seed is made of the run's seed, the epoch (or iteration) and the rank.
+    The seed is made of the run's seed, the epoch (or iteration) and the rank. In a loop without
+    epochs every batch is loaded after such a seed, too, and with ``num_workers=0`` augmented.
     """
 
     priority = 'VERY_HIGH'
@@ -40,6 +41,11 @@ class SeedByProgressHook(Hook):
         """Seed the epoch before its data loader starts."""
         if not self._by_iteration(runner):
             self._seed(runner, runner.epoch)
+            return
+        # Such a loop loads a batch before it calls any hook of the iteration.
+        batches = getattr(runner.train_loop, 'dataloader_iterator', None)
+        if batches is not None and not isinstance(batches, _SeededBatches):
+            runner.train_loop.dataloader_iterator = _SeededBatches(batches, runner)
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Seed the iteration, in loops that have no epochs."""
@@ -53,8 +59,45 @@ class SeedByProgressHook(Hook):
 
     @staticmethod
     def _seed(runner: Any, step: int) -> None:
-        sequence = np.random.SeedSequence([runner.seed, step, get_rank()])
-        seed_everything(int(sequence.generate_state(1, dtype=np.uint32)[0]))
+        _seed_of(runner.seed, step, get_rank())
+
+
+class _SeededBatches:
+    """The batches of a loop without epochs, each loaded after a seed that its number makes.
+
+    Args:
+        batches: The loop's iterator.
+        runner: The Runner.
+    """
+
+    def __init__(self, batches: Any, runner: Any) -> None:
+        self._batches = batches
+        self._runner = runner
+        self._number = 0
+
+    def __iter__(self) -> _SeededBatches:
+        return self
+
+    def __next__(self) -> Any:
+        # Newer versions of mmengine start the loader late, which draws a seed for its workers.
+        getattr(self._batches, '_ensure_iterator', lambda: None)()
+        # The last number keeps what a batch draws apart from what its step draws.
+        _seed_of(self._runner.seed, self._number, get_rank(), 1)
+        self._number += 1
+        return next(self._batches)
+
+    def skip_iter(self, number: int) -> None:
+        """Leave out the batches of before a resume; newer versions of mmengine ask for it."""
+        self._number += number
+        self._batches.skip_iter(number)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._batches, name)
+
+
+def _seed_of(*numbers: int) -> None:
+    sequence = np.random.SeedSequence(numbers)
+    seed_everything(int(sequence.generate_state(1, dtype=np.uint32)[0]))
 
 
 @FUNCTIONS.register_module()

@@ -20,7 +20,7 @@ VIEWS = ('labelled', 'weak', 'strong')
 class ViewLogitsRecorder(ModuleOutputsRecorder):
     """Record the logits of a batch that holds labelled, weak and strong views.
 
-    In a config, among the student's recorders:
+    In a config, among the student's recorders, or the teacher's, which sees the same batch:
     ``dict(type='kd_plugins.ViewLogits', source='head.fc')``, whose record is a
     :class:`kd_plugins.structures.ViewLogits`, or, with ``view='strong'``, the logits of
     these alone, for any term that compares two views.
@@ -49,7 +49,8 @@ class ViewLogitsRecorder(ModuleOutputsRecorder):
         from mmpretrain.models import ClsHead, ImageClassifier
 
         head = getattr(network, 'head', None)
-        if (
+        # The teacher computes no loss.
+        if side == 'student' and (
             getattr(type(network), 'loss', None) is not ImageClassifier.loss
             or getattr(type(head), 'loss', None) is not ClsHead.loss
             or protocol_of(network) == 'sigmoid'
@@ -93,6 +94,7 @@ class ViewLogitsRecorder(ModuleOutputsRecorder):
 
 def tell_rows(distiller: Any, rows: ViewRows | None) -> None:
     """Tell the recorders of a distiller which rows of the coming batch are what."""
-    for recorder in distiller.student_recorders.recorders.values():
-        if isinstance(recorder, ViewLogitsRecorder):
-            recorder.rows = rows
+    for manager in (distiller.student_recorders, distiller.teacher_recorders):
+        for recorder in manager.recorders.values():
+            if isinstance(recorder, ViewLogitsRecorder):
+                recorder.rows = rows

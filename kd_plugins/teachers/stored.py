@@ -22,7 +22,7 @@ from kd_plugins.teachers.identity import data_identity, plain, teacher_identity
 from kd_plugins.teachers.parts import Sizes, sizes_of
 from kd_plugins.teachers.storable import KEY, check_terms, record_names, settings_of
 from kd_plugins.teachers.store import Key, Store
-from kd_plugins.views import check_no_batch_augments, check_one_pipeline
+from kd_plugins.views import check_no_batch_augments, check_one_pipeline, check_one_view
 
 #: The version of what is in a header and in records.
 FORMAT = 1
@@ -174,6 +174,7 @@ class StoredTeacher(Teacher):
                 is writing it, or a hook exchanges the augmentation.
         """
         check_one_pipeline(hooks, KEY)
+        check_one_view(dataset, KEY)
         data = data_identity(dataset)
         if data['views'] != self.views:
             raise ValueError(

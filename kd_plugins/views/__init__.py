@@ -4,7 +4,12 @@ from kd_plugins.views.dataset import RepeatableViews, number_if_repeatable, with
 from kd_plugins.views.hashing import picture_hash, pipeline_hash, pipeline_text, samples_hash
 from kd_plugins.views.mixing import SampleMix, check_no_batch_augments
 from kd_plugins.views.sampling import SampleView, ViewNumbering, number_views
-from kd_plugins.views.state import check_one_pipeline, check_stateless, find_state
+from kd_plugins.views.state import (
+    check_one_pipeline,
+    check_one_view,
+    check_stateless,
+    find_state,
+)
 
 __all__ = [
     'ViewNumbering',
@@ -13,6 +18,7 @@ __all__ = [
     'SampleView',
     'check_no_batch_augments',
     'check_one_pipeline',
+    'check_one_view',
     'check_stateless',
     'find_state',
     'number_if_repeatable',

@@ -59,6 +59,24 @@ def check_one_pipeline(hooks: Iterable[Any], beside: str) -> None:
             )
 
 
+def check_one_view(dataset: Any, beside: str) -> None:
+    """Refuse a dataset whose samples have a second view, which has the first one's number.
+
+    Args:
+        dataset: A built dataset, with whatever it wraps.
+        beside: What it does not go with, for the message: a config key.
+
+    Raises:
+        ValueError: Naming the transform.
+    """
+    for path, part in _parts(dataset, 'train_dataloader.dataset', set()):
+        if type(part).__name__ == 'StrongView':
+            raise ValueError(
+                f'{path}=StrongView shows a picture a second time in one batch, and {beside} keeps '
+                'one answer for both: take a live teacher, or leave the strong view out.'
+            )
+
+
 def find_state(dataset: Any, key: str = 'train_dataloader.dataset') -> str | None:
     """Return what :func:`check_stateless` says; None if there is no state."""
     for path, part in _parts(dataset, key, set()):

@@ -8,7 +8,7 @@ import torch
 from helpers.networks import cnn, resnet, vit
 from helpers.tiny_training import config, train
 from helpers.two_views import KINDS, batch, distiller_of, fill, numbers, two_views, wide
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.model import ExponentialMovingAverage as UpstreamAverage
 from mmengine.optim import CosineAnnealingLR, build_optim_wrapper
 from mmengine.registry import HOOKS, MODELS
@@ -241,6 +241,29 @@ def test_a_teacher_may_look_at_all_views_and_any_term_compare_two():
     assert uda > 0
 
 
+def test_a_teachers_weak_views_may_teach_strong_ones():
+    parts = distiller_of('fixmatch', 0.3, 6)
+    parts.teacher_recorders = dict(
+        weak=dict(type='kd_plugins.ViewLogits', source='head.fc', view='weak')
+    )
+    parts.distill_losses.loss_kd = dict(type='kd_plugins.KDLoss', tau=2.0)
+    parts.loss_forward_mappings.loss_kd = dict(
+        preds_S=dict(recorder='strong', from_student=True),
+        preds_T=dict(recorder='weak', from_student=False),
+    )
+    model = built(teacher=dict(resnet(), _scope_='mmpretrain'), distiller=parts)
+    model.teacher.network.double()
+    for labels, numbers_of in (([0, 3], [4, 0, 2]), ([1], [5, 3])):
+        data = batch(labels, numbers_of)
+        losses, _ = step(model, data)
+        strong = torch.stack([s.strong_view for s in data['data_samples'][len(labels) :]])
+        weak = data['inputs'][len(labels) :]
+        with torch.no_grad():
+            ours = model.architecture((strong - 0.5) / 2)
+            theirs = model.teacher.network((weak - 0.5) / 2)
+        torch.testing.assert_close(losses['distill.loss_kd'], kd_loss(ours, theirs, 2.0).mean())
+
+
 @pytest.mark.parametrize('head', ['LinearClsHead', 'StackedLinearClsHead', 'vit'])
 def test_stock_heads_train(head):
     backbone = dict(type='kd_plugins.CIFARResNet', depth=8, norm_eval=True)
@@ -357,6 +380,27 @@ def test_a_resumed_training_ends_in_the_same_weights(tmp_path, by_epoch):
         for name in ('whole', 'broken')
     ]
     assert all(torch.equal(averages[0][key], averages[1][key]) for key in averages[0])
+
+
+@pytest.mark.parametrize('loaded', [False, True])
+def test_an_average_begins_with_what_the_runner_initialises_and_loads(tmp_path, loaded):
+    cfg = training(tmp_path, False, 'fixmatch')
+    if loaded:
+        weights = built().float().state_dict()
+        del weights['head.fc.weight']
+        torch.save(dict(state_dict=weights, meta={}), tmp_path / 'start.pth')
+        cfg.load_from = str(tmp_path / 'start.pth')
+        cfg.model.load_from_except = ['head.fc.weight']
+    # So that the end is the start, and so is every average of both.
+    cfg.optim_wrapper.optimizer.lr = 0.0
+    runner = Runner.from_cfg(cfg)
+    before = {name: p.detach().clone() for name, p in runner.model.named_parameters()}
+    runner.train()
+    average = next(hook.ema_model for hook in runner.hooks if isinstance(hook, EMAHook))
+    averaged = dict(average.module.named_parameters())
+    for name, p in runner.model.named_parameters():
+        torch.testing.assert_close(averaged[name], p)
+    assert not torch.equal(before['head.fc.weight'], averaged['head.fc.weight'])
 
 
 def test_the_log_has_k_the_mask_rate_and_the_agreement(tmp_path):

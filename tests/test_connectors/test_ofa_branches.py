@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers.maps import wave
 from helpers.ofa import CLASSES, MAPS, SIDE, WIDTH, maps, set_weights, tokens
+from helpers.tiny_pictures import from_cnn
 from mmengine.registry import MODELS
 
 from kd_plugins.connectors import OFAMapBranch, OFATokenBranch
@@ -96,6 +97,29 @@ def test_weights_start_as_published():
     assert abs(depthwise.weight.std() - (2 / 9 / 64 * 1) ** 0.5 * 1) < 0.02
     assert abs(pointwise.weight.std() - (2 / 64) ** 0.5) < 0.01
     assert not mapped.fc.bias.any()
+
+
+def test_an_init_cfg_is_where_a_training_starts():
+    start = dict(type='Constant', layer='Linear', val=0.125, bias=0.5)
+    students = []
+    for given in (None, start):
+        cfg = from_cnn()
+        cfg['distiller']['connectors']['branch']['init_cfg'] = given
+        torch.manual_seed(0)
+        model = MODELS.build(cfg)
+        before = {name: p.clone() for name, p in model.distiller.named_parameters()}
+        model.init_weights()
+        linear = [m for m in model.distiller.connectors.modules() if isinstance(m, torch.nn.Linear)]
+        assert linear
+        for layer in linear:
+            started = (layer.weight == 0.125).all() and (layer.bias is None or layer.bias[0] == 0.5)
+            assert bool(started) is (given is start)
+        now = dict(model.distiller.named_parameters())
+        others = [name for name in now if not torch.equal(now[name], before[name])]
+        assert all(name.startswith('connectors.branch.') for name in others)
+        assert bool(others) is (given is start)
+        students.append(model.architecture.state_dict())
+    assert all(torch.equal(students[0][name], students[1][name]) for name in students[0])
 
 
 def test_they_are_found_by_their_names():

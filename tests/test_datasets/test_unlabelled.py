@@ -1,6 +1,8 @@
 """Labelled pictures beside unlabelled ones: what batches hold, and what they train."""
 
 import functools
+import json
+import shutil
 from collections import Counter
 from types import SimpleNamespace
 
@@ -26,6 +28,11 @@ from kd_plugins.structures import Progress
 from kd_plugins.teachers.filling import fill
 
 PIPELINE = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
+WITH_STRONG_VIEW = [
+    PIPELINE[0],
+    dict(type='kd_plugins.StrongView', transforms=[dict(type='Cutout', shape=16, prob=1.0)]),
+    dict(type='PackInputs', algorithm_keys=['strong_view']),
+]
 
 
 @pytest.fixture(scope='module')
@@ -466,6 +473,18 @@ def test_unlabelled_pictures_in_views_are_checked_as_those_without(folders, tmp_
         train(in_views(training(folders, tmp_path, **wrong)))
 
 
+def test_a_store_keeps_one_answer_for_a_picture_and_is_refused_beside_strong_views(
+    folders, tmp_path
+):
+    cfg = in_views(training(folders, tmp_path), tmp_path)
+    cfg.train_dataloader.dataset.dataset.unlabelled.pipeline = WITH_STRONG_VIEW
+    said = r'datasets\[1\].*=StrongView shows a picture a second time.*teacher_cache'
+    with pytest.raises(ValueError, match=said):
+        fill(Runner.from_cfg(cfg))
+    with pytest.raises(ValueError, match=said):
+        train(cfg)
+
+
 def test_the_log_says_what_an_epoch_is_and_how_both_parts_agree(folders, tmp_path):
     cfg = training(folders, tmp_path, log_level='INFO')
     runner = Runner.from_cfg(cfg)
@@ -539,6 +558,33 @@ def test_a_distillation_that_is_all_there_is_does_not_stop(folders, tmp_path, ki
     model.distillation_stopped = True
     with pytest.raises(ValueError, match='the distillation was stopped'):
         model._run_forward(model.data_preprocessor(mixed_batch([1, 2]), True), mode='loss')
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_a_class_without_labelled_pictures_does_not_move_the_others(folders, tmp_path, wrapped):
+    def with_val(name):
+        cfg = training(folders, tmp_path / name, epochs=1)
+        cfg.train_dataloader.dataset = both(folders, labelled=folder(tmp_path / 'few'))
+        if wrapped:
+            cfg.train_dataloader.dataset = dict(
+                type='kd_plugins.RepeatableViews', views=2, dataset=cfg.train_dataloader.dataset
+            )
+        cfg.val_dataloader = dict(
+            batch_size=2,
+            dataset=folder(folders / 'labelled'),
+            sampler=dict(type='DefaultSampler', shuffle=False),
+            collate_fn=dict(type='default_collate'),
+        )
+        cfg.val_evaluator, cfg.val_cfg = dict(type='Level'), dict()
+        return cfg
+
+    for kind in 'abde':
+        shutil.copytree(folders / 'labelled' / kind, tmp_path / 'few' / kind)
+    said = r"class 'd' has the number 3 in the validation set \(CustomDataset\) and 2 in the train"
+    with pytest.raises(ValueError, match=said):
+        train(with_val('wrong'))
+    (tmp_path / 'few/c').mkdir()
+    train(with_val('right'))
 
 
 @pytest.mark.parametrize('order', ['ebcda', 'abcde'])
@@ -662,11 +708,28 @@ def test_few_labels_are_as_many_of_each_class_and_those_of_the_published_draws(f
             many(folders, tmp_path, **dict(dict(labels_per_class=1), **{key: -1}))
 
 
+def test_labels_of_each_class_need_classes_and_one_label_a_picture(folders, tmp_path):
+    names = sorted(path.name for path in (folders / 'labelled/a').iterdir())
+    (tmp_path / 'list.txt').write_text(''.join(f'labelled/a/{name} 0\n' for name in names))
+    nameless = folder(folders, ann_file=str(tmp_path / 'list.txt'))
+    pictures = [dict(img_path=f'labelled/a/{name}', gt_label=[0, 2]) for name in names]
+    lists = dict(metainfo=dict(classes=['x', 'y', 'z']), data_list=pictures)
+    (tmp_path / 'lists.json').write_text(json.dumps(lists))
+    several = dict(
+        type='mmpretrain.MultiLabelDataset', data_root=str(folders), pipeline=PIPELINE,
+        ann_file=str(tmp_path / 'lists.json'),
+    )  # fmt: skip
+    for labelled, lacks in (
+        (nameless, 'CustomDataset. names no classes'),
+        (several, 'MultiLabelDataset. has pictures without one class each'),
+        (folder(folders / 'unlabelled', with_label=False), 'names no classes'),
+    ):
+        with pytest.raises(ValueError, match=rf'labels_per_class=1 takes as many.*{lacks}: give'):
+            build(both(folders, labelled=labelled, labels_per_class=1))
+
+
 def test_a_strong_view_is_of_the_same_picture_and_leaves_the_other_alone(folders):
-    strong = dict(
-        type='kd_plugins.StrongView', transforms=[dict(type='Cutout', shape=16, prob=1.0)]
-    )
-    pipeline = [PIPELINE[0], strong, dict(type='PackInputs', algorithm_keys=['strong_view'])]
+    strong, pipeline = WITH_STRONG_VIEW[1], WITH_STRONG_VIEW
     plain = build(folder(folders / 'unlabelled', with_label=False))
     dataset = build(folder(folders / 'unlabelled', with_label=False) | dict(pipeline=pipeline))
     for i in range(3):

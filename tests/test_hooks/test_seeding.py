@@ -2,9 +2,11 @@ import random
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 from helpers import STUDENT, algorithm_cfg
-from helpers.tiny_training import config, train
+from helpers.tiny_training import Vectors, config, train
+from mmengine.registry import DATASETS
 from mmengine.runner import EpochBasedTrainLoop
 from torch.utils.data import DataLoader, Dataset
 
@@ -57,6 +59,41 @@ def test_the_only_epoch_is_the_first_of_several(tmp_path):
     train(epochs(2, 'two'))
     first = torch.load(tmp_path / 'two/epoch_1.pth', weights_only=False)['state_dict']
     assert all(torch.equal(only[key], first[key]) for key in only)
+
+
+@DATASETS.register_module(force=True)
+class AugmentedVectors(Vectors):
+    def __getitem__(self, index):
+        data = super().__getitem__(index)
+        noise = random.random() + np.random.rand() + torch.rand(())
+        return dict(data, inputs=data['inputs'] + noise)
+
+
+@pytest.mark.parametrize('sampler', ['InfiniteSampler', 'DefaultSampler'])
+def test_a_resumed_loop_of_iterations_ends_in_the_same_weights(tmp_path, sampler, monkeypatch):
+    # mmengine waits two seconds wherever the pictures begin again.
+    monkeypatch.setattr('time.sleep', lambda seconds: None)
+
+    def iterations(number, name, **options):
+        cfg = config(tmp_path / name, model=algorithm_cfg(architecture=dict(STUDENT, dropout=0.5)))
+        cfg.train_cfg = dict(by_epoch=False, max_iters=number, val_interval=3)
+        cfg.train_dataloader.update(
+            dataset=dict(type='AugmentedVectors'),
+            sampler=dict(type=sampler, shuffle=True),
+        )
+        cfg.param_scheduler = []
+        cfg.default_hooks.checkpoint = dict(
+            type='kd_plugins.SafeCheckpointHook', by_epoch=False, interval=2
+        )
+        cfg.merge_from_dict(options)
+        return cfg
+
+    whole = train(iterations(6, 'whole'))
+    train(iterations(4, 'parts'))
+    resumed = train(iterations(6, 'parts', resume=True))
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+    other = train(iterations(6, 'other', **{'randomness.seed': 1}))
+    assert any(not torch.equal(whole[key], other[key]) for key in whole)
 
 
 def test_ranks_draw_different_numbers(monkeypatch):

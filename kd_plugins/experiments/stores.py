@@ -53,7 +53,7 @@ def runs_by_store(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """Return the runs that read a store which they may fill, by its folder."""
     found: dict[str, list[Run]] = {}
     for run in runs:
-        cache = load_config(run).model.get('teacher_cache')
+        cache = (load_config(run).get('model') or {}).get('teacher_cache')
         if isinstance(cache, Mapping) and cache.get('write', True):
             found.setdefault(str(cache.get('dir')), []).append(run)
     return found

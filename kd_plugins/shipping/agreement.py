@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,9 @@ PIXELS, SCORE = 0.05, 1e-3
 #: The share of detections that rounding may take or give, at the very threshold of an
 #: overlap or a score.
 LOST = 0.01
+#: How many of one batch it may take or give anyway: more is no rounding, but a batch size or a
+#: size of pictures that the file does not compute.
+FEW = 4
 
 
 def relative_difference(expected: Sequence[Tensor], computed: Sequence[Tensor]) -> float:
@@ -51,16 +54,18 @@ class Agreement:
     lost: int = 0
     pixels: float = 0.0
     rest: float = 0.0
+    _is_uneven: bool = field(default=False, repr=False)
 
     @property
     def agrees(self) -> bool:
-        """Whether no more rows than :data:`LOST` have no partner."""
-        return self.lost <= LOST * self.rows
+        """Whether no more rows than :data:`LOST` have no partner, in all and in every batch."""
+        return self.lost <= LOST * self.rows and not self._is_uneven
 
     def add_detections(
         self, expected: Sequence[Any], boxes: Tensor, scores: Tensor, labels: Tensor
     ) -> None:
         """Count what a detector predicted for pictures, and what its file computed."""
+        before = self.rows, self.lost
         for i, each in enumerate(expected):
             found = labels[i] >= 0
             # A label is no number: another one is as far away as another picture.
@@ -71,10 +76,13 @@ class Agreement:
                 torch.stack([scores[i][found] / SCORE, labels[i][found] * 10.0], 1),
                 SCORE,
             )
+        self._judge(*before)
 
     def add_proposals(self, expected: Sequence[Tensor], computed: Sequence[Tensor]) -> None:
         """Count proposals, logits and deltas of both."""
-        scales = [PIXELS, *(10 * RELATIVE * each.abs().max() for each in expected[1:])]
+        before = self.rows, self.lost
+        largest = (each.abs().max().clamp(min=1e-6) for each in expected[1:])
+        scales = [PIXELS, *(10 * RELATIVE * each for each in largest)]
         for i in range(len(expected[0])):
             sides = []
             for output in (expected, computed):
@@ -82,6 +90,12 @@ class Agreement:
                 found = own[0].any(-1)
                 sides.append((own[0][found], torch.cat(own[1:], 1)[found]))
             self._add(*sides[0], *sides[1], unit=10 * RELATIVE)
+        self._judge(*before)
+
+    def _judge(self, rows: int, lost: int) -> None:
+        """Look at a batch, before which there were so many rows."""
+        if self.lost - lost > max(FEW, LOST * (self.rows - rows)):
+            self._is_uneven = True
 
     def _add(
         self, boxes: Tensor, values: Tensor, found: Tensor, computed: Tensor, unit: float
@@ -94,7 +108,12 @@ class Agreement:
         # Detections that share a box are told apart by the rest.
         far = torch.cdist(boxes, found, p=float('inf'))
         far = torch.maximum(far, torch.cdist(values, computed, p=float('inf')))
-        self.lost += int((far.amin(1) > 1).sum() + (far.amin(0) > 1).sum())
+        # What is no number is far from everything; torch.cdist passes over it.
+        far[~(boxes.isfinite().all(1) & values.isfinite().all(1))] = float('inf')
+        far[:, ~(found.isfinite().all(1) & computed.isfinite().all(1))] = float('inf')
+        lost = int((far.amin(1) > 1).sum() + (far.amin(0) > 1).sum())
+        # Two that share a partner leave none for one of them.
+        self.lost += max(lost, abs(len(boxes) - len(found)))
         same, near = far.amin(1) <= 1, far.argmin(1)
         if same.any():
             corners, rest = boxes - found[near], values - computed[near]

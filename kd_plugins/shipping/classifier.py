@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kd_plugins.files.writing import write_aside
 from kd_plugins.shipping.agreement import RELATIVE, relative_difference
 from kd_plugins.shipping.metadata import channels_of, metadata_of
-from kd_plugins.shipping.onnx_file import OnnxNetwork, write_onnx
+from kd_plugins.shipping.onnx_file import OnnxNetwork, first_sentence, write_onnx
 
 
 def export_classifier(
@@ -25,7 +25,8 @@ def export_classifier(
     """Write a classifier as ONNX, and compare what it computes with torch.
 
     Input ``images``: a normalised batch, (N, channels, H, W). Output ``logits``:
-    (N, C). Batch norms, dropout and drop-path are as in evaluation. N is free where
+    (N, C). Batch norms, dropout and drop-path are as in evaluation, and the student stays
+    in that mode. N is free where
     the network allows it, else 1: tracing turns a batch size that windowed attention
     computes with into a constant.
 
@@ -42,9 +43,11 @@ def export_classifier(
 
     Raises:
         ImportError: If onnx or onnxruntime is not installed.
-        ValueError: If the network is no classifier, or both differ by over 1e-4.
+        ValueError: If the network is no classifier, has what ONNX cannot hold, or both
+            differ by over 1e-4.
     """
-    network = _Logits(student.cpu().eval())
+    # As a whole: torch's exporter puts all of it back into the mode of what it was given.
+    network = _Logits(student.cpu()).eval()
     metadata = metadata_of(student) if metadata is None else metadata
     # Two pictures, apart: an export that mixes up the batch does not agree.
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +62,14 @@ def export_classifier(
     for free in (True, False):
         axes = dict(images={0: 'N'}, logits={0: 'N'}) if free else {}
         traced = dict(images=images if free else images[:1])
-        content = write_onnx(network, traced, ['logits'], axes, opset, metadata)
+        try:
+            content = write_onnx(network, traced, ['logits'], axes, opset, metadata)
+        except ImportError:
+            raise
+        except Exception as error:  # many kinds, of torch's exporter
+            raise ValueError(
+                f'{str(path)!r} was not written: it cannot be exported ({first_sentence(error)}).'
+            ) from None
         difference = _difference(OnnxNetwork(content), images, logits, [2, 1] if free else [1])
         if difference < RELATIVE:
             write_aside(content, path)

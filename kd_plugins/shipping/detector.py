@@ -15,7 +15,7 @@ from torch.nn import functional
 from kd_plugins.files.writing import write_aside
 from kd_plugins.shipping.agreement import RELATIVE, Agreement, relative_difference
 from kd_plugins.shipping.dense import DenseDetector, DenseOutputs
-from kd_plugins.shipping.onnx_file import Axes, OnnxNetwork, write_onnx
+from kd_plugins.shipping.onnx_file import Axes, OnnxNetwork, first_sentence, write_onnx
 from kd_plugins.shipping.pictures import Pictures, inputs_of
 from kd_plugins.shipping.two_stage import TwoStageDetector, TwoStageOutputs
 
@@ -93,8 +93,7 @@ def export_detector(
         except ImportError:
             raise
         except Exception as error:  # many kinds, of torch's exporter and of onnxruntime
-            said = str(error).strip().splitlines()[0].split('. ')[0]
-            wrong = f'it cannot be exported or run ({said[:300]})'
+            wrong = f'it cannot be exported or run ({first_sentence(error)})'
         if not wrong:
             write_aside(content, path)
             return Written(free, min(COMPARED, len(pictures)), network.gives, found, far)
@@ -135,6 +134,9 @@ def _cases(pictures: Pictures) -> Iterator[tuple[Tensor, list[Any]]]:
         for sample in samples:
             sample.set_metainfo(dict(img_shape=goal, batch_input_shape=goal, pad_shape=goal))
         yield functional.interpolate(images, goal, mode='bilinear'), samples
+    if len(indices) == 1:
+        images, samples = pictures.batch(indices * 2)
+        yield torch.cat([images[:1], images[1:].flip(-1)]), samples
     for i in range(0, len(indices) - 1, 2):
         yield pictures.batch(indices[i : i + 2])
 

@@ -31,6 +31,7 @@ def quantise(path: Path, out: Path, pictures: Iterator[Mapping[str, Tensor]]) ->
     Raises:
         ImportError: If onnxruntime or onnx is not installed.
     """
+    import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -48,13 +49,28 @@ def quantise(path: Path, out: Path, pictures: Iterator[Mapping[str, Tensor]]) ->
             prepared, made = Path(folder, 'prepared.onnx'), Path(folder, 'int8.onnx')
             # Symbolic shapes are not found through what decoding is made of.
             quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+            network_of_layers = onnx.load(prepared)
+            without = _without_weights(network_of_layers.graph)
+            onnx.save(network_of_layers, prepared)
             quantization.quantize_static(
                 str(prepared),
                 str(made),
                 Reader(),
                 per_channel=True,
                 op_types_to_quantize=WITH_WEIGHTS,
+                nodes_to_exclude=without,
             )
             write_aside(made.read_bytes(), out)
     finally:
         logging.disable(before)
+
+
+def _without_weights(graph: Any) -> list[str]:
+    """Return the names of products of activations, as attention has them; names all nodes."""
+    weights = {each.name for each in graph.initializer}
+    found = []
+    for i, node in enumerate(graph.node):
+        node.name = node.name or f'node {i}'
+        if node.op_type in WITH_WEIGHTS and not weights & {*node.input[:2]}:
+            found.append(node.name)
+    return found

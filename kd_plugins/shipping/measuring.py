@@ -47,7 +47,8 @@ def measure(
 def _predict(network: Any, sample: Any, outputs: list[Tensor]) -> None:
     """Add predictions to a sample, as the network's ``predict`` does."""
     if len(outputs) == 1:
-        network.head._get_predictions(outputs[0], [sample])
+        # Those of other packages within mmpretrain's have no head of their own.
+        getattr(network, 'head', network)._get_predictions(outputs[0], [sample])
         return
     boxes, scores, labels = (each[0] for each in outputs)
     found = labels >= 0

@@ -64,6 +64,12 @@ def write_onnx(
     return content
 
 
+def first_sentence(error: Exception) -> str:
+    """Return what an error of torch's exporter or of onnxruntime says first."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].split('. ')[0][:300]
+
+
 class OnnxNetwork:
     """A network that onnxruntime computes on the processor.
 

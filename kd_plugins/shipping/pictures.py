@@ -14,6 +14,11 @@ from mmengine.registry import DATASETS, init_default_scope
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kd_plugins.registry import name_of
+
+#: Data sets that keep their pictures in memory, RGB.
+IN_MEMORY = ('CIFAR10', 'CIFAR100', 'SVHN', 'STL10')
+
 
 class Pictures:
     """Pictures of a data set, through its pipeline and a network's preprocessor.
@@ -87,18 +92,55 @@ def calibration_pictures(
 ) -> Pictures:
     """Return the pictures of a config's training set, prepared as for validation.
 
-    Of several data sets in one, those of the first.
+    Of several data sets in one, those of the first. Where one of both sets has its
+    pictures in memory and the other in files, they are prepared as for training.
 
     Raises:
         ValueError: If it has none.
     """
-    settings = _settings(cfg, 'train_dataloader')
-    while 'pipeline' not in settings and {'dataset', 'datasets'} & set(settings):
-        settings = settings.get('dataset') or settings['datasets'][0]
-    while 'dataset' in settings:  # as mosaics have it, around the plain one
-        settings = settings['dataset']
-    settings.update(pipeline=_settings(cfg, 'val_dataloader').pipeline, test_mode=True)
+    settings = _innermost(_settings(cfg, 'train_dataloader'))
+    pipeline = _innermost(_settings(cfg, 'val_dataloader')).pipeline
+    # Files beside pictures in memory are prepared as their own pipeline does it.
+    if _reads(pipeline) == _reads(settings.pipeline):
+        settings.update(pipeline=pipeline)
     return Pictures(_build(cfg, settings), network, size)
+
+
+def channel_order(cfg: Config) -> str | None:
+    """Return the order of channels that a config's preprocessor gets.
+
+    Returns:
+        ``'BGR'`` or ``'RGB'``, of the first of validation, test and training that the
+        config has; None where its data set and pipeline do not tell.
+    """
+    loaders = (cfg.get(f'{phase}_dataloader') for phase in ('val', 'test', 'train'))
+    settings = next((_innermost(each.dataset) for each in loaders if each), None)
+    if settings is None:
+        return None
+    order = 'RGB' if name_of(settings.type) in IN_MEMORY else None
+    for step in settings.get('pipeline') or ():
+        name = name_of(step['type'])
+        if _reads([step]) and order is None:
+            order = step.get('channel_order', 'bgr').upper()
+        swaps = dict(NumpyToPIL='to_rgb', ToPIL='to_rgb', PILToNumpy='to_bgr', ToNumpy='to_bgr')
+        if order is not None and name in swaps and step.get(swaps[name]):
+            order = order[::-1]
+    return order
+
+
+def _reads(pipeline: Sequence[Any]) -> bool:
+    """Whether a pipeline reads pictures from files."""
+    return any(name_of(step['type']).startswith('LoadImage') for step in pipeline)
+
+
+def _innermost(settings: Any) -> Any:
+    """Return the settings of a data set within whatever wraps it, of several the first."""
+    while True:
+        several = settings.get('datasets') or [None]
+        within = settings.get('dataset') or settings.get('labelled') or several[0]
+        if within is None:
+            return settings
+        settings = within
 
 
 def _settings(cfg: Config, loader: str) -> Any:

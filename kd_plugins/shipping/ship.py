@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,12 @@ from kd_plugins.shipping.int8 import quantise
 from kd_plugins.shipping.measuring import measure
 from kd_plugins.shipping.metadata import metadata_of
 from kd_plugins.shipping.onnx_file import OnnxNetwork
-from kd_plugins.shipping.pictures import calibration_pictures, inputs_of, validation_pictures
+from kd_plugins.shipping.pictures import (
+    calibration_pictures,
+    channel_order,
+    inputs_of,
+    validation_pictures,
+)
 
 
 @dataclass
@@ -55,7 +61,8 @@ class Shipment:
             ImportError: If onnx or onnxruntime is not installed.
             ValueError: If it cannot be written; nothing is, then.
         """
-        said = metadata_of(self.network, self.checkpoint['meta'].get('dataset_meta'))
+        of_data = self.checkpoint['meta'].get('dataset_meta')
+        said = metadata_of(self.network, of_data, channel_order(self.cfg))
         if not self.is_detector:
             if self.size is None:
                 images, _ = validation_pictures(self.cfg, self.network).batch([0])
@@ -106,7 +113,11 @@ def table(metrics: Mapping[str, list[dict[str, float]]]) -> str:
     for name in [known.name] if known else names:
         scale = known.percent if known else 1.0
         lines.append(f'{name:24}{"float32":>10}{"int8":>10}{"lost":>10}')
-        rows = {who: [scale * each[name] for each in both] for who, both in metrics.items()}
+        # mmdet gives no precision where nothing is found.
+        none = 0.0 if known else math.nan
+        rows = {
+            who: [scale * each.get(name, none) for each in both] for who, both in metrics.items()
+        }
         for who, (full, small) in rows.items():
             lines.append(f'{who:24}{full:10.2f}{small:10.2f}{full - small:10.2f}')
         if len(rows) == 2:

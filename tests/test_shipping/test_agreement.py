@@ -72,6 +72,45 @@ def test_a_detection_without_partner_is_lost(change):
     assert not agreement.agrees
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('part', [0, 1])
+def test_what_is_no_number_has_no_partner(value, part):
+    expected = detections(300)
+    found = [each.clone() for each in expected]
+    found[part][:4] = value
+    agreement = compare(expected, found)
+    assert agreement.lost == 8 and not agreement.agrees
+    logits = torch.randn(1, 300, 4)
+    other = logits.clone()
+    other[0, :4, 2] = value
+    agreement = Agreement()
+    boxes, zeros = expected[0][None], torch.zeros(1, 300, 4)
+    agreement.add_proposals([boxes, logits, zeros], [boxes, other, zeros])
+    assert agreement.lost == 8 and not agreement.agrees
+
+
+def test_every_detection_has_a_partner_of_its_own():
+    boxes, scores, labels = detections(10)
+    twice = [torch.cat([each, each]) for each in (boxes, scores, labels)]
+    assert compare((boxes, scores, labels), twice).lost == 10
+    assert compare(twice, twice).lost == 0
+
+
+def test_a_batch_that_is_wrong_does_not_drown_among_others():
+    expected = detections(500)
+    few = [each[:3] for each in expected]
+    moved = few[0] + 10, few[1], few[2]
+    agreement = Agreement()
+    for wanted, found in ((expected, expected), (few, moved)):
+        boxes, scores, labels = (each[None] for each in found)
+        agreement.add_detections(
+            [InstanceData(bboxes=wanted[0], scores=wanted[1], labels=wanted[2])],
+            boxes, scores, labels,
+        )  # fmt: skip
+    assert agreement.lost == 6 <= LOST * agreement.rows
+    assert not agreement.agrees
+
+
 def test_few_of_many_may_be_lost_and_none_of_few():
     for number in (49, 51):
         boxes, scores, labels = detections(number)

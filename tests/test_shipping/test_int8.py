@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import mmcv
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -10,6 +12,7 @@ from helpers import ROOT
 from helpers.shipping import pictures, scenes, stock
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
 from kd_plugins.files.export_student import build_student
@@ -17,6 +20,7 @@ from kd_plugins.shipping import (
     OnnxNetwork,
     Shipment,
     calibration_pictures,
+    export_classifier,
     export_detector,
     measure,
     quantise,
@@ -120,6 +124,94 @@ def test_the_precision_of_a_detector_is_upstreams(tmp_path, kind):
     assert layers <= set(WITH_WEIGHTS) and 'Conv' in layers
 
 
+def test_products_of_activations_stay_in_float32(tmp_path):
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
+    network = MODELS.build(
+        dict(
+            type='mmpretrain.ImageClassifier',
+            backbone=dict(type='VisionTransformer', arch=arch, img_size=32, patch_size=8),
+            head=dict(type='VisionTransformerClsHead', num_classes=5, in_channels=32),
+        )
+    )
+    path, out = tmp_path / 's.onnx', tmp_path / 'q.onnx'
+    export_classifier(network, path, (32, 32))
+    quantise(path, out, (dict(images=torch.randn(1, 3, 32, 32)) for _ in range(3)))
+    graph = onnx.load(out).graph
+    makers = {name: node for node in graph.node for name in node.output}
+    stored = {each.name for each in graph.initializer if each.data_type == onnx.TensorProto.INT8}
+
+    def of_int8(node):
+        from_int8 = [makers[x] for x in node.input if x in makers]
+        return [x for x in from_int8 if x.op_type == 'DequantizeLinear']
+
+    def has_weights(node):
+        return any(stored & {*x.input[:1]} for x in of_int8(node))
+
+    products = [node for node in graph.node if node.op_type in ('MatMul', 'Gemm')]
+    # In each layer two in attention, and four layers; the head is one more.
+    assert sum(not of_int8(node) for node in products) == 4
+    assert sum(has_weights(node) for node in products) == 9
+    assert len(products) == 13
+    OnnxNetwork(str(out))(images=torch.randn(2, 3, 32, 32))
+
+
+def test_calibration_takes_any_training_set_of_upstreams(tmp_path):
+    """Labelled beside unlabelled, repeated, in views, and one that knows its split by itself."""
+    cfg = Config.fromfile(ROOT / 'configs/vanilla/digits_student.py')
+    network = build_student(cfg)
+    plain = dict(cfg.train_dataloader.dataset)
+    number = len(calibration_pictures(cfg, network))
+    for wrapped in (
+        dict(type='kd_plugins.WithUnlabelled', labelled=plain, unlabelled=plain),
+        dict(type='RepeatDataset', dataset=plain, times=2),
+        dict(type='kd_plugins.RepeatableViews', dataset=plain, views=2),
+        dict(type='ConcatDataset', datasets=[plain, plain]),
+    ):
+        cfg.train_dataloader.dataset = wrapped
+        pictures = calibration_pictures(cfg, network)
+        assert len(pictures) == number
+        assert pictures.batch([0, 1])[0].shape == (2, 1, 8, 8)
+    cfg.val_dataloader.dataset = dict(
+        type='RepeatDataset', times=2, dataset=cfg.val_dataloader.dataset
+    )
+    assert len(calibration_pictures(cfg, network)) == number
+
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / 'images/apple_pie').mkdir(parents=True)
+    (tmp_path / 'meta/train.txt').write_text('apple_pie/1\napple_pie/2\n')
+    for i in (1, 2):
+        mmcv.imwrite(
+            np.full((8, 8, 3), 60 * i, np.uint8), str(tmp_path / f'images/apple_pie/{i}.jpg')
+        )
+    pipeline = [dict(type='LoadImageFromFile', color_type='grayscale'), dict(type='PackInputs')]
+    food = dict(type='Food101', data_root=str(tmp_path), split='train', pipeline=pipeline)
+    cfg.train_dataloader.dataset = dict(food)
+    cfg.val_dataloader.dataset = dict(food, split='test')
+    images, _ = calibration_pictures(cfg, network).batch([0, 1])
+    assert (images * 95.89 + 77.85).mean((1, 2, 3)).tolist() == pytest.approx([60, 120], abs=1)
+    # Files to train with, and pictures in memory to validate.
+    own = [pipeline[0], dict(type='Resize', scale=(4, 4)), pipeline[1]]
+    cfg.train_dataloader.dataset = dict(food, pipeline=own)
+    cfg.val_dataloader.dataset = plain
+    assert calibration_pictures(cfg, network).batch([0])[0].shape == (1, 1, 4, 4)
+
+
+def test_a_classifier_without_a_head_of_its_own_is_measured(tmp_path):
+    cfg = Config.fromfile(ROOT / 'configs/vanilla/digits_student.py')
+    cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
+    cfg.val_dataloader.dataset.indices = 50
+    cfg.model = dict(
+        type='mmpretrain.TimmClassifier', model_name='resnet10t', num_classes=10, in_chans=1
+    )
+    torch.manual_seed(0)
+    network = build_student(cfg).eval()
+    path = tmp_path / 's.onnx'
+    export_classifier(network, path, (8, 8))
+    assert measure(cfg, network, OnnxNetwork(str(path))) == upstreams_metrics(cfg, network)
+
+
 def test_a_table_says_what_is_lost_and_gained():
     metrics = {
         'student': [{'coco/bbox_mAP': 0.473, 'coco/bbox_mAP_50': 0.6}, {'coco/bbox_mAP': 0.47}],
@@ -132,5 +224,7 @@ def test_a_table_says_what_is_lost_and_gained():
         ['alone', '38.80', '38.00', '0.80'],
         ['gained', '+8.50', '+9.00'],
     ]
+    nothing = table({'student': [{'coco/bbox_mAP': 0.473}, {}]})
+    assert nothing.splitlines()[1].split() == ['student', '47.30', '0.00', '47.30']
     other = table({'student': [{'mine': 0.5}, {'mine': 0.25}]})
     assert other.splitlines()[1].split() == ['student', '0.50', '0.25', '0.25']

@@ -223,3 +223,28 @@ def test_a_file_says_what_its_pictures_need(tmp_path):
     written = onnx.load(tmp_path / 'd.onnx')
     assert {each.key: each.value for each in written.metadata_props} == said
     assert metadata_of(stock('fcos'))['channels'] == 'BGR'
+    # Its first convolution gets four places as one.
+    assert metadata_of(stock('yolox'))['channels'] == 'BGR'
+
+
+def test_of_one_picture_two_are_compared(tmp_path):
+    detector = stock('gfl')
+    own = pictures(detector)
+    own.dataset = own.dataset.get_subset([0])
+    assert export_detector(detector, tmp_path / 'd.onnx', own, {}).free
+    forward = detector.neck.forward
+    detector.neck.forward = lambda maps: forward(
+        [each.reshape(int(each.shape[0]), *each.shape[1:]) for each in maps]
+    )
+    assert not export_detector(detector, tmp_path / 'd.onnx', own, {}).free
+
+
+def test_an_error_without_words_is_named(tmp_path, monkeypatch):
+    detector = stock('retinanet')
+
+    def fails(*_, **__):
+        raise AssertionError
+
+    monkeypatch.setattr('kd_plugins.shipping.detector.write_onnx', fails)
+    with pytest.raises(ValueError, match=r'it cannot be exported or run \(AssertionError\)'):
+        export(detector, tmp_path / 'd.onnx')

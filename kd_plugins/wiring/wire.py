@@ -178,8 +178,13 @@ def wire(
         del loss['levels']
         levels = taken
     if issubclass(kind, ProjectedMapsLoss):
-        loss['channels_S'] = [level.student.channels for level in taken]
-        loss['channels_T'] = [level.teacher.channels for level in taken]
+        sides = zip(*taken, strict=True)
+        for name, side in zip(('channels_S', 'channels_T'), sides, strict=True):
+            channels = [x.channels for x in side]
+            if list(loss.get(name, channels)) != channels:
+                right = f'{channels}, those of the maps that are wired, or leave it out'
+                raise checks.refuse(f'{key}.{name}', loss[name], right)
+            loss[name] = channels
     loss.setdefault('resize', 'coarser')
     wiring = Wiring(tuple(levels), loss, named.norm, asks_head)
     if where == 'head':

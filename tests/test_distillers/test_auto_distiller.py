@@ -1,5 +1,7 @@
 """A distiller that is wired by itself: what it trains, saves, resumes and refuses."""
 
+import re
+
 import pytest
 import torch
 from helpers.detection import detector, distillation, images
@@ -160,6 +162,13 @@ def test_what_stands_beside_is_kept_and_may_not_have_its_names():
         (
             dict(distiller=dict(type='kd_plugins.AutoDistiller', term='cwd', were='neck')),
             'has were',
+        ),
+        *(
+            (
+                dict(distiller=dict(type='kd_plugins.AutoDistiller', term='cwd', size=size)),
+                rf'model\.distiller\.size={re.escape(repr(size))} is wrong: give a number of pix',
+            )
+            for size in ('32', 0, [32], (32, 32, 3), (32, 1.5))
         ),
         (dict(teacher=None), 'there is no teacher to run'),
         (dict(teacher_cache=dict(dir='nowhere')), r'model\.teacher_cache'),

@@ -266,6 +266,13 @@ def test_levels_of_a_term_are_the_only_ones_that_are_wired():
     assert 'levels=[5] is wrong' in refused(of(), of(), dict(type='kd_plugins.CWDLoss', levels=[5]))
 
 
+def test_channels_of_a_term_that_are_given_are_those_of_the_maps():
+    term = dict(type='kd_plugins.SL2Loss', channels_S=[THIN] * 5, channels_T=(WIDE,) * 5)
+    assert wired(of(), of(width=WIDE), term).loss['channels_T'] == [WIDE] * 5
+    said = refused(of(), of(width=WIDE), dict(term, channels_S=[THIN] * 4))
+    assert f'term.channels_S={[THIN] * 4} is wrong: give {[THIN] * 5}, those of' in said
+
+
 def test_class_scores_of_two_heads_are_compared_call_by_call():
     wiring = wired(of(), of(width=WIDE), where='head')
     sources = [dict(output_of='bbox_head.gfl_cls', calls=[0, 1, 2, 3, 4])]

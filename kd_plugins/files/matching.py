@@ -133,22 +133,19 @@ class WholeLoads:
         prefix, errors, given = self._loading.pop()
         computed = {name for name, _ in module.named_buffers() if prefix + name in given}
         left_out: list[str] = []
+        left_over: list[str] = []
 
-        def judge(keys: list[str], harmless: Set[str] = frozenset()) -> tuple[str, ...]:
-            """Take out of torch's list what may be missing; return what may not."""
+        def judge(
+            keys: list[str], passed: list[str], harmless: Set[str] = frozenset()
+        ) -> tuple[str, ...]:
+            """Move what is no obstacle out of torch's list; return the others."""
             here = [key for key in keys if key.startswith(prefix)]
             bad = []
             for key in here:
                 name = key.removeprefix(prefix)
-                if name.startswith(TERMS):
-                    # What the terms of the checkpoint have learned, and this has no such terms.
-                    if keys is not found.unexpected_keys:
-                        left_out.append(name)
-                elif _HARMLESS.search(name) or name in harmless:
-                    pass
-                elif self._may_be_left_out(name):
-                    left_out.append(name)
-                else:
+                if name.startswith(TERMS) or self._may_be_left_out(name):
+                    passed.append(name)
+                elif not _HARMLESS.search(name) and name not in harmless:
                     bad.append(name)
                     continue
                 keys.remove(key)
@@ -164,7 +161,9 @@ class WholeLoads:
             else:
                 reshaped.append(' '.join(error.split()).rstrip('.'))
         mismatch = Mismatch(
-            judge(found.missing_keys, computed), judge(found.unexpected_keys), tuple(reshaped)
+            judge(found.missing_keys, left_out, computed),
+            judge(found.unexpected_keys, left_over),
+            tuple(reshaped),
         )
         if mismatch:
             raise ValueError(
@@ -178,6 +177,8 @@ class WholeLoads:
                 'current',
                 logging.WARNING,
             )
+        for name in left_over:
+            print_log(f'{name} of the checkpoint is not used: nothing here has it', 'current')
 
     def _may_be_left_out(self, name: str) -> bool:
         return self.initialised and any(fnmatchcase(name, p) for p in self.left_out)

@@ -17,6 +17,7 @@ from kd_plugins.new_config import writing
 from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method, methods
 from kd_plugins.new_config.python import Code, as_python, statement
 from kd_plugins.new_config.writing import Request, new_config, write_config
+from kd_plugins.wiring.terms import TERMS
 
 R18 = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'
 R34 = 'mmpretrain::resnet/resnet34_8xb16_cifar10.py'
@@ -293,6 +294,8 @@ def types_in(value):
 def test_a_folder_offers_what_its_configs_train_with(method):
     offered = METHODS[method]
     named = types_in([dict(offered.distill_losses), dict(offered.settings)]) - {None}
+    if offered.term:
+        named.add(TERMS[offered.term].type)
     trained = set()
     for path in (ROOT / 'configs' / method).glob('*.py'):
         trained |= types_in(Config.fromfile(path).to_dict())

@@ -104,7 +104,9 @@ def test_an_installed_new_config_offers_the_new_method(built, tmp_path):
         [sys.executable, tool, '--help'], cwd=tmp_path, env=environment, capture_output=True,
         text=True, check=True,
     )  # fmt: skip
-    assert '{alone,bckd,ctkd,dist_kd,dkd,dot,kd,ld,lskd,new,wttm}' in reply.stdout
+    assert (
+        '{alone,bckd,ctkd,cwd,dist_kd,dkd,dot,kd,ld,lskd,mgd,mse,new,pkd,sl2,wttm}' in reply.stdout
+    )
 
 
 def test_a_new_method_with_its_own_loss_is_written(tree, tmp_path, monkeypatch):

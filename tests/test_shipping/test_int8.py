@@ -44,7 +44,7 @@ def test_the_accuracy_of_a_classifier_survives(tmp_path):
     torch.manual_seed(0)
     network = build_student(cfg).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-    for _ in range(20):
+    for _ in range(40):
         for data in Runner.build_dataloader(dict(cfg.train_dataloader), seed=0):
             optimizer.zero_grad()
             network(**network.data_preprocessor(data, True), mode='loss')['loss'].backward()

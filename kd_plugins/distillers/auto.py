@@ -8,9 +8,11 @@ from typing import Any
 from mmrazor.models.distillers import ConfigurableDistiller
 from torch import nn
 
+from kd_plugins import checks
 from kd_plugins.registry import MODELS, name_of
 from kd_plugins.wiring import Side, wire
 
+_SIZE = 'a number of pixels above 0, or (height, width)'
 _PARTS = (
     'student_recorders', 'teacher_recorders', 'connectors', 'distill_losses',
     'loss_forward_mappings', 'distill_deliveries',
@@ -68,7 +70,12 @@ loss_forward_mappings, distill_deliveries: What stands beside what is wired, as 
                 'distiller with tools/new_config.py.'
             )
         size = settings.pop('size', None)
-        size = (size, size) if isinstance(size, int) else size and tuple(size)
+        if size is not None:
+            pair = [size, size] if isinstance(size, int) else size
+            whole = isinstance(pair, (list, tuple)) and all(type(x) is int and x > 0 for x in pair)
+            if not whole or len(pair) != 2:
+                raise checks.refuse(f'{key}.size', size, _SIZE)
+            size = tuple(pair)
         of_student, of_teacher = (
             Side(f'the {name} ({type(network).__name__})', network, size)
             for name, network in (('student', student), ('teacher', teacher))

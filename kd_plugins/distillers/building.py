@@ -224,9 +224,10 @@ def check_graphs(distiller: Any, student: nn.Module) -> None:
                     raise RuntimeError(
                         f'{KEY}.distill_losses.{loss}: {argument} reads {name!r} of the student, '
                         'whose output has no graph, so that the term would train nothing of it: a '
-                        'part around it is checkpointed (with_cp=True, activation_checkpointing) '
-                        'or runs without gradients. Read the output of the whole part, or do not '
-                        'checkpoint it.'
+                        'part around it is checkpointed (with_cp=True, activation_checkpointing), '
+                        'runs without gradients, or is frozen up to there (frozen_stages). Read '
+                        'the output of the whole part, do not checkpoint it, or leave out what is '
+                        'frozen (items of kd_plugins.Features).'
                     )
 
 

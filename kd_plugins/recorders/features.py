@@ -39,8 +39,14 @@ class Place:
     calls: tuple[int, ...] | None = None
     extra_tokens: int | None = None
 
-    def maps_in(self, outputs: Sequence[Any]) -> Iterator[Tensor]:
+    def maps_in(
+        self, outputs: Sequence[Any], picture: tuple[int, int] | None = None
+    ) -> Iterator[Tensor]:
         """Yield the maps of what the module gave, call after call.
+
+        Args:
+            outputs: That.
+            picture: Height and width of the pictures; None where they are not known.
 
         Raises:
             ValueError: If there are no such calls or items, or tokens that fill no square.
@@ -59,7 +65,7 @@ class Place:
                     f'items={list(self.items)}: count them from 0.'
                 )
             for x in maps if self.items is None else [maps[i] for i in self.items]:
-                yield x if self.extra_tokens is None else self._square(x)
+                yield x if self.extra_tokens is None else self._square(x, picture)
 
     def names(self, number: int) -> list[str]:
         """Return what so many maps of it are called."""
@@ -70,7 +76,7 @@ class Place:
             places = range(number)
         return [f'{self.name}[{i}]' for i in places]
 
-    def _square(self, tokens: Tensor) -> Tensor:
+    def _square(self, tokens: Tensor, picture: tuple[int, int] | None) -> Tensor:
         """Return the tokens of the patches, (N, L, C), as a map, (N, C, side, side)."""
         patches = tokens[:, self.extra_tokens :]
         side = round(patches.shape[1] ** 0.5)
@@ -78,6 +84,14 @@ class Place:
             raise ValueError(
                 f'Features.sources: {self.name!r} gives {tuple(tokens.shape)}, which without '
                 f'extra_tokens={self.extra_tokens} fills no square of tokens, (N, L, C).'
+            )
+        # Of 24 x 6 patches there are as many as of 12 x 12.
+        if picture is not None and not 0.75 < picture[0] / picture[1] < 1.33:
+            raise ValueError(
+                f'Features.sources: {self.name!r} gives tokens of pictures of {picture[0]} x '
+                f'{picture[1]} pixels, which make no square, and extra_tokens='
+                f'{self.extra_tokens} would make one of them: train on square pictures, or record '
+                'a module that gives maps.'
             )
         return patches.unflatten(1, (side, side)).movedim(-1, 1)
 
@@ -99,7 +113,7 @@ class FeaturesRecorder(BaseRecorder):
             records some of its maps; with ``calls=[0, 1]`` these of its calls, as of a
             detection head that is called level by level; with ``extra_tokens=1`` the
             tokens of a transformer but the first one, (N, L, C), as a map of their
-            square, (N, C, H, W).
+            square, (N, C, H, W), of square pictures.
 
     Raises:
         ValueError: If ``sources`` are none, or the network lacks one; in a step, if a
@@ -114,6 +128,7 @@ class FeaturesRecorder(BaseRecorder):
         self._recording = False
         self._seen: dict[int, list[Any]] = {}
         self._missing: list[str] = []
+        self._picture: tuple[int, int] | None = None
         self._spec: FeaturesSpec | None = None
         #: Of the latest pass, what each level is of: ``'neck[0]'``.
         self.level_names: list[str] = []
@@ -175,7 +190,13 @@ class FeaturesRecorder(BaseRecorder):
                 module.register_forward_pre_hook(functools.partial(self._see_input, i))
             else:
                 module.register_forward_hook(functools.partial(self._see_output, i))
+        for part in {p.name.split('.')[0] for p in self._places if p.extra_tokens is not None}:
+            model.get_submodule(part).register_forward_pre_hook(self._see_picture)
         self._spec = _neck_spec(model) if self._places == [Place('neck')] else None
+
+    def _see_picture(self, module: nn.Module, args: tuple) -> None:
+        if self._recording and args and isinstance(args[0], Tensor) and args[0].dim() == 4:
+            self._picture = args[0].shape[2], args[0].shape[3]
 
     def _see_input(self, i: int, module: nn.Module, args: tuple) -> None:
         if self._recording:
@@ -192,7 +213,7 @@ class FeaturesRecorder(BaseRecorder):
 
     def __enter__(self) -> None:
         super().__enter__()
-        self._seen = {}
+        self._seen, self._picture = {}, None
         self._recording = True
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
@@ -203,7 +224,9 @@ class FeaturesRecorder(BaseRecorder):
             return
         self._missing = [place.name for i, place in enumerate(self._places) if i not in seen]
         if not self._missing:
-            maps = [[*place.maps_in(seen[i])] for i, place in enumerate(self._places)]
+            maps = [
+                [*place.maps_in(seen[i], self._picture)] for i, place in enumerate(self._places)
+            ]
             self.level_names = [
                 name
                 for place, found in zip(self._places, maps, strict=True)

@@ -8,6 +8,7 @@ from typing import Any
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS
 
@@ -27,7 +28,7 @@ class TeacherPartRecorder(BaseRecorder):
         connector: The connector that brings the features into the teacher's space, if one does.
 
     Raises:
-        ValueError: If the teacher lacks a module.
+        ValueError: If the teacher lacks a module; in a step, if one cannot take what it is given.
     """
 
     def __init__(self, question: str, modules: Sequence[str], connector: str | None = None) -> None:
@@ -77,5 +78,15 @@ class TeacherPartRecorder(BaseRecorder):
             weight = next(module.parameters(), None)
             if isinstance(record, Tensor) and weight is not None:
                 record = record.to(weight.dtype)
-            record = module(record)
+            try:
+                record = module(record)
+            except (RuntimeError, TypeError, AttributeError) as error:
+                if type(error) not in (RuntimeError, TypeError, AttributeError):
+                    raise  # torch's own kinds, such as that of memory, mean something
+                given = list(record.shape) if isinstance(record, Tensor) else type(record).__name__
+                raise ValueError(
+                    f'TeacherPart: {name!r} of the teacher does not take what it is given of '
+                    f'{self.question!r} of the student ({given}; {checks.said(error)}): give a '
+                    'connector that makes what the teacher has there, or ask about another record.'
+                ) from error
         return record

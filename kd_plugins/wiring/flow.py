@@ -31,6 +31,7 @@ class FlowingMap:
         call: Which of several calls of the module in a pass; None where there is one.
         of: How many maps the module gives, or how often it is called.
         extra_tokens: How many tokens come before those of the patches; None for a map.
+        learns: Whether something that is trained gives it, where that was asked for.
     """
 
     module: str
@@ -41,6 +42,7 @@ class FlowingMap:
     call: int | None = None
     of: int = 1
     extra_tokens: int | None = None
+    learns: bool = False
 
     def __str__(self) -> str:
         place = self.item if self.item is not None else self.call
@@ -53,8 +55,10 @@ class Flow:
 
     Args:
         given: The maps that the part gives, in its order.
-        inside: The last map of every stride inside of it, the finest first.
-        no_square: Shapes of tokens that make no square, of which nothing was made.
+        inside: The last map of every stride inside of it, the finest first. What is made of
+            that map on the way to a coarser one does not count.
+        no_square: Shapes of tokens that make no square, of which nothing was made: of those that
+            the part gives and, where the picture is no square, of those inside, too.
     """
 
     given: tuple[FlowingMap, ...]
@@ -64,13 +68,14 @@ class Flow:
 
 @dataclass(frozen=True)
 class _Call:
-    """What a module gave."""
+    """What a module was given first, and what it gave."""
 
     module: str
+    input: Any
     output: Any
 
 
-def flow(network: Any, size: tuple[int, int], where: str, who: str) -> Flow:
+def flow(network: Any, size: tuple[int, int], where: str, who: str, learns: bool = False) -> Flow:
     """Run a network on a blank picture, in eval mode, and return the maps of one of its parts.
 
     The network and all random states are as before afterwards.
@@ -80,13 +85,14 @@ def flow(network: Any, size: tuple[int, int], where: str, who: str) -> Flow:
         size: Height and width of the picture.
         where: ``'backbone'``, ``'neck'`` or ``'head'``.
         who: What to call it in error messages.
+        learns: Whether to look which maps learn something, for which it runs with a graph.
 
     Raises:
         ValueError: If it has no such part, or does not run.
     """
     part = _part(network, where, who)
     calls: list[_Call] = []
-    answer = _run(network, size, part, where != 'head', calls, who)
+    answer = _run(network, size, part, where != 'head', calls, who, learns)
     if where == 'head':
         return Flow(_class_maps(answer, calls, size, who), ())
     extra = _extra_tokens(network.get_submodule(part))
@@ -95,14 +101,17 @@ def flow(network: Any, size: tuple[int, int], where: str, who: str) -> Flow:
     for call in calls:
         counts[call.module] = counts.get(call.module, 0) + 1
     last: dict[float, FlowingMap] = {}
+    leaves = _strides_left(calls, size, extra)
     for call in calls:
         weighs = type(network.get_submodule(call.module)).__name__ in _OF_ATTENTION
         if counts[call.module] == 1 and isinstance(call.output, Tensor) and not weighs:
-            last.update({found.stride: found for found in _maps_of(call, size, extra)})
+            for found in _maps_of(call, size, extra):
+                if found.stride not in {leaves.get(above) for above in _above(call.module)}:
+                    last[found.stride] = found
     refused = [
         tuple(x.shape)
         for call in calls
-        if call.module == part
+        if call.module == part or not _alike(size, (1, 1))
         for x in _tensors(call.output)
         if x.dim() == 3 and _as_map(x, size, extra) is None
     ]
@@ -128,13 +137,45 @@ def _part(network: Any, where: str, who: str) -> str:
     return found
 
 
+def _strides_left(
+    calls: Sequence[_Call], size: tuple[int, int], extra: int | None
+) -> dict[str, float]:
+    """Return of modules that make a coarser map of a map the stride of the latter.
+
+    So do the stages of a network; what lies inside, at the stride that is left, is the way to
+    the next stage, such as the first convolution of a ResNet's bottleneck.
+    """
+    found = {}
+    for call in calls:
+        before, after = (
+            [x.stride for x in _maps_of(_Call(call.module, None, of), size, extra)]
+            for of in (call.input, call.output)
+        )
+        if len(before) == len(after) == 1 and before[0] < after[0]:
+            found[call.module] = before[0]
+    return found
+
+
+def _above(name: str) -> Iterator[str]:
+    """Yield the names of the modules that a module is inside of."""
+    while '.' in name:
+        name = name.rpartition('.')[0]
+        yield name
+
+
 def _run(
-    network: Any, size: tuple[int, int], part: str, features: bool, calls: list[_Call], who: str
+    network: Any,
+    size: tuple[int, int],
+    part: str,
+    features: bool,
+    calls: list[_Call],
+    who: str,
+    learns: bool,
 ) -> Any:
     """Run it; note what the part and the modules inside of it give, in their order."""
 
     def after(name: str) -> Callable[..., None]:
-        return lambda module, args, output: calls.append(_Call(name, output))
+        return lambda module, args, out: calls.append(_Call(name, args[0] if args else None, out))
 
     modules = network.get_submodule(part).named_modules(prefix=part)
     handles = [module.register_forward_hook(after(name)) for name, module in modules]
@@ -143,7 +184,7 @@ def _run(
     like = next(network.parameters())
     blank = like.new_zeros(1, channels_of(network), *size)
     try:
-        with torch.no_grad(), forked_random_states():
+        with torch.set_grad_enabled(learns), forked_random_states():
             if features and hasattr(network, 'extract_feat'):
                 try:
                     return network.extract_feat(blank)
@@ -179,7 +220,7 @@ def _maps_of(call: _Call, size: tuple[int, int], extra: int | None) -> list[Flow
             item = None if isinstance(call.output, Tensor) else i
             found.append(
                 FlowingMap(call.module, *seen[:2], _stride(size, seen[1]), item, None,
-                           len(several), seen[2])
+                           len(several), seen[2], x.requires_grad)
             )  # fmt: skip
     return found
 
@@ -195,14 +236,19 @@ def _as_map(
     if x.dim() == 4 and len(x) == 1 and min(x.shape[2:]) > 1:
         height, width = x.shape[2:]
         # Of other proportions than the picture it is channels last, or the heads of an attention.
-        alike = 0.75 < (size[0] / height) / (size[1] / width) < 1.33
-        return (x.shape[1], (height, width), None) if alike else None
-    if x.dim() == 3 and len(x) == 1:
+        return (x.shape[1], (height, width), None) if _alike(size, (height, width)) else None
+    # Nor are tokens a square that are of a picture which is none: 24 x 6 are as many as 12 x 12.
+    if x.dim() == 3 and len(x) == 1 and _alike(size, (1, 1)):
         for tokens in range(MOST_EXTRA_TOKENS + 1) if extra is None else (extra,):
             side = round(max(x.shape[1] - tokens, 0) ** 0.5)
             if side > 1 and side**2 == x.shape[1] - tokens:
                 return x.shape[2], (side, side), tokens
     return None
+
+
+def _alike(size: tuple[int, int], grid: tuple[int, int]) -> bool:
+    """Whether a map has about the proportions of the picture."""
+    return 0.75 < (size[0] / grid[0]) / (size[1] / grid[1]) < 1.33
 
 
 def _extra_tokens(part: Any) -> int | None:
@@ -221,6 +267,11 @@ def _class_maps(
     first = answer[0] if isinstance(answer, (tuple, list)) and len(answer) else answer
     wanted = _tensors(first)
     found = []
+    if isinstance(answer, (tuple, list)) and len(answer) == 1:
+        raise ValueError(
+            f'{who} has a head whose maps are class scores and boxes in one, as of YOLOv3, so '
+            "that no recorder can read the scores: take where='neck' or where='backbone'."
+        )
     for x in wanted:
         name = next((call.module for call in calls if call.output is x), None)
         if name is None or x.dim() != 4:
@@ -234,8 +285,11 @@ def _class_maps(
         grid = (x.shape[2], x.shape[3])
         several = call if len(own) > 1 else None
         found.append(
-            FlowingMap(name, x.shape[1], grid, _stride(size, grid), call=several, of=len(own))
-        )
+            FlowingMap(
+                name, x.shape[1], grid, _stride(size, grid), call=several, of=len(own),
+                learns=x.requires_grad,
+            )
+        )  # fmt: skip
     return tuple(found)
 
 

@@ -152,6 +152,8 @@ def wire(
         both = all(_has_neck(side.network) for side in (student, teacher))
         where = 'neck' if both else 'backbone'
     checks.one_of('where', where, WHERE)
+    if loss.get('levels', 0) is None:
+        del loss['levels']
     kind = class_of(loss)
     asks_head = 'head_T' in needed_arguments(kind)
     if asks_head and where != 'neck':
@@ -160,8 +162,12 @@ def wire(
             f'the {where} of {student.name} is compared with that of {teacher.name}: take another '
             "term, or two detectors with where='neck'."
         )
-    _check_trains(student, where)
-    flows = [flow(x.network, x.blank_size, where, x.name) for x in (student, teacher)]
+    flows = [
+        _trained(
+            flow(student.network, student.blank_size, where, student.name, True), student, where
+        ),
+        flow(teacher.network, teacher.blank_size, where, teacher.name),
+    ]
     levels = _matched(flows, student, teacher, where)
     taken = levels = levels[:4] if named.first_of_five and len(levels) == 5 else levels
     if 'levels' in loss:
@@ -172,16 +178,17 @@ def wire(
         del loss['levels']
         levels = taken
     if issubclass(kind, ProjectedMapsLoss):
-        loss['channels_S'] = [level.student.channels for level in taken]
-        loss['channels_T'] = [level.teacher.channels for level in taken]
+        sides = zip(*taken, strict=True)
+        for name, side in zip(('channels_S', 'channels_T'), sides, strict=True):
+            channels = [x.channels for x in side]
+            if list(loss.get(name, channels)) != channels:
+                right = f'{channels}, those of the maps that are wired, or leave it out'
+                raise checks.refuse(f'{key}.{name}', loss[name], right)
+            loss[name] = channels
     loss.setdefault('resize', 'coarser')
     wiring = Wiring(tuple(levels), loss, named.norm, asks_head)
-    if where == 'head' and wiring.widths[0] != wiring.widths[1]:
-        raise ValueError(
-            f'{student.name} and {teacher.name} give class scores of other channels, '
-            f'{described(flows[0].given)} and {described(flows[1].given)}: scores of classes and '
-            "anchors are not projected; take two heads of the same ones, or where='neck'."
-        )
+    if where == 'head':
+        _check_scores(wiring, student, teacher, flows)
     _check_size(wiring, student, teacher, where, key)
     return wiring
 
@@ -192,7 +199,9 @@ def _has_neck(network: Any) -> bool:
 
 def _matched(flows: Sequence[Flow], student: Side, teacher: Side, where: str) -> list[Level]:
     levels = _same_strides(flows[0].given, flows[1].given)
-    if not levels and where == 'backbone':
+    # What is inside of a transformer before its first layer is a map, too.
+    odd = any(x.no_square and not x.given for x in flows)
+    if not levels and where == 'backbone' and not odd:
         # What comes out first, then the coarsest inside, which says the most of it.
         for pair in ([x.given or x.inside for x in flows], [x.inside for x in flows]):
             levels = levels or _same_strides(*pair)[-1:]
@@ -201,10 +210,11 @@ def _matched(flows: Sequence[Flow], student: Side, teacher: Side, where: str) ->
     said = []
     for side, found in zip((student, teacher), flows, strict=True):
         maps = found.given or (found.inside if where == 'backbone' else ())
-        if not maps and found.no_square:
+        if not found.given and found.no_square:
             raise ValueError(
                 f'the {where} of {side.name} gives tokens of shape {list(found.no_square[0])}, '
-                'which make no square map, with or without class tokens, so that '
+                f'which make no square map of pictures of {" x ".join(map(str, side.blank_size))} '
+                'pixels, with or without class tokens, so that '
                 f'{student.name} and {teacher.name} cannot be compared there: take another part '
                 'by where, or write the recorders yourself.'
             )
@@ -256,16 +266,51 @@ def _check_all_levels(levels: Sequence[Level], found: Flow, teacher: Side, key: 
         )
 
 
-def _check_trains(student: Side, where: str) -> None:
-    """Refuse a part of the student that is frozen, with all that comes before it."""
-    before = [getattr(student.network, name, None) for name in ('backbone', 'neck', 'bbox_head')]
-    parts = before[: ('backbone', 'neck', 'head').index(where) + 1]
-    own = [p for part in parts if isinstance(part, nn.Module) for p in part.parameters()]
-    if own and not any(p.requires_grad for p in own):
+def _trained(found: Flow, student: Side, where: str) -> Flow:
+    """Return the student's maps without those before which everything is frozen."""
+    given = tuple(x for x in found.given if x.learns)
+    inside = tuple(x for x in found.inside if x.learns)
+    if (found.given or found.inside) and not given + inside:
         raise ValueError(
             f'the {where} of {student.name} is frozen (frozen_stages), so that no term on its maps '
             'would train anything of it: let it train, or take another part by where.'
         )
+    return Flow(given, inside, found.no_square)
+
+
+def _check_scores(wiring: Wiring, student: Side, teacher: Side, flows: Sequence[Flow]) -> None:
+    """Refuse class scores whose channels mean something else in the teacher."""
+    heads: list[Any] = [side.network.bbox_head for side in (student, teacher)]
+    instead = (
+        'scores of classes and anchors are not projected; take two heads of the same ones, or '
+        "where='neck'."
+    )
+    if wiring.widths[0] != wiring.widths[1]:
+        raise ValueError(
+            f'{student.name} and {teacher.name} give class scores of other channels, '
+            f'{described(flows[0].given)} and {described(flows[1].given)}: {instead}'
+        )
+    # As many channels may be 9 anchors of 2 classes, or 3 of 6.
+    classes = [getattr(head, 'num_classes', None) for head in heads]
+    anchors = [_anchors_by_stride(head) for head in heads]
+    common = anchors[0].keys() & anchors[1].keys()
+    if classes[0] != classes[1] or any(anchors[0][key] != anchors[1][key] for key in common):
+        said = [
+            f'{kind.name} has {number} classes and anchors {next(iter(boxes.values()), "none")} '
+            'at its first level'
+            for kind, number, boxes in zip((student, teacher), classes, anchors, strict=True)
+        ]
+        raise ValueError(
+            f'class scores of as many channels mean something else: {said[0]}, {said[1]}: {instead}'
+        )
+
+
+def _anchors_by_stride(head: Any) -> dict[Any, list[Any]]:
+    """Return the boxes of several anchors a location; one alone is about the same thing."""
+    generator = getattr(head, 'prior_generator', None)
+    levels = [x.round().tolist() for x in getattr(generator, 'base_anchors', ())]
+    strides = getattr(generator, 'strides', ())
+    return {stride: boxes for stride, boxes in zip(strides, levels, strict=False) if len(boxes) > 1}
 
 
 def _check_size(wiring: Wiring, student: Side, teacher: Side, where: str, key: str) -> None:

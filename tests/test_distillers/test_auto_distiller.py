@@ -1,10 +1,15 @@
-"""A distiller that is wired by itself: what it trains, saves and refuses."""
+"""A distiller that is wired by itself: what it trains, saves, resumes and refuses."""
+
+import re
 
 import pytest
 import torch
+from helpers.detection import detector, distillation, images
 from helpers.networks import resnet
 from helpers.tiny_pictures import Pictures, wired
-from mmengine.registry import MODELS
+from helpers.tiny_training import config, train
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS, MODELS
 from torch.optim import SGD
 
 
@@ -56,6 +61,80 @@ def test_weight_0_is_the_student_alone_bit_for_bit(term):
     assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
+class Stopped(Exception):
+    """What stands for a kill."""
+
+
+@HOOKS.register_module(force=True)
+class StopBeforeTheSecondEpoch(Hook):
+    """Ends the training once the first epoch's checkpoint is written."""
+
+    priority = 'LOWEST'
+
+    def after_train_epoch(self, runner):
+        if runner.epoch == 0:
+            raise Stopped
+
+
+def training(work_dir, term, **options):
+    """A training of three epochs with an average, of batch statistics in both places."""
+    model = wired(term=term)
+    model['architecture']['backbone']['norm_eval'] = False
+    model['data_preprocessor'] = dict(type='kd_plugins.ClsDataPreprocessor', mean=[0.5], std=[2.0])
+    cfg = config(work_dir, 3, model=model)
+    cfg.train_dataloader.dataset.type = 'Pictures'
+    cfg.train_dataloader.collate_fn.type = 'pseudo_collate'
+    cfg.val_cfg = cfg.val_dataloader = cfg.val_evaluator = None
+    cfg.default_hooks.checkpoint.update(save_best=None)
+    cfg.custom_hooks.append(dict(type='EMAHook'))
+    cfg.merge_from_dict(options)
+    return cfg
+
+
+@pytest.mark.parametrize(
+    ('term', 'learns'),
+    [
+        # A connector of a convolution and a norm; layers of the term, with masks that are drawn.
+        ('cwd', 'connectors.projector.'),
+        (dict(type='kd_plugins.MGDLoss', loss_weight=1e-3), 'distill_losses.loss_mgd.'),
+    ],
+)
+def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, term, learns):
+    whole = train(training(tmp_path / 'whole', term))
+    broken = training(tmp_path / 'broken', term)
+    broken.custom_hooks.append(dict(type='StopBeforeTheSecondEpoch'))
+    with pytest.raises(Stopped):
+        train(broken)
+    saved = torch.load(tmp_path / 'broken' / 'epoch_1.pth', weights_only=False)['state_dict']
+    own = [name for name in saved if name.startswith('distiller.')]
+    assert own and all(name.startswith(f'distiller.{learns}') for name in own)
+    assert all(not torch.equal(saved[name], whole[name]) for name in own)
+    resumed = train(training(tmp_path / 'broken', term, resume=True))
+    assert whole.keys() == resumed.keys()
+    assert [name for name, value in whole.items() if not torch.equal(value, resumed[name])] == []
+    alone = MODELS.build(dict(resnet(), _scope_='mmpretrain'))
+    alone.load_state_dict({k: v for k, v in saved.items() if k not in own}, strict=True)
+
+
+def test_stages_that_are_frozen_are_left_out():
+    """As the first of every ResNet in mmdet's own configs."""
+    cfg = detector()
+    cfg['backbone']['frozen_stages'] = 1
+    auto = dict(type='kd_plugins.AutoDistiller', term='mse', where='backbone')
+    model = MODELS.build(distillation(cfg, whole=auto)).train()
+    data = model.data_preprocessor(images(), True)
+    total, _ = model.parse_losses(
+        {k: v for k, v in model(**data, mode='loss').items() if 'distill' in k}
+    )
+    total.backward()
+    recorders = (model.distiller.student_recorders, model.distiller.teacher_recorders)
+    names = [each.recorders['maps'].level_names for each in recorders]
+    assert names == [['backbone[1]', 'backbone[2]', 'backbone[3]']] * 2
+    stages = [getattr(model.student.backbone, f'layer{i}') for i in range(1, 5)]
+    learn = [any(p.grad is not None for p in stage.parameters()) for stage in stages]
+    assert learn == [False, True, True, True]
+
+
 def test_what_stands_beside_is_kept_and_may_not_have_its_names():
     cfg = wired()
     logits = dict(type='mmrazor.ModuleOutputs', source='head.fc')
@@ -83,6 +162,13 @@ def test_what_stands_beside_is_kept_and_may_not_have_its_names():
         (
             dict(distiller=dict(type='kd_plugins.AutoDistiller', term='cwd', were='neck')),
             'has were',
+        ),
+        *(
+            (
+                dict(distiller=dict(type='kd_plugins.AutoDistiller', term='cwd', size=size)),
+                rf'model\.distiller\.size={re.escape(repr(size))} is wrong: give a number of pix',
+            )
+            for size in ('32', 0, [32], (32, 32, 3), (32, 1.5))
         ),
         (dict(teacher=None), 'there is no teacher to run'),
         (dict(teacher_cache=dict(dir='nowhere')), r'model\.teacher_cache'),

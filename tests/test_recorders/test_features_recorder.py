@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.networks import build, resnet
+from helpers.networks import build, resnet, vit
 from torch import nn
 
 from kd_plugins.networks import forbid_inplace
@@ -124,6 +124,21 @@ def test_tokens_become_a_map_of_their_square_without_the_first_ones():
                 token = 2 + 2 * row + column
                 expected = [18 * n + 3 * token + c for c in range(3)]
                 assert patches[n, :, row, column].tolist() == expected
+
+
+@pytest.mark.parametrize('size', [(96, 24), (24, 96), (48, 48)])
+def test_tokens_of_a_picture_that_is_no_square_are_refused(size):
+    """Of 24 x 6 patches there are as many as of 12 x 12."""
+    network = build(vit(patch_size=4, out_type='raw'))
+    pictures = torch.randn(2, 3, *size)
+    sources = [dict(output_of='backbone', extra_tokens=1)]
+    if size[0] == size[1]:
+        ((found,),) = record(network, sources, pictures).data_buffer
+        assert found.shape == (2, 16, 12, 12)
+    else:
+        says = rf"'backbone' gives tokens of pictures of {size[0]} x {size[1]} pixels"
+        with pytest.raises(ValueError, match=says):
+            record(network, sources, pictures)
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,10 @@ def test_what_does_not_fit_is_refused():
     ):
         with pytest.raises(ValueError, match=says):
             build(distiller=distiller(**changes))
+    narrow = distiller(connector=None)
+    model = build(distiller=narrow).train()
+    with pytest.raises(ValueError, match=r"'fc' of the teacher .* of 'features' of .* \(\[8, 4\]"):
+        model(*batch(size=8), mode='loss')
     cfg = distiller()
     cfg['student_recorders'] = dict(cfg['student_recorders'], answer=dict(
         type='kd_plugins.TeacherPart', question='features', modules=['fc']))  # fmt: skip

@@ -124,7 +124,7 @@ def test_a_transformers_tokens_are_a_map_without_the_first_ones(extra):
         def __init__(self):
             super().__init__()
             self.backbone = nn.Conv2d(3, 6, 16, 16)
-            self.backbone.forward = lambda x: torch.zeros(1, extra + 16, 6)
+            self.backbone.forward = lambda x: self.backbone.bias.expand(1, extra + 16, 6)
 
         def forward(self, x, data_samples=None, mode='tensor'):
             return self.backbone(x)
@@ -141,7 +141,7 @@ def test_tokens_that_make_no_square_are_refused_with_their_shape():
             super().__init__()
             self.backbone = nn.Conv2d(3, 6, 16, 16)
             self.backbone.num_extra_tokens = 1
-            self.backbone.forward = lambda x: torch.zeros(1, 14, 6)
+            self.backbone.forward = lambda x: self.backbone.bias.expand(1, 14, 6)
 
         def forward(self, x, data_samples=None, mode='tensor'):
             return self.backbone(x)
@@ -160,6 +160,69 @@ def test_a_cnn_learns_of_a_vision_transformer():
     assert wiring.widths == ([12], [16]) and wiring.levels[0].teacher.extra_tokens == 1
     source = dict(output_of='backbone.ln1', extra_tokens=1)
     assert wiring.distiller()['teacher_recorders']['maps']['sources'] == [source]
+
+
+class Stage(nn.Module):
+    """A stage of a network: something wider on the way, then half of the height and width."""
+
+    def __init__(self, before, after):
+        super().__init__()
+        self.expand, self.down = (
+            nn.Conv2d(before, 5 * before, 1),
+            nn.Conv2d(5 * before, after, 2, 2),
+        )
+
+    def forward(self, x):
+        return self.down(self.expand(x))
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_what_lies_on_the_way_to_the_next_stage_is_no_map_of_the_last_one(wrapped):
+    """As the first convolution of a ResNet-50's or a MobileNetV2's stage."""
+    stages = [Stage(3, 4), Stage(4, 6), Stage(6, 8), Stage(8, 7), Stage(7, 9)]
+    student = Net([2], part='backbone')
+    student.backbone = nn.Sequential(nn.Sequential(*stages)) if wrapped else nn.Sequential(*stages)
+    wiring = wired(student, Net([16], part='backbone'), size=(128, 128))
+    assert names(wiring)[0][0] == ('backbone.0.3' if wrapped else 'backbone.3')
+    assert wiring.widths == ([7], [4])
+
+
+def stage_names(path, size=(64, 64)):
+    """The student's map beside a vision transformer's patches of 16 pixels, of a stock config."""
+    from mmengine.hub import get_config
+
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = get_config(f'mmpretrain::{path}').model
+        model.backbone.pop('init_cfg', None)
+        student = MODELS.build(dict(model, train_cfg=None))
+    return names(wired(student, Net([16], 8, part='backbone'), 'pkd', size=size))
+
+
+@pytest.mark.parametrize(
+    ('path', 'stage'),
+    [
+        ('resnet/resnet50_8xb32_in1k.py', 'layer3'),
+        ('mobilenet_v2/mobilenet-v2_8xb32_in1k.py', 'layer5'),
+        ('efficientnet/efficientnet-b0_8xb32_in1k.py', 'layers.4'),
+        ('convnext/convnext-tiny_32xb128_in1k.py', 'stages.2'),
+        ('inception_v3/inception-v3_8xb32_in1k.py', 'Mixed_6e'),
+    ],
+)
+def test_a_stage_of_a_stock_network_stands_beside_patches(path, stage):
+    size = (299, 299) if 'inception' in path else (64, 64)
+    ((of_student, _),) = stage_names(path, size)
+    assert of_student == f'backbone.{stage}'
+
+
+def test_tokens_of_a_picture_that_is_no_square_make_none():
+    """Of 24 x 6 patches there are as many as of 12 x 12."""
+    for out_type in ('raw', 'cls_token'):
+        long = build(vit(img_size=(96, 24), patch_size=4, out_type=out_type))
+        # The projection of the patches, before any layer, would be a map of stride 4.
+        for stride in (4, 8):
+            said = refused(long, Net([stride], part='backbone'), size=(96, 24))
+            assert 'tokens of shape [1, 145, 16], which make no square map of pict' in said
+            assert 'pictures of 96 x 24 pixels' in said
 
 
 def test_different_channels_get_a_projector_with_a_norm():
@@ -203,6 +266,13 @@ def test_levels_of_a_term_are_the_only_ones_that_are_wired():
     assert 'levels=[5] is wrong' in refused(of(), of(), dict(type='kd_plugins.CWDLoss', levels=[5]))
 
 
+def test_channels_of_a_term_that_are_given_are_those_of_the_maps():
+    term = dict(type='kd_plugins.SL2Loss', channels_S=[THIN] * 5, channels_T=(WIDE,) * 5)
+    assert wired(of(), of(width=WIDE), term).loss['channels_T'] == [WIDE] * 5
+    said = refused(of(), of(width=WIDE), dict(term, channels_S=[THIN] * 4))
+    assert f'term.channels_S={[THIN] * 4} is wrong: give {[THIN] * 5}, those of' in said
+
+
 def test_class_scores_of_two_heads_are_compared_call_by_call():
     wiring = wired(of(), of(width=WIDE), where='head')
     sources = [dict(output_of='bbox_head.gfl_cls', calls=[0, 1, 2, 3, 4])]
@@ -212,6 +282,36 @@ def test_class_scores_of_two_heads_are_compared_call_by_call():
     other.bbox_head.gfl_cls = nn.Conv2d(other.bbox_head.gfl_cls.in_channels, 7, 3, padding=1)
     said = refused(other, of(), where='head')
     assert 'class scores of other channels' in said and 'the student and the teacher' in said
+
+
+def test_class_scores_of_other_anchors_or_classes_are_refused():
+    def network(classes, **anchors):
+        cfg = detector('RetinaNet', classes=classes)
+        cfg['bbox_head']['anchor_generator'].update(anchors)
+        with DefaultScope.overwrite_default_scope('mmdet'):
+            return MODELS.build(cfg)
+
+    wired(network(4), network(4), where='head')
+    others = (
+        network(4, octave_base_scale=8),
+        network(4, ratios=[2.0, 1.0, 0.5]),
+        # 9 anchors of 4 classes, and 3 of 12.
+        network(12, scales_per_octave=1),
+    )
+    for other in others:
+        said = refused(network(4), other, where='head')
+        assert 'the student has 4 classes and anchors' in said and 'the teacher has' in said
+
+
+def test_a_head_that_gives_boxes_among_its_scores_is_refused():
+    class Joined(Net):
+        def __init__(self):
+            super().__init__([8, 16], part='bbox_head')
+
+        def forward(self, x, data_samples=None, mode='tensor'):
+            return (self.bbox_head(x),)
+
+    assert 'scores and boxes in one' in refused(Joined(), Joined(), where='head')
 
 
 def test_the_networks_and_random_states_are_as_before():

@@ -42,7 +42,8 @@ def begin(cfg, classes=None):
     model = MODELS.build(cfg)
     dataset = SimpleNamespace(metainfo=dict(classes=classes))
     runner = SimpleNamespace(
-        model=model, cfg=dict(model=cfg), optim_wrapper=SimpleNamespace(), message_hub=None, hooks=[],
+        model=model, cfg=dict(model=cfg), optim_wrapper=SimpleNamespace(), message_hub=None,
+        hooks=[],
         train_dataloader=SimpleNamespace(dataset=dataset, batch_sampler=None, sampler=None),
     )  # fmt: skip
     every_runner.before_train(runner)

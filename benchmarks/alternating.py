@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,6 +10,21 @@ from kd_plugins.experiments.timing import now
 
 #: Steps of each kind that are not timed.
 WARM_UP = 3
+
+
+def detectors_arguments(doc: str | None) -> argparse.Namespace:
+    """Read the command line of a benchmark of detectors' steps.
+
+    Args:
+        doc: The benchmark's docstring, whose first line describes it.
+    """
+    parser = argparse.ArgumentParser(description=(doc or '').splitlines()[0])
+    parser.add_argument('--steps', type=int, default=15, help='timed steps of each kind')
+    parser.add_argument('--batch-size', type=int, default=2)
+    parser.add_argument('--size', type=int, default=320, help='height and width in pixels')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--threads', type=int, default=1, help="torch's threads")
+    return parser.parse_args()
 
 
 def alternate(

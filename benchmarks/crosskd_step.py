@@ -15,12 +15,11 @@ a GPU.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from alternating import alternate, print_ratios
+from alternating import alternate, detectors_arguments, print_ratios
 from bckd_step import batch, networks
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -65,13 +64,7 @@ def floor_step(model: torch.nn.Module, data: dict, wrapper: object) -> Callable[
 
 def main() -> None:
     """Print the medians and their ratios."""
-    parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
-    parser.add_argument('--steps', type=int, default=15, help='timed steps of each kind')
-    parser.add_argument('--batch-size', type=int, default=2)
-    parser.add_argument('--size', type=int, default=320, help='height and width in pixels')
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--threads', type=int, default=1, help="torch's threads")
-    args = parser.parse_args()
+    args = detectors_arguments(__doc__)
     torch.set_num_threads(args.threads)
     MMLogger.get_current_instance().setLevel('ERROR')
     init_default_scope('mmdet')

@@ -166,6 +166,22 @@ class FeaturesSpec:
         strides = '' if self.strides is None else f' at strides {list(self.strides)}'
         return f'{len(self.channels)} levels of {list(self.channels)} channels{strides}'
 
+    def check_channels(self, key: str, channels: Sequence[int]) -> None:
+        """Refuse to be what a connector cannot take.
+
+        Args:
+            key: The config key of the connector.
+            channels: Its ``in_channels``, one a level.
+
+        Raises:
+            ValueError: Naming the student's maps and ``in_channels``.
+        """
+        if self.channels != tuple(channels):
+            raise ValueError(
+                f'{key}.in_channels={list(channels)} does not fit {self.source} of the '
+                f'student, which gives {self.said}: give {list(self.channels)}.'
+            )
+
 
 def as_maps(features: Tensor | Sequence[Tensor]) -> list[Tensor]:
     """Return one or several features as a list of maps, (N, C, H, W).

@@ -75,11 +75,7 @@ class MapsConnector(BaseConnector):
         """
         if not isinstance(spec, FeaturesSpec):
             return None
-        if spec.channels != self.in_channels:
-            raise ValueError(
-                f'{key}.in_channels={list(self.in_channels)} does not fit {spec.source} of the '
-                f'student, which gives {spec.said}: give {list(spec.channels)}.'
-            )
+        spec.check_channels(key, self.in_channels)
         return replace(spec, channels=self.out_channels)
 
     def forward_train(self, feature: Tensor | Sequence[Tensor]) -> list[Tensor]:

@@ -157,11 +157,7 @@ class ReviewKDConnector(BaseConnector):
         """
         if not isinstance(spec, FeaturesSpec):
             return None
-        if spec.channels != self.in_channels:
-            raise ValueError(
-                f'{key}.in_channels={list(self.in_channels)} does not fit {spec.source} of the '
-                f'student, which gives {spec.said}: give {list(spec.channels)}.'
-            )
+        spec.check_channels(key, self.in_channels)
         strides = spec.strides if not any(self.out_sizes) else None
         return replace(spec, channels=self.out_channels, strides=strides)
 

@@ -38,6 +38,12 @@ def test_mmrazor_is_imported_quietly():
     assert 'Traceback' not in err and 'UserWarning' not in err
 
 
+def test_datasets_are_imported_without_a_word_on_the_standard_output():
+    # The continuation's print there that OneDL is not installed.
+    code = 'import kd_plugins, mmpretrain.datasets, mmdet.datasets.transforms'
+    assert python(code).stdout == ''
+
+
 def test_without_us_mmrazor_cannot_be_imported():
     # The day this fails, the stand-in can go.
     code = 'import mmrazor.models'

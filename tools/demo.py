@@ -1,4 +1,4 @@
-"""A teacher teaches a student to read handwritten digits, in under three minutes.
+"""A teacher teaches a student to read handwritten digits, in about three minutes.
 
     python tools/demo.py
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from kd_plugins.compat import mmcv, mmengine, mmpretrain, mmrazor, moved, operators
+from kd_plugins.compat import mmcv, mmengine, mmpretrain, mmrazor, moved, onedl, operators
 from kd_plugins.compat.torch import (
     allow_two_backward_passes,
     bfloat16_gradient_is_wrong,
@@ -33,3 +33,4 @@ def install() -> None:
     mmengine.install()
     mmpretrain.install()
     mmrazor.install()
+    onedl.install()

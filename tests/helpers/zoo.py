@@ -145,7 +145,12 @@ def stock(package, folder):
 
 def classifier_row(folder):
     """Say what comes of a classifier: as student, as teacher, its dense logits, its optimizer."""
-    path, cfg = stock('mmpretrain', folder)
+    try:
+        path, cfg = stock('mmpretrain', folder)
+    except RuntimeError as error:  # mmengine's, of upstream's replknet
+        said = f'mmengine cannot read the config ({type(error).__name__})'
+        runs = dict.fromkeys(('student', 'teacher', 'maps', 'dense'), said)
+        return dict(config=f'{CLASSIFIERS[folder]}.py', network='-', **runs, dot='-')
     classes = classes_in_cfg(cfg.model) or 1000
     with tempfile.TemporaryDirectory() as scratch:
         other = Path(scratch) / 'partner.py'

@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from kd_plugins.experiments.run import run_once
 from kd_plugins.experiments.stores import fill_store, runs_by_store
 
 Report = Callable[[Run, Result | Failure], None]
+#: Forked processes would inherit mmengine's registries and torch's threads.
+CONTEXT: BaseContext = multiprocessing.get_context('spawn')
 
 
 class RunsFailedError(RuntimeError):
@@ -178,10 +181,8 @@ def _run_side_by_side(
 
 
 def _executor(log: Path, device: int | None) -> ProcessPoolExecutor:
-    # Forked processes would inherit mmengine's registries and torch's threads.
-    context = multiprocessing.get_context('spawn')
     return ProcessPoolExecutor(
-        1, mp_context=context, initializer=_start_process, initargs=(str(log), device)
+        1, mp_context=CONTEXT, initializer=_start_process, initargs=(str(log), device)
     )
 
 

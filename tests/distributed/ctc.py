@@ -1,6 +1,6 @@
 """Both stages of CTC on this rank's share of the samples, under DDP.
 
-Started by torchrun; every rank's memories, maps and student come back.
+Runs on two ranks; every rank's memories, maps and student come back.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Steps of a distilled detector on this rank's half of every batch.
 
-Started by torchrun with a kind of head; rank 0 writes what the test compares.
+Runs on two ranks with a kind of head; rank 0 writes what the test compares.
 """
 
 import sys

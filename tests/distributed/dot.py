@@ -1,6 +1,6 @@
 """Twenty steps of DOT on this rank's half of every batch.
 
-Started by torchrun; rank 0 writes what the test compares, for four wrappings.
+Runs on two ranks; rank 0 writes what the test compares, for four wrappings.
 """
 
 import sys

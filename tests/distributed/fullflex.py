@@ -1,6 +1,6 @@
 """Steps of FullFlex on this rank's half of every batch, in float64 and without batch statistics.
 
-Started by torchrun; rank 0 writes what every rank ended with.
+Runs on two ranks; rank 0 writes what every rank ended with.
 """
 
 import copy

@@ -1,6 +1,6 @@
 """Gradients of distillation steps on this rank's half of a batch, after DDP.
 
-Started by torchrun; rank 0 writes what its parameters would be updated with.
+Runs on two ranks; rank 0 writes what its parameters would be updated with.
 Everything is in float64 and without batch statistics.
 """
 

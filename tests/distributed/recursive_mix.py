@@ -1,6 +1,6 @@
 """Steps of RecursiveMix on this rank's half of every batch, the ranks' seeds being different.
 
-Started by torchrun; rank 0 writes the weights, and every rank's boxes. In float64 and
+Runs on two ranks; rank 0 writes the weights, and every rank's boxes. In float64 and
 without batch statistics.
 """
 

@@ -1,6 +1,6 @@
 """Learned temperatures over 60 steps of DDP, on other data on every rank.
 
-Started by torchrun; rank 0 writes, for every rank, its temperatures' parameters
+Runs on two ranks; rank 0 writes, for every rank, its temperatures' parameters
 after each step and the gradients that its own data alone would have given.
 """
 

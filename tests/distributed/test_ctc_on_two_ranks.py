@@ -1,19 +1,13 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from ctc import UNEVEN, algorithm, negatives, train
+from helpers.processes import run_on_two_ranks
 
 
 def test_two_ranks_have_the_memories_of_one_process_on_the_joined_batch(tmp_path):
     script = Path(__file__).with_name('ctc.py')
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(tmp_path / 'ranks.pth')],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, tmp_path / 'ranks.pth')
     first_rank, second_rank = torch.load(tmp_path / 'ranks.pth')
     (first, drawn, uneven, bias), (second, others, uneven_2, bias_2) = first_rank, second_rank
     assert first.keys() == second.keys()

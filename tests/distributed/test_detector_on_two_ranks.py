@@ -1,10 +1,9 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from detector import CASES, model, train
+from helpers.processes import run_on_two_ranks
 
 KINDS = ['GFL', 'FCOS', 'CrossKD']
 
@@ -13,12 +12,7 @@ KINDS = ['GFL', 'FCOS', 'CrossKD']
 def ranks(tmp_path_factory):
     script = Path(__file__).with_name('detector.py')
     out = tmp_path_factory.mktemp('detector') / 'ranks.pth'
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(out), *KINDS],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, out, *KINDS)
     return torch.load(out)
 
 

@@ -1,10 +1,9 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from dot import KINDS, STEPS, part, wrapper
+from helpers.processes import run_on_two_ranks
 from helpers.two_losses import data, network, weights
 from mmengine.model import MMDistributedDataParallel
 
@@ -13,13 +12,7 @@ from mmengine.model import MMDistributedDataParallel
 def ranks(tmp_path_factory):
     script = Path(__file__).with_name('dot.py')
     out = tmp_path_factory.mktemp('dot') / 'ranks.pth'
-    # --standalone takes a free port.
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(out)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, out)
     return torch.load(out)
 
 

@@ -1,9 +1,8 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from fullflex import PICTURES, STEPS, half, network
+from helpers.processes import run_on_two_ranks
 
 from kd_plugins.connectors import label_rank
 from kd_plugins.losses import anl_loss, eml_loss
@@ -54,12 +53,7 @@ def by_hand():
 
 def test_two_ranks_have_one_k_and_one_memory(tmp_path):
     script, out = Path(__file__).with_name('fullflex.py'), tmp_path / 'weights.pth'
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(out)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, out)
     (first, first_ks), (second, second_ks) = torch.load(out)
     weights, ks, latest, of_ranks = by_hand()
     assert first_ks == second_ks == ks

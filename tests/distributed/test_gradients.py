@@ -1,22 +1,16 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from gradients import CASES, case, step
+from helpers.processes import run_on_two_ranks
 
 
 @pytest.fixture(scope='module')
 def ranks(tmp_path_factory):
     script = Path(__file__).with_name('gradients.py')
     out = tmp_path_factory.mktemp('gradients') / 'weights.pth'
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(out)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, out)
     return torch.load(out)
 
 

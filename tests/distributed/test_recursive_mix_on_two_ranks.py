@@ -1,19 +1,13 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from helpers.processes import run_on_two_ranks
 from recursive_mix import network, train
 
 
 def test_two_ranks_paste_the_same_box_and_train_as_one_process(tmp_path):
     script, out = Path(__file__).with_name('recursive_mix.py'), tmp_path / 'weights.pth'
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(out)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, out)
     (first, first_boxes), (second, second_boxes) = torch.load(out)
     start = network().state_dict()
     one, boxes = train(network(), lambda n: slice(None), seed=11)

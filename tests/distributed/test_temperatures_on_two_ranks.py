@@ -1,19 +1,12 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from helpers.processes import run_on_two_ranks
 
 
 def test_learned_temperatures_stay_the_same_bits_on_every_rank(tmp_path):
     script = Path(__file__).with_name('temperatures.py')
-    # --standalone takes a free port.
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(tmp_path / 'ranks.pth')],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, tmp_path / 'ranks.pth')
     first, second = torch.load(tmp_path / 'ranks.pth')
     assert first['path'].shape[0] == 61
     assert torch.equal(first['path'], second['path'])

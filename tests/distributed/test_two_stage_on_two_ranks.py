@@ -1,11 +1,10 @@
 """DKD on RoIs on two ranks, one of which has less to learn from, or nothing."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.processes import run_on_two_ranks
 from two_stage import CASES, STEPS, begin, model, optimizer, weights
 
 
@@ -13,12 +12,7 @@ from two_stage import CASES, STEPS, begin, model, optimizer, weights
 def ranks(tmp_path_factory):
     script = Path(__file__).with_name('two_stage.py')
     out = tmp_path_factory.mktemp('two_stage') / 'ranks.pth'
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(out)],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, out)
     return torch.load(out)
 
 

@@ -1,8 +1,7 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
+from helpers.processes import run_on_two_ranks
 from helpers.view_data import every_view
 from mmengine.registry import DATASETS
 from views import VIEWS, dataset_cfg
@@ -10,12 +9,7 @@ from views import VIEWS, dataset_cfg
 
 def test_ranks_show_the_views_of_one_process(tmp_path):
     script, out = Path(__file__).with_name('views.py'), tmp_path / 'seen'
-    reply = subprocess.run(
-        [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2',
-         str(script), str(out)],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    assert reply.returncode == 0, reply.stderr[-3000:]
+    run_on_two_ranks(script, out)
     ranks = [torch.load(f'{out}.{rank}') for rank in range(2)]
     wanted = every_view(DATASETS.build(dataset_cfg()))
     assert len({each[2] for each in wanted.values()}) == 10 * VIEWS

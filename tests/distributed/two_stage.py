@@ -1,6 +1,6 @@
 """Steps of DKD on RoIs on this rank's half of every batch.
 
-Started by torchrun; rank 0 writes what the test compares.
+Runs on two ranks; rank 0 writes what the test compares.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Two epochs, and some passes without end, of repeatable views on this rank.
 
-Started by torchrun; every rank writes what it saw: index, view, content.
+Runs on two ranks; every rank writes what it saw: index, view, content.
 """
 
 import os

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
+from helpers.processes import run_script
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, save_checkpoint
@@ -139,9 +140,10 @@ def test_from_the_command_line(tmp_path):
     (computed,) = OnnxNetwork(str(written))(images=images)
     assert computed.numpy() == pytest.approx(expected, abs=1e-4)
     assert 'test it' in reply.stdout and 'int8' not in reply.stdout
-    reply = command(DISTILLATION, tmp_path / 'gone.pth')
+    tool = ROOT / 'tools/export_student.py'
+    reply = run_script(tool, DISTILLATION, tmp_path / 'gone.pth')
     assert reply.returncode == 1 and len(reply.stderr.strip().splitlines()) == 1
-    reply = command(DISTILLATION, path, '--out', path)
+    reply = run_script(tool, DISTILLATION, path, '--out', path)
     assert reply.returncode == 2 and 'would overwrite the checkpoint' in reply.stderr
 
 

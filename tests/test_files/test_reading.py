@@ -14,6 +14,7 @@ import pytest
 import torch
 from helpers import ROOT, algorithm_cfg, build
 from helpers.pickles import legacy
+from helpers.processes import run_script
 from helpers.tiny_training import config, train
 from mmengine.logging import HistoryBuffer
 from mmengine.model import initialize
@@ -179,11 +180,7 @@ def test_no_tool_runs_it(bomb, tmp_path, command):
         KD=str(ROOT / 'configs/kd/kd_digits.py'),
     )
     arguments = [names.get(part, part.replace('BOMB', str(bomb))) for part in command]
-    arguments[0] = str(ROOT / arguments[0])
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
-    reply = subprocess.run(
-        [sys.executable, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    reply = run_script(ROOT / arguments[0], *arguments[1:], cwd=tmp_path)
     assert reply.returncode != 0
     assert 'names posix.mkdir, which no checkpoint' in reply.stderr
 

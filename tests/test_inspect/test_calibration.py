@@ -5,12 +5,12 @@ import importlib.util
 import io
 import json
 import re
-import subprocess
 import sys
 
 import pytest
 import torch
 from helpers import ROOT, STUDENT, TEACHER, algorithm_cfg, distiller
+from helpers.processes import run_script
 from helpers.vector_training import FortyVectors
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -237,8 +237,7 @@ TINY = ['model.teacher_ckpt=None', 'model.allow_random_teacher=True']
 
 
 def command(*arguments):
-    line = [sys.executable, str(ROOT / 'tools/check.py'), str(ROOT / 'configs/kd/kd_digits.py')]
-    return subprocess.run([*line, *arguments], capture_output=True, text=True)
+    return run_script(ROOT / 'tools/check.py', ROOT / 'configs/kd/kd_digits.py', *arguments)
 
 
 def test_from_the_command_line(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from helpers import ROOT, STUDENT, TEACHER, algorithm_cfg, distiller, eekd_cfg, reviewing
 from helpers.few_scenes import few_scenes
+from helpers.processes import run_script
 from helpers.vector_training import FortyVectors, kd  # noqa: F401  (registers the data)
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -596,19 +597,16 @@ def test_networks_that_cannot_be_traced_have_no_count():
     assert multiply_adds(Refuses(), torch.zeros(1, 2)) is None
 
 
-def command(*arguments, cwd):
-    line = [sys.executable, str(ROOT / 'tools/check.py'), *map(str, arguments)]
-    return subprocess.run(line, cwd=cwd, capture_output=True, text=True)
-
-
 def test_from_the_command_line(tmp_path):
     options = ['--cfg-options', 'model.teacher_ckpt=None', 'model.allow_random_teacher=True']
-    path = ROOT / 'configs/dkd/dkd_digits.py'
-    reply = command(path, '--teacher-batches', 0, *options, cwd=tmp_path)
+    line = [ROOT / 'tools/check.py', ROOT / 'configs/dkd/dkd_digits.py', *options]
+    reply = run_script(*line, '--teacher-batches', 0, cwd=tmp_path)
     assert reply.returncode == 0, reply.stderr
     assert 'ready to train' in reply.stdout and 'not ready' not in reply.stdout
     assert 'DKDLoss' in reply.stdout and 'student.head.fc' in reply.stdout
-    reply = command(path, '--json', *options, cwd=tmp_path)
+    # In a new interpreter, to which upstream's packages print while they are imported.
+    line = [sys.executable, *map(str, line), '--json']
+    reply = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     said = json.loads(reply.stdout)
     assert reply.returncode == 1 and not said['ok']
     assert 'the teacher guesses' in said['findings'][0]['what']

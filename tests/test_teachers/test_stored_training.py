@@ -2,9 +2,7 @@
 
 import io
 import json
-import os
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -12,6 +10,7 @@ import torch
 from helpers import ROOT
 from helpers.detection import term
 from helpers.few_scenes import few_scenes
+from helpers.processes import run_on_two_ranks, run_script
 from helpers.stored import in_views, save_network
 from helpers.tiny_training import train
 from mmengine.config import Config
@@ -170,22 +169,14 @@ def test_the_teacher_leaves_the_device_when_the_store_is_complete(tmp_path, teac
     assert teacher.store._lock is None and not teacher.store._writer.waiting
 
 
-ENVIRONMENT = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1')
-RANKS = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2']
-
-
 def test_the_tool_fills_a_store_on_two_processes_that_trainings_read(tmp_path, teachers):
     cache = dict(dir=str(tmp_path / 'store'), dtype='float32')
     cfg = digits(DIGITS['KD'], tmp_path / 'run', teachers, cache=cache)
     cfg.dump(tmp_path / 'config.py')
-    tool = [str(ROOT / 'tools/cache_teacher.py'), str(tmp_path / 'config.py')]
-    done = subprocess.run(
-        [sys.executable, *RANKS, *tool, '--launcher', 'pytorch'],
-        capture_output=True, text=True, env=ENVIRONMENT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert 'will hold 2.11 kB of the teacher (0.044 kB a picture and view)' in done.stdout
-    assert 'is complete: ' in done.stdout
+    tool = [ROOT / 'tools/cache_teacher.py', tmp_path / 'config.py']
+    said = run_on_two_ranks(*tool, '--launcher', 'pytorch')
+    assert 'will hold 2.11 kB of the teacher (0.044 kB a picture and view)' in said
+    assert 'is complete: ' in said
     assert len([*(tmp_path / 'store').glob('*.records')]) == 2
     gone = dict(mmpretrain=str(tmp_path / 'gone.pth'))
     weights = train(digits(DIGITS['KD'], tmp_path / 'read', gone, cache=cache))
@@ -251,10 +242,9 @@ def test_a_training_that_is_killed_while_it_writes_goes_on(tmp_path, teachers):
     cache = dict(dir=str(tmp_path / 'store'), dtype='float32')
     cfg = digits(DIGITS['KD'], tmp_path / 'run', teachers, cache=cache)
     cfg.dump(tmp_path / 'config.py')
-    done = subprocess.run(
-        [sys.executable, '-c', KILLED, str(tmp_path / 'config.py'), '5'], capture_output=True,
-        env=ENVIRONMENT,
-    )  # fmt: skip
+    script = tmp_path / 'killed.py'
+    script.write_text(KILLED)
+    done = run_script(script, tmp_path / 'config.py', 5)
     assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
     cfg = digits(DIGITS['KD'], tmp_path / 'run2', teachers, cache=cache)
     runner = Runner.from_cfg(cfg)
@@ -302,11 +292,7 @@ def test_two_ranks_fill_and_read_a_store(tmp_path, teachers):
         cfg.dump(tmp_path / f'{name}.py')
     script = tmp_path / 'trainings.py'
     script.write_text(TRAININGS)
-    done = subprocess.run(
-        [sys.executable, *RANKS, str(script), *(f'{name}.py' for name in names)],
-        capture_output=True, text=True, cwd=tmp_path, env=ENVIRONMENT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_on_two_ranks(script, *(f'{name}.py' for name in names), cwd=tmp_path)
     weights = torch.load(tmp_path / 'weights.pth')
     close(weights['live'], weights['filling'], 1e-4)
     close(weights['live'], weights['reading'], 1e-4)

@@ -5,13 +5,13 @@ import importlib.util
 import json
 import os
 import runpy
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
 from helpers import ROOT
+from helpers.processes import free_port, run_on_two_ranks, run_script
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, save_checkpoint
@@ -44,14 +44,11 @@ def run(*command, cwd, ok=True):
     return reply.stdout + reply.stderr
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
-
-
-def tool(name, *arguments, **kwargs):
-    return run(sys.executable, ROOT / 'tools' / name, *arguments, **kwargs)
+def tool(name, *arguments, cwd, ok=True):
+    """Run a tool in a process that has imported upstream's packages already."""
+    reply = run_script(ROOT / 'tools' / name, *arguments, cwd=cwd)
+    assert (reply.returncode == 0) is ok, reply.stdout[-2000:] + reply.stderr[-3000:]
+    return reply.stdout + reply.stderr
 
 
 def refusal(name, *arguments, cwd, monkeypatch):
@@ -141,15 +138,15 @@ def test_two_processes_on_a_machine_without_gpus(tmp_path):
 
 def test_dot_on_two_processes(tmp_path):
     dot = ROOT / 'configs/dot/dot_kd_digits.py'
-    command = ('bash', ROOT / 'tools/dist_train.sh', dot, 2, '--cfg-options', *TINY)
-    run(*command, *RANDOM_TEACHER, cwd=tmp_path)
+    command = (ROOT / 'tools/train.py', dot, '--launcher', 'pytorch', '--cfg-options', *TINY)
+    run_on_two_ranks(*command, *RANDOM_TEACHER, cwd=tmp_path)
     checkpoint = tmp_path / 'work_dirs/dot_kd_digits/epoch_1.pth'
     saved = torch.load(checkpoint, map_location='cpu', weights_only=False)
     assert saved['meta']['iter'] == 2
     assert all('distill_momentum_buffer' in s for s in saved['optimizer']['state'].values())
     # What would be wrong says so before the first step.
     wrapped = 'model_wrapper_cfg.type=MMDistributedDataParallel'
-    printed = run(*command, *RANDOM_TEACHER, wrapped, cwd=tmp_path, ok=False)
+    printed = run_on_two_ranks(*command, *RANDOM_TEACHER, wrapped, cwd=tmp_path, ok=False)
     assert 'model_wrapper_cfg.broadcast_buffers=True (the default of MMDistr' in printed
     assert 'Epoch(train)' not in printed
 

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import psutil
 import pytest
 import torch
 from helpers import ROOT
+from helpers.processes import free_port
 from mmengine.config import Config
 
 from kd_plugins import launch
@@ -51,12 +51,6 @@ sys.exit(max(process.wait() for process in running))
 SCONTROL = (
     '#!/bin/sh\n[ "$1 $2 $3" = "show hostnames node[1-2]" ] && echo 127.0.0.1 && echo node2\n'
 )
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return str(probe.getsockname()[1])
 
 
 def environment(**more):

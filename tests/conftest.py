@@ -1,3 +1,4 @@
+import gc
 import sys
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def _upstream_indices_are_read_once():
 
     with read_once():
         yield
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _garbage_is_that_of_a_tests_own():
+    """Keep what is imported out of the collections that every dataset of mmengine asks for."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

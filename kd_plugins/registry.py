@@ -4,7 +4,9 @@ A config names a type as ``kd_plugins.KDLoss`` from any scope. The modules that
 hold the types are listed as ``locations`` and imported on the first look-up.
 """
 
+import sys
 from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
@@ -26,6 +28,26 @@ def name_of(kind: Any) -> str:
         kind: ``'EMAHook'``, ``'mmengine.EMAHook'``, the class itself, or None.
     """
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]
+
+
+def gather(package: str) -> list[str]:
+    """Import all modules of a package, which registers their types, and put their names into it.
+
+    So a file that is added to it is found, and no list has to be kept in step.
+
+    Args:
+        package: Name of the package, whose modules say in ``__all__`` what they offer.
+
+    Returns:
+        The names, for the package's own ``__all__``.
+    """
+    namespace, names = vars(sys.modules[package]), []
+    for found in iter_modules(namespace['__path__'], f'{package}.'):
+        module = import_module(found.name)
+        for name in getattr(module, '__all__', ()):
+            namespace[name] = getattr(module, name)
+            names.append(name)
+    return sorted(names)
 
 
 class ModelRegistry(Registry):
@@ -106,5 +128,6 @@ __all__ = [
     'OPTIM_WRAPPERS',
     'TASK_UTILS',
     'TRANSFORMS',
+    'gather',
     'name_of',
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kd_plugins.algorithms.student import StudentModel
 from kd_plugins.algorithms.views import join_views, loss_of_labelled
-from kd_plugins.batch_parts import build_batch_parts, record_parts
+from kd_plugins.batch_parts.base import build_batch_parts, record_parts
 from kd_plugins.distillers import (
     AutoDistiller,
     ask_teacher,

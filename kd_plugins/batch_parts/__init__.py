@@ -1,6 +1,8 @@
-"""Parts that change a batch between the preprocessor and the networks."""
+"""Parts that change a batch between the preprocessor and the networks.
 
-from kd_plugins.batch_parts.base import BatchPart, build_batch_parts, record_parts
-from kd_plugins.batch_parts.recursive_mix import RecursiveMix, random_box
+What a module of this folder names in its ``__all__`` can be imported from here.
+"""
 
-__all__ = ['BatchPart', 'RecursiveMix', 'build_batch_parts', 'random_box', 'record_parts']
+from kd_plugins.registry import gather
+
+__all__ = gather(__name__)

@@ -12,6 +12,8 @@ from kd_plugins import checks
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import Progress
 
+__all__ = ['BatchPart', 'build_batch_parts', 'record_parts']
+
 KEY = 'model.batch_parts'
 
 

@@ -18,6 +18,8 @@ from kd_plugins.networks import classes_of
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import PastedRegion, Progress
 
+__all__ = ['RecursiveMix', 'random_box']
+
 #: Of the draws here, so that they are not those of other seeds and iterations.
 STREAM = 2203_06844
 

@@ -11,27 +11,10 @@ returns what it will give, which the term's own ``check_specs`` then gets.
 
 What is to pass some frozen layers of the teacher behind a connector is asked of the teacher:
 see :class:`kd_plugins.recorders.TeacherPartRecorder`.
+
+What a module of this folder names in its ``__all__`` can be imported from here.
 """
 
-from kd_plugins.connectors.crosskd import CrossKDConnector
-from kd_plugins.connectors.maps import MapsConnector
-from kd_plugins.connectors.ofa import OFAMapBranch, OFATokenBranch
-from kd_plugins.connectors.pseudo_labels import (
-    FlexiblePseudoLabels,
-    PseudoLabels,
-    class_thresholds,
-    label_rank,
-)
-from kd_plugins.connectors.reviewkd import ReviewKDConnector
+from kd_plugins.registry import gather
 
-__all__ = [
-    'CrossKDConnector',
-    'FlexiblePseudoLabels',
-    'MapsConnector',
-    'OFAMapBranch',
-    'OFATokenBranch',
-    'PseudoLabels',
-    'ReviewKDConnector',
-    'class_thresholds',
-    'label_rank',
-]
+__all__ = gather(__name__)

@@ -12,6 +12,8 @@ from kd_plugins import checks
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Branches, BranchesSpec
 
+__all__ = ['CrossKDConnector']
+
 
 @MODELS.register_module()
 class CrossKDConnector(BaseConnector):

@@ -14,6 +14,8 @@ from kd_plugins import checks
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import FeaturesSpec, as_maps
 
+__all__ = ['MapsConnector']
+
 
 @MODELS.register_module()
 class MapsConnector(BaseConnector):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from kd_plugins import checks
 from kd_plugins.registry import MODELS
 
+__all__ = ['OFAMapBranch', 'OFATokenBranch']
+
 
 class _Branch(BaseConnector):
     """Base: settings that are whole numbers, and the published start."""

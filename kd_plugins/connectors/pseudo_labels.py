@@ -14,6 +14,8 @@ from kd_plugins.losses.base import at_least_float32
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import PseudoLabelled, ViewLogits
 
+__all__ = ['FlexiblePseudoLabels', 'PseudoLabels', 'class_thresholds', 'label_rank']
+
 UNUSED = -1
 
 

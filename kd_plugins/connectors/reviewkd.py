@@ -18,6 +18,8 @@ from kd_plugins import checks
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import FeaturesSpec, as_maps
 
+__all__ = ['ReviewKDConnector']
+
 
 class AttentionFusion(nn.Module):
     """One level's fusion with the coarser level before it.

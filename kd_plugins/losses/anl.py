@@ -9,6 +9,8 @@ from kd_plugins.losses.fixmatch import check_views
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import PseudoLabelled
 
+__all__ = ['ANLLoss', 'anl_loss']
+
 #: Of the published code, inside of logarithms.
 EPS = 1e-10
 

@@ -14,6 +14,13 @@ from kd_plugins.losses.detection import check_heads, check_outputs, mean_over_po
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import HeadOutputs, HeadSpec
 
+__all__ = [
+    'BCKDClassificationLoss',
+    'BCKDLocalizationLoss',
+    'binary_classification_kd',
+    'localization_weight',
+]
+
 
 def binary_classification_kd(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     r"""Binary cross-entropy of every class, modulated by how far apart both are.

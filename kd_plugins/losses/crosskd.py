@@ -17,6 +17,8 @@ from kd_plugins.losses.maps import moments, standardized, values_per_channel
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import HeadOutputs, HeadSpec, HeadTargets
 
+__all__ = ['CrossKDCenternessLoss', 'CrossKDClassificationLoss', 'CrossKDLocalizationLoss', 'align']
+
 #: What the terms read, for messages.
 RECORDERS = (
     "map preds_S to a teacher's recorder dict(type='kd_plugins.CrossHead', question=...), preds_T "

@@ -13,6 +13,8 @@ from kd_plugins.losses.deit import AnswerLoss
 from kd_plugins.registry import MODELS
 from kd_plugins.schedules import decay as decay_of
 
+__all__ = ['CSKDLoss', 'fused_target']
+
 
 def fused_target(dense: Tensor, global_: Tensor, share: float) -> Tensor:
     """``share * dense + (1 - share) * global``, the cumulative knowledge fusion.

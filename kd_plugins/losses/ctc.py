@@ -18,6 +18,8 @@ from kd_plugins.registry import MODELS
 from kd_plugins.shared_state import SharedState
 from kd_plugins.structures import Progress
 
+__all__ = ['CTCLoss', 'nce_loss']
+
 
 def nce_loss(log_p: Tensor, samples: int) -> Tensor:
     r"""Noise-contrastive estimation of one positive among K negatives, per sample.

@@ -12,6 +12,8 @@ from kd_plugins.losses.base import at_least_float32
 from kd_plugins.losses.maps import MapsLoss, added
 from kd_plugins.registry import MODELS
 
+__all__ = ['CWDLoss', 'cwd_loss']
+
 
 def cwd_loss(preds_S: Tensor, preds_T: Tensor, tau: float) -> Tensor:
     r"""``tau^2 * KL(softmax(t / tau) || softmax(s / tau))`` over the positions of a channel.

@@ -13,6 +13,8 @@ from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.losses.kd import kd_loss
 from kd_plugins.registry import MODELS
 
+__all__ = ['DeiTLoss', 'hard_loss']
+
 FORMS = ('hard', 'soft')
 NORMALIZERS = ('published', 'mean')
 

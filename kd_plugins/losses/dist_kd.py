@@ -15,6 +15,8 @@ from kd_plugins.registry import MODELS
 from kd_plugins.temperatures import InstanceTemperature
 from kd_plugins.temperatures.base import per_sample
 
+__all__ = ['DISTLoss', 'dist_loss']
+
 #: Added to the product of both lengths in the published code.
 EPS = 1e-8
 #: The least length of the student's centred values, as a share of that of the values.

@@ -16,6 +16,8 @@ from kd_plugins.registry import MODELS
 from kd_plugins.schedules import warmup as warmup_of
 from kd_plugins.temperatures.base import per_sample
 
+__all__ = ['DKDLoss', 'dkd_loss']
+
 #: How far from 1 the labels of a mixture may sum, in half precision.
 MIXTURE = 1e-2
 

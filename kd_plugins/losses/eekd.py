@@ -20,6 +20,8 @@ from kd_plugins.losses.base import (
 from kd_plugins.registry import MODELS
 from kd_plugins.temperatures.base import per_sample
 
+__all__ = ['EEKDLoss', 'eekd_loss']
+
 MODES = ('attention', 'equal', 'linear')
 MIXES = ('probabilities', 'logits')
 

@@ -11,6 +11,8 @@ from kd_plugins.losses.fixmatch import check_views
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import PseudoLabelled
 
+__all__ = ['EMLLoss', 'eml_loss']
+
 
 def eml_loss(
     preds_S: Tensor, labels: Tensor, selected: Tensor, candidates: Tensor, k: Tensor, cutoff: float

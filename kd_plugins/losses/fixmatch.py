@@ -9,6 +9,8 @@ from kd_plugins.losses.base import WeightedLoss, at_least_float32, batch_mean, c
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import PseudoLabelled
 
+__all__ = ['FixMatchLoss', 'fixmatch_loss']
+
 
 def check_views(owner: str, preds_S: Tensor, pseudo: PseudoLabelled) -> Tensor:
     """Return the logits of strong views in float32 or better, if they are of those pictures.

@@ -21,6 +21,8 @@ from kd_plugins.registry import MODELS
 from kd_plugins.structures import TopLogits
 from kd_plugins.temperatures.base import per_sample
 
+__all__ = ['KDLoss', 'kd_loss']
+
 
 def kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float | Tensor) -> Tensor:
     r"""``tau^2 * KL(softmax(z_T / tau) || softmax(z_S / tau))`` per sample.

@@ -14,6 +14,8 @@ from kd_plugins.losses.kd import kd_loss
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import HeadOutputs, HeadSpec
 
+__all__ = ['LDLoss']
+
 
 @MODELS.register_module(['LDLoss', 'LocalizationDistillationLoss'])
 class LDLoss(LogitsLoss):

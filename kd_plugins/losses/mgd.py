@@ -13,6 +13,8 @@ from kd_plugins.losses.maps import ProjectedMapsLoss, added
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress
 
+__all__ = ['MGDLoss', 'mgd_loss']
+
 #: Keeps the masks apart from what else is drawn by the training's seed.
 STREAM = 2205_01529
 

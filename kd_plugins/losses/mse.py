@@ -10,6 +10,8 @@ from kd_plugins.losses.base import at_least_float32
 from kd_plugins.losses.maps import MapsLoss, added
 from kd_plugins.registry import MODELS
 
+__all__ = ['MSELoss', 'mse_loss']
+
 
 def mse_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     """Mean of the squared differences of two maps; 0 without pictures.

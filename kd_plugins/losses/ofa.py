@@ -12,6 +12,8 @@ from kd_plugins import checks
 from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.registry import MODELS
 
+__all__ = ['OFALoss', 'ofa_loss']
+
 
 def ofa_loss(preds_S: Tensor, preds_T: Tensor, labels: Tensor, eps: float) -> Tensor:
     """``-sum over classes of ((p_T + y)^eps - y) * log p_S`` per sample.

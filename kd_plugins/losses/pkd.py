@@ -11,6 +11,8 @@ from kd_plugins.losses.base import at_least_float32
 from kd_plugins.losses.maps import MapsLoss, added, standardized, values_per_channel
 from kd_plugins.registry import MODELS
 
+__all__ = ['PKDLoss', 'pkd_loss']
+
 
 def pkd_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     """Half the mean squared difference of both maps, standardised channel by channel.

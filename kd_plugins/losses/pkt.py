@@ -8,6 +8,8 @@ from torch import Tensor
 from kd_plugins.losses.base import WeightedLoss, at_least_float32, check_features, full_precision
 from kd_plugins.registry import MODELS
 
+__all__ = ['PKTLoss', 'pkt_loss']
+
 
 def pkt_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     """Mean over all pairs of ``p_T * log(p_T / p_S)``, in nats.

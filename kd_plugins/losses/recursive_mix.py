@@ -14,6 +14,8 @@ from kd_plugins.losses.base import WeightedLoss, at_least_float32, batch_mean, f
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import PastedRegion
 
+__all__ = ['RecursiveMixLoss', 'consistency_loss', 'pool_region']
+
 
 def pool_region(feature_map: Tensor, box: Sequence[float], size: tuple[int, int]) -> Tensor:
     """Mean of a region of feature maps, the same region of each: RoIAlign to one cell.

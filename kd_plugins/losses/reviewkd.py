@@ -13,6 +13,8 @@ from kd_plugins.registry import MODELS
 from kd_plugins.schedules import warmup as warmup_of
 from kd_plugins.structures import FeaturesSpec, Progress, as_maps
 
+__all__ = ['ReviewKDLoss', 'hcl_loss']
+
 #: Rows and columns that maps are pooled to.
 CONTEXTS = (4, 2, 1)
 

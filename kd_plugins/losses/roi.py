@@ -13,6 +13,8 @@ from kd_plugins.registry import MODELS
 from kd_plugins.structures import RoIOutputs, RoISpec
 from kd_plugins.temperatures import InstanceTemperature
 
+__all__ = ['RoILoss']
+
 
 @MODELS.register_module()
 class RoILoss(nn.Module):

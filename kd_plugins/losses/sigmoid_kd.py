@@ -13,6 +13,8 @@ from kd_plugins.registry import MODELS
 from kd_plugins.temperatures import LSKDTemperature
 from kd_plugins.temperatures.base import per_sample
 
+__all__ = ['SigmoidKDLoss', 'sigmoid_kd_loss']
+
 
 def sigmoid_kd_loss(preds_S: Tensor, preds_T: Tensor, tau: float | Tensor) -> Tensor:
     r"""``tau^2 * sum over classes of KL(sigmoid(z_T / tau) || sigmoid(z_S / tau))`` per sample.

@@ -14,6 +14,8 @@ from kd_plugins.losses.maps import ProjectedMapsLoss, added
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import FeaturesSpec, HeadOutputs, HeadSpec, as_maps
 
+__all__ = ['SL2Loss', 'sl2_loss']
+
 #: Added to the weights' sum in the published code.
 EPS = 1e-9
 

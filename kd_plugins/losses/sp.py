@@ -8,6 +8,8 @@ from torch import Tensor
 from kd_plugins.losses.base import WeightedLoss, at_least_float32, check_features, full_precision
 from kd_plugins.registry import MODELS
 
+__all__ = ['SPLoss', 'sp_loss']
+
 
 def sp_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     """``||G_T - G_S||^2 / N^2`` with the row-normalised similarities of each network.

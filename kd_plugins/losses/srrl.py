@@ -9,6 +9,8 @@ from kd_plugins import checks
 from kd_plugins.losses.base import WeightedLoss, at_least_float32, check_features, full_precision
 from kd_plugins.registry import MODELS
 
+__all__ = ['SRRLLoss', 'srrl_loss']
+
 
 def srrl_loss(
     preds_S: Tensor, preds_T: Tensor, weight_T: Tensor, bias_T: Tensor | None = None

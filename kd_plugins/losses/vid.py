@@ -12,6 +12,8 @@ from kd_plugins import checks
 from kd_plugins.losses.base import WeightedLoss, at_least_float32, check_features
 from kd_plugins.registry import MODELS
 
+__all__ = ['VIDLoss', 'vid_loss']
+
 
 def vid_loss(mean: Tensor, preds_T: Tensor, variance: Tensor) -> Tensor:
     """Negative log-likelihood of the teacher's features, without its constant.

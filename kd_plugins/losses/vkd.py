@@ -10,6 +10,8 @@ from kd_plugins import checks
 from kd_plugins.losses.base import WeightedLoss, at_least_float32, check_tensors, full_precision
 from kd_plugins.registry import MODELS
 
+__all__ = ['VkDLoss', 'vkd_loss']
+
 
 def vkd_loss(projected: Tensor, preds_T: Tensor) -> Tensor:
     """Smooth L1 (beta 1) to the teacher's features, which a layer norm without gain has whitened.

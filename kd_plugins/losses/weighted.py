@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from kd_plugins.losses.base import WeightedLoss
 from kd_plugins.registry import MODELS
 
+__all__ = ['Weighted']
+
 
 @MODELS.register_module()
 class Weighted(WeightedLoss):

@@ -16,6 +16,8 @@ from kd_plugins.losses.base import at_least_float32
 from kd_plugins.registry import MODELS
 from kd_plugins.temperatures import InstanceTemperature, as_temperature
 
+__all__ = ['WithTemperature']
+
 
 @MODELS.register_module()
 class WithTemperature(nn.Module):

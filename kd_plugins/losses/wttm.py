@@ -9,6 +9,8 @@ from kd_plugins import checks
 from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
 from kd_plugins.registry import MODELS
 
+__all__ = ['WTTMLoss', 'wttm_loss']
+
 
 def wttm_loss(preds_S: Tensor, preds_T: Tensor, gamma: float, weighted: bool = True) -> Tensor:
     r"""``w * KL(softmax(gamma * z_T) || softmax(z_S))`` per sample.

@@ -13,6 +13,8 @@ from kd_plugins import checks
 from kd_plugins.losses.base import WeightedLoss, at_least_float32, batch_mean
 from kd_plugins.registry import MODELS
 
+__all__ = ['ZipfLoss', 'vote_ranks', 'zipf_loss', 'zipf_target']
+
 #: What every form of target is set by, with the published values.
 TARGETS: dict[str, dict[str, float]] = {
     'zipf': dict(power=1.0),

@@ -2,36 +2,14 @@
 
 They stand in ``student_recorders`` and ``teacher_recorders`` beside mmrazor's
 own and hand the terms records that no longer say which network made them.
+
+What a module of this folder names in its ``__all__`` can be imported from here.
 """
 
-from kd_plugins.recorders.batch_part import BatchPartRecorder
-from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
 from kd_plugins.recorders.detection_head import DetectionHeadRecorder
-from kd_plugins.recorders.every_checkpoint import EveryCheckpointRecorder
-from kd_plugins.recorders.features import FeaturesRecorder
-from kd_plugins.recorders.head_features import CrossHeadRecorder, HeadFeaturesRecorder
-from kd_plugins.recorders.roi_head import RoIHeadRecorder
-from kd_plugins.recorders.snapshot import SnapshotRecorder
-from kd_plugins.recorders.stored import StoredRecorder
-from kd_plugins.recorders.task_logits import TaskLogitsRecorder
-from kd_plugins.recorders.teacher_part import TeacherPartRecorder
-from kd_plugins.recorders.view_logits import ViewLogitsRecorder
+from kd_plugins.registry import gather
+
+__all__ = gather(__name__)
 
 #: Its first name, for configs that import classes.
 DenseHeadRecorder = DetectionHeadRecorder
-
-__all__ = [
-    'BatchPartRecorder',
-    'CrossHeadRecorder',
-    'DenseLogitsRecorder',
-    'DetectionHeadRecorder',
-    'EveryCheckpointRecorder',
-    'FeaturesRecorder',
-    'HeadFeaturesRecorder',
-    'RoIHeadRecorder',
-    'SnapshotRecorder',
-    'StoredRecorder',
-    'TaskLogitsRecorder',
-    'TeacherPartRecorder',
-    'ViewLogitsRecorder',
-]

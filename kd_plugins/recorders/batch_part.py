@@ -9,6 +9,8 @@ from torch import nn
 
 from kd_plugins.registry import TASK_UTILS
 
+__all__ = ['BatchPartRecorder']
+
 
 @TASK_UTILS.register_module()
 class BatchPartRecorder(BaseRecorder):

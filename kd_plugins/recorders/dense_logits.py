@@ -15,6 +15,8 @@ from kd_plugins import checks
 from kd_plugins.losses.base import at_least_float32
 from kd_plugins.registry import TASK_UTILS
 
+__all__ = ['DenseLogitsRecorder']
+
 #: Where mmpretrain's heads keep a linear classifier; of two, the distillation token's.
 CLASSIFIERS = ('head.layers.head_dist', 'head.layers.head', 'head.fc')
 

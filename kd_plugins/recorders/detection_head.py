@@ -13,6 +13,8 @@ from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import HeadSpec
 
+__all__ = ['DetectionHeadRecorder']
+
 
 @TASK_UTILS.register_module(['DetectionHeadRecorder', 'DenseHeadRecorder'])
 class DetectionHeadRecorder(BaseRecorder):

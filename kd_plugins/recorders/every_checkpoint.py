@@ -13,6 +13,8 @@ from kd_plugins import checks
 from kd_plugins.networks import classes_of
 from kd_plugins.registry import TASK_UTILS
 
+__all__ = ['EveryCheckpointRecorder']
+
 
 @TASK_UTILS.register_module()
 class EveryCheckpointRecorder(BaseRecorder):

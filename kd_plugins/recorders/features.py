@@ -14,6 +14,8 @@ from kd_plugins import checks
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import FeaturesSpec
 
+__all__ = ['FeaturesRecorder']
+
 RIGHT = (
     "a list of module names, with dict(input_of='...') for what a module is given, and "
     "dict(output_of='...', items=[...], calls=[...], extra_tokens=...) for a part of what it gives"

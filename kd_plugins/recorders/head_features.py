@@ -18,6 +18,8 @@ from kd_plugins.recorders.listening import leave, listen
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import Branches, BranchesSpec, HeadOutputs, HeadSpec
 
+__all__ = ['CrossHeadRecorder', 'HeadFeaturesRecorder']
+
 
 class _BranchesRecorder(BaseRecorder):
     """Base of both: hears what the branches of a head say after some of their convolutions."""

@@ -16,6 +16,8 @@ from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import RoIOutputs, RoISpec
 
+__all__ = ['RoIHeadRecorder']
+
 #: RoI heads of mmdet that classify RoIs in ``_bbox_forward`` by features and boxes alone.
 #: A subclass of one is read alike.
 ROI_HEADS = (

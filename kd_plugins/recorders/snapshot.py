@@ -8,6 +8,8 @@ from mmrazor.models.task_modules.recorder import ModuleInputsRecorder
 
 from kd_plugins.registry import TASK_UTILS
 
+__all__ = ['SnapshotRecorder']
+
 
 @TASK_UTILS.register_module()
 class SnapshotRecorder(ModuleInputsRecorder):

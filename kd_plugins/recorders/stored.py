@@ -12,6 +12,8 @@ from kd_plugins.networks import classes_of
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import FeaturesSpec, HeadSpec
 
+__all__ = ['StoredRecorder']
+
 _SPECS = dict(HeadSpec=HeadSpec, FeaturesSpec=FeaturesSpec)
 
 

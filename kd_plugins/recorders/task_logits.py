@@ -12,6 +12,8 @@ from kd_plugins.recorders.listening import leave, listen
 from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS
 
+__all__ = ['TaskLogitsRecorder']
+
 
 @TASK_UTILS.register_module()
 class TaskLogitsRecorder(BaseRecorder):

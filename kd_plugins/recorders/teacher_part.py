@@ -12,6 +12,8 @@ from kd_plugins import checks
 from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS
 
+__all__ = ['TeacherPartRecorder']
+
 
 @TASK_UTILS.register_module()
 class TeacherPartRecorder(BaseRecorder):

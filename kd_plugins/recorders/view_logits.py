@@ -13,6 +13,8 @@ from kd_plugins.networks import classes_of
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import ViewLogits, ViewRows
 
+__all__ = ['ViewLogitsRecorder']
+
 VIEWS = ('labelled', 'weak', 'strong')
 
 

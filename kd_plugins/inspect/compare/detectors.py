@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_plugins.algorithms import SingleTeacherDistill
-from kd_plugins.losses import localization_weight
-from kd_plugins.recorders import DetectionHeadRecorder
+from kd_plugins.losses.bckd import localization_weight
+from kd_plugins.recorders.detection_head import DetectionHeadRecorder
 from kd_plugins.structures import HeadSpec
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kd_plugins.algorithms import SingleTeacherDistill
-from kd_plugins.losses import CSKDLoss, fused_target
+from kd_plugins.losses.cskd import CSKDLoss, fused_target
 
 
 @dataclass

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ON_DIGITS, ON_SCENES, ROOT
 from helpers.detection import term
 from helpers.few_scenes import few_scenes
 from helpers.short import fewer
@@ -13,16 +13,11 @@ from helpers.tiny_training import train
 from mmengine.config import Config
 from test_training import load
 
-CONFIGS = sorted(
-    str(path.relative_to(ROOT))
-    for path in (ROOT / 'configs').glob('*/*_digits.py')
-    if '-stored_' not in path.name
-)  # fmt: skip
+CONFIGS = [str(path.relative_to(ROOT)) for path in ON_DIGITS]
 KD = 'configs/kd/kd_digits.py'
 BCKD = 'configs/bckd/bckd_scenes.py'
-MAPS = [
-    f'configs/{name}/{name}_scenes.py' for name in ('cwd', 'pkd', 'mgd', 'sl2', 'mse', 'crosskd')
-]
+# LD trains beside BCKD.
+SCENES = [path for path in ON_SCENES if path.parent.name not in ('bckd', 'ld')]
 
 
 @pytest.fixture
@@ -156,8 +151,8 @@ def test_a_detectors_runs_with_one_seed_end_in_the_same_weights(tmp_path, determ
     assert moved and not any(torch.equal(first[key], other[key]) for key in moved)
 
 
-@pytest.mark.parametrize('path', MAPS)
-def test_terms_on_maps_repeat(tmp_path, deterministic, path):
+@pytest.mark.parametrize('path', SCENES, ids=lambda path: path.stem)
+def test_other_terms_of_detectors_repeat(tmp_path, deterministic, path):
     assert assert_repeats(lambda: on_scenes(tmp_path, path), deterministic)
 
 
@@ -173,7 +168,7 @@ def types(value):
 
 def test_no_loss_is_left_out(tmp_path):
     here = [Config.fromfile(ROOT / path).model.to_dict() for path in CONFIGS]
-    scenes = [on_scenes(tmp_path, path).model.to_dict() for path in (BCKD, *MAPS)]
+    scenes = [on_scenes(tmp_path, path).model.to_dict() for path in (BCKD, *SCENES)]
     used = {*types(here), *types(on_features()), *types(scenes)}
     registered = {
         f'kd_plugins.{node.name}'

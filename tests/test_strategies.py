@@ -5,8 +5,6 @@ import copy
 import functools
 import re
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,8 +24,6 @@ from helpers.stored import in_views
 from helpers.tiny_pictures import (
     beside_ctkd,
     boxes,
-    crossed,
-    from_cnn,
     half_labelled,
     necks,
     patches,
@@ -38,6 +34,19 @@ from helpers.tiny_pictures import (
 )
 from helpers.tiny_training import config, train
 from helpers.two_views import two_views
+from helpers.ways import (
+    BOXES,
+    CURRICULUM,
+    GLOBAL,
+    PATCHES,
+    STAGES,
+    VIEWS,
+    Method,
+    declared,
+    dot,
+    sgd,
+    vectors,
+)
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import OptimWrapper
@@ -47,43 +56,8 @@ from mmengine.runner import Runner, save_checkpoint
 from kd_plugins import launch
 from kd_plugins.structures import Progress
 
-KD = dict(type='kd_plugins.KDLoss', tau=2.0)
-GLOBAL = dict(type='kd_plugins.GlobalTemperature')
 LSKD = dict(type='kd_plugins.LSKDTemperature')
 INSTANCE = dict(type='kd_plugins.InstanceTemperature', num_classes=4)
-CURRICULUM = dict(type='kd_plugins.CurriculumTemperatureHook', length=2)
-
-
-def sgd(lr=0.1):
-    return dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=lr, momentum=0.9))
-
-
-def dot(lr=0.1):
-    return dict(sgd(lr), type='kd_plugins.DOTOptimWrapper', delta=0.05)
-
-
-@dataclass
-class Method:
-    """What a tiny training with a method is made of.
-
-    Args:
-        model: Makes the config of its algorithm.
-        wrapper: Of its optimizer.
-        hook: Of its curriculum, if it has one.
-        data: The dataset that it learns from.
-        part: A module of the student whose input takes a gradient.
-    """
-
-    model: Callable[[], dict]
-    wrapper: dict
-    hook: dict | None = None
-    data: str = 'Vectors'
-    part: str = 'fc'
-
-
-def vectors(**changes):
-    """An algorithm on the tiny classifiers, KD's loss with changes."""
-    return lambda: algorithm_cfg(distiller=distiller(dict(KD, **changes)))
 
 
 @functools.cache
@@ -101,23 +75,21 @@ def eekd(**changes):
 
 
 CHANGE = dict(type='kd_plugins.CTCHook', stage_two_epoch=1)
-# CTC reads what goes into the classifier.
-NUMBERED = dict(data='NumberedVectors', part='body.1')
-PATCHES = dict(data='Pictures', part='backbone.layers.1')
-STAGES = dict(data='Pictures', part='backbone.layer2')
-VIEWS = dict(data='TwoViews', part='backbone.layer2')
-BOXES = dict(data='Boxes', part='backbone.layer4')
+# CTC reads what goes into the classifier. Its memories go on with every step.
+NUMBERED = dict(data='NumberedVectors', part='body.1', whole=False)
 #: Takes a list of pictures, as a data loader gives them.
 PLAIN = dict(data_preprocessor=dict(type='kd_plugins.ClsDataPreprocessor'))
-#: A method more is a line more.
+#: A method more says so in its own test file.
 METHODS = {
+    **declared(),
     'KD': Method(vectors(), sgd()),
     'DKD': Method(vectors(type='kd_plugins.DKDLoss', beta=2.0), sgd()),
     'CTKD': Method(vectors(tau=GLOBAL), sgd(), CURRICULUM),
     'CTKD by instance': Method(vectors(tau=INSTANCE), sgd(), CURRICULUM),
     'KD + DOT': Method(vectors(), dot()),
     'CTKD + DOT': Method(vectors(tau=GLOBAL), dot(), CURRICULUM),
-    'DIST': Method(vectors(type='kd_plugins.DISTLoss'), sgd(0.02)),
+    # Classes are compared over the pictures of a step.
+    'DIST': Method(vectors(type='kd_plugins.DISTLoss'), sgd(0.02), whole=False),
     'WTTM': Method(
         lambda: algorithm_cfg(distiller=distiller(dict(type='kd_plugins.WTTMLoss'))), sgd()
     ),
@@ -129,9 +101,9 @@ METHODS = {
         eekd(mode='equal', mix='logits', tau=3.0, channels_S=None, channels_T=None), sgd()
     ),
     'EEKD + CTKD': Method(eekd(tau=GLOBAL), sgd(), CURRICULUM),
-    'EEKD + DOT': Method(eekd(), dot()),
+    'EEKD + DOT': Method(eekd(), dot(), compiled=False),
     'CTC': Method(ctc_model, sgd(), CHANGE, **NUMBERED),
-    'CTC + DOT': Method(ctc_model, dot(), CHANGE, **NUMBERED),
+    'CTC + DOT': Method(ctc_model, dot(), CHANGE, compiled=False, **NUMBERED),
     'ReviewKD': Method(lambda: algorithm_cfg(distiller=reviewing()), sgd(0.05)),
     'KD beside unlabelled': Method(
         half_labelled, sgd(), data='HalfLabelled', part='backbone.layer2'
@@ -139,30 +111,33 @@ METHODS = {
     'KD beside unlabelled + DOT': Method(
         half_labelled, dot(), data='HalfLabelled', part='backbone.layer2'
     ),
-    'CSKD': Method(patches, sgd(), **PATCHES),
-    'VkD, OFA-KD': Method(from_cnn, sgd(0.05), **PATCHES),
-    'VkD, OFA-KD + DOT': Method(from_cnn, dot(0.05), **PATCHES),
+    'CSKD': Method(patches, sgd(), stored=True, **PATCHES),
     'Zipf': Method(zipf, sgd(), **STAGES),
     'Zipf + CTKD + DOT': Method(lambda: beside_ctkd(zipf()), dot(), CURRICULUM, **STAGES),
-    'RecursiveMix': Method(recursive_mix, sgd(), **STAGES),
+    # Every pass pastes another batch.
+    'RecursiveMix': Method(recursive_mix, sgd(), whole=False, **STAGES),
     'RecursiveMix + CTKD + DOT': Method(
-        lambda: beside_ctkd(recursive_mix()), dot(), CURRICULUM, **STAGES
+        lambda: beside_ctkd(recursive_mix()), dot(), CURRICULUM, whole=False, **STAGES
     ),
     'FixMatch': Method(lambda: two_views('fixmatch'), sgd(0.01), **VIEWS),
-    'FullFlex': Method(two_views, sgd(0.01), **VIEWS),
-    'FullMatch + DOT': Method(lambda: two_views('fullmatch'), dot(0.01), **VIEWS),
-    'BCKD': Method(boxes, sgd(0.01), **BOXES),
-    'BCKD + DOT': Method(boxes, dot(0.01), **BOXES),
-    'CrossKD': Method(crossed, sgd(0.01), **BOXES),
-    'CrossKD + DOT': Method(crossed, dot(0.01), **BOXES),
+    # k is of a step.
+    'FullFlex': Method(two_views, sgd(0.01), whole=False, **VIEWS),
+    'FullMatch + DOT': Method(lambda: two_views('fullmatch'), dot(0.01), whole=False, **VIEWS),
+    'BCKD': Method(boxes, sgd(0.01), stored=True, **BOXES),
+    'BCKD + DOT': Method(boxes, dot(0.01), stored=True, **BOXES),
     'CWD, PKD': Method(
-        lambda: necks(CWD=dict(loss_weight=1.0), PKD=dict(loss_weight=0.1)), sgd(0.01), **BOXES
+        lambda: necks(CWD=dict(loss_weight=1.0), PKD=dict(loss_weight=0.1)),
+        sgd(0.01),
+        stored=True,
+        **BOXES,
     ),
-    'MGD, SL2': Method(lambda: necks(MGD=dict(loss_weight=1e-3), SL2={}), sgd(0.01), **BOXES),
-    'CWD + DOT': Method(lambda: necks(CWD={}), dot(0.01), **BOXES),
+    'MGD, SL2': Method(
+        lambda: necks(MGD=dict(loss_weight=1e-3), SL2={}), sgd(0.01), stored=True, **BOXES
+    ),
+    'CWD + DOT': Method(lambda: necks(CWD={}), dot(0.01), stored=True, **BOXES),
     'AutoDistiller': Method(lambda: wired() | PLAIN, sgd(), **STAGES),
     'RoI-DKD + CTKD + DOT + PKD': Method(
-        lambda: rois(tau=GLOBAL, fpn=True), dot(0.01), CURRICULUM, **BOXES
+        lambda: rois(tau=GLOBAL, fpn=True), dot(0.01), CURRICULUM, compiled=False, **BOXES
     ),
 }
 each_method = pytest.mark.parametrize('method', METHODS)
@@ -227,7 +202,7 @@ def float32_operators(monkeypatch):
 @each_method
 @pytest.mark.usefixtures('float32_operators')
 def test_bfloat16_autocast(tmp_path, method):
-    half = dict(dtype='bfloat16') if 'DOT' in method else dict(type='BFloat16OnCPU')
+    half = dict(dtype='bfloat16') if METHODS[method].dot else dict(type='BFloat16OnCPU')
     # oneDNN leaves parts of a bfloat16 weight gradient as the memory was, where a strided
     # convolution sees padding only, as on a detector's coarsest levels here.
     with torch.backends.mkldnn.flags(enabled=False):
@@ -237,15 +212,7 @@ def test_bfloat16_autocast(tmp_path, method):
     assert 0 < difference(full, mixed) < 0.02
 
 
-# mmdet divides by the objects of a step, so a detector's steps are not those of the batch;
-# every pass of RecursiveMix pastes another batch, CTC's memories go on with every step,
-# DIST compares classes over the pictures of a step, and FullMatch's k is of a step.
-IN_PARTS = ('RecursiveMix', 'CTC', 'DIST', 'Full')
-WHOLE = [
-    name
-    for name, method in METHODS.items()
-    if method.data != 'Boxes' and not any(part in name for part in IN_PARTS)
-]
+WHOLE = [name for name, method in METHODS.items() if method.whole and method.data != 'Boxes']
 
 
 @pytest.mark.parametrize('method', WHOLE)
@@ -270,7 +237,7 @@ def test_activation_checkpointing_changes_nothing(tmp_path, method):
     # steps of float32 (1e-7 at 1).
     assert difference(plain, kept) < 1e-6
     # Once more in each backward pass; DOT has two.
-    each = 3 if 'DOT' in method else 2
+    each = 3 if METHODS[method].dot else 2
     if 'unlabelled' in method:
         # As often again, but the task's loss reaches no unlabelled picture.
         each += 2
@@ -293,8 +260,7 @@ def test_an_average_beside_it_changes_nothing(tmp_path, method):
 
 # Vectors say no view: those methods are in tests/test_teachers/test_stored_training.py. The
 # others have no teacher, or one that no store can keep.
-STORED = ('CSKD', 'VkD, OFA-KD', 'VkD, OFA-KD + DOT', 'BCKD', 'BCKD + DOT', 'CWD, PKD', 'MGD, SL2',
-          'CWD + DOT')  # fmt: skip
+STORED = [name for name, method in METHODS.items() if method.stored]
 
 
 @pytest.mark.parametrize('method', STORED)
@@ -333,9 +299,7 @@ NO_MOMENTUM = torch.__version__ < '2.2'
 COMPILED = [
     name
     for name, method in METHODS.items()
-    if name not in ('EEKD + DOT', 'CTC + DOT')
-    and 'RoI' not in name
-    and (not NO_MOMENTUM or ('DOT' not in name and method.data == 'Vectors'))
+    if method.compiled and (not NO_MOMENTUM or (not method.dot and method.data == 'Vectors'))
 ]
 
 

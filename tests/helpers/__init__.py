@@ -13,14 +13,11 @@ from torch import nn
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / 'configs'
-#: The smallest config of every method. What a store holds is another test's.
-SMALLEST = [
-    *sorted(path for path in CONFIGS.glob('*/*_digits.py') if '-stored_' not in path.name),
-    *(
-        CONFIGS / f'{name}/{name}_scenes.py'
-        for name in ('bckd', 'cwd', 'pkd', 'mgd', 'sl2', 'mse', 'crosskd')
-    ),
-]
+#: The smallest configs of every method: NAME_digits.py and its kin, or NAME_scenes.py. What a
+#: store holds is another test's.
+ON_DIGITS = sorted(path for path in CONFIGS.glob('*/*_digits.py') if '-stored_' not in path.name)
+ON_SCENES = sorted(p for p in CONFIGS.glob('*/*_scenes.py') if p.stem == f'{p.parent.name}_scenes')
+SMALLEST = [*ON_DIGITS, *ON_SCENES]
 
 
 @MODELS.register_module(force=True)

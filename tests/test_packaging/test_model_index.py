@@ -31,6 +31,8 @@ Collections:
       Paper: Nowhere 1999
       Ours: digits 12.34
       Theirs: nothing
+    Ways of Training:
+      accumulation: is not
     New Config:
       Task: Image Classification
       distill_losses:
@@ -104,9 +106,8 @@ def test_an_installed_new_config_offers_the_new_method(built, tmp_path):
         [sys.executable, tool, '--help'], cwd=tmp_path, env=environment, capture_output=True,
         text=True, check=True,
     )  # fmt: skip
-    assert (
-        '{alone,bckd,ctkd,cwd,dist_kd,dkd,dot,kd,ld,lskd,mgd,mse,new,pkd,sl2,wttm}' in reply.stdout
-    )
+    offered = sorted(['alone', 'new', *methods(ROOT / 'configs')])
+    assert len(offered) > 10 and f'{{{",".join(offered)}}}' in reply.stdout
 
 
 def test_a_new_method_with_its_own_loss_is_written(tree, tmp_path, monkeypatch):
@@ -119,11 +120,32 @@ def test_a_new_method_with_its_own_loss_is_written(tree, tmp_path, monkeypatch):
     assert set(cfg.model.distiller.loss_forward_mappings.loss_new) == {'preds_S', 'preds_T'}
 
 
+def tables():
+    return runpy.run_path(str(ROOT / 'tools/dev/methods_table.py'))
+
+
+def added(before, after):
+    """Return the one line more, if nothing else has changed."""
+    lines = [line for line in after.splitlines() if line not in before.splitlines()]
+    assert len(after.splitlines()) == len(before.splitlines()) + len(lines)
+    return lines
+
+
 def test_readmes_table_is_that_of_the_metafiles(tree):
     readme = (ROOT / 'README.md').read_text()
-    with_table = runpy.run_path(str(ROOT / 'tools/dev/methods_table.py'))['with_table']
-    assert with_table(readme, ROOT / 'configs') == readme, 'run: make format'
+    rewrite = tables()['with_methods']
+    assert rewrite(readme, ROOT / 'configs') == readme, 'run: make format'
     row = '| NEW | [Nowhere 1999](https://arxiv.org/abs/9912.00001) | [configs/new](configs/new) | '
-    lines = with_table(readme, tree / 'configs').splitlines()
-    assert set(lines) - set(readme.splitlines()) == {row + 'digits 12.34 | nothing |'}
-    assert len(lines) == len(readme.splitlines()) + 1
+    assert added(readme, rewrite(readme, tree / 'configs')) == [row + 'digits 12.34 | nothing |']
+
+
+def test_ways_of_training_are_those_of_the_metafiles(tree, tmp_path):
+    page = (ROOT / 'docs/strategies.md').read_text()
+    rewrite = tables()['with_exceptions']
+    assert rewrite(page, ROOT / 'configs') == page, 'run: make format'
+    assert added(page, rewrite(page, tree / 'configs')) == ['| NEW | accumulation | is not |']
+    wrong = tmp_path / 'wrong/metafile.yml'
+    wrong.parent.mkdir()
+    wrong.write_text(METAFILE.replace('accumulation:', 'on one leg:'))
+    with pytest.raises(ValueError, match=r"wrong/metafile.yml: 'on one leg' is not one of .*EMA"):
+        rewrite(page, tmp_path)

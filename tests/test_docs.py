@@ -1,13 +1,14 @@
 import shutil
-import subprocess
-import sys
 
 from helpers import ROOT
+from helpers.processes import run_script
 
 
-def build(root, out):
-    line = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-b', 'html']
-    return subprocess.run([*line, str(root / 'docs'), str(out)], capture_output=True, text=True)
+def build(root, out, builder='html'):
+    script = root / 'sphinx_build.py'
+    script.write_text('from sphinx.cmd.build import main\nraise SystemExit(main())\n')
+    line = ['-W', '--keep-going', '-q', '-b', builder, '-d', root / 'doctrees']
+    return run_script(script, *line, root / 'docs', out)
 
 
 def copy(root):
@@ -39,6 +40,6 @@ def test_builds_without_warnings_and_links_between_pages(tmp_path):
     (root / 'configs/dkd/dkd_digits.py').unlink()
     source = root / 'docs/results.md'
     source.write_text(source.read_text() + '\n[gone](../configs/dot#no-such-heading)\n')
-    reply = build(root, tmp_path / 'html')
+    reply = build(root, tmp_path / 'none', 'dummy')
     assert reply.returncode != 0
     assert 'dkd_digits.py' in reply.stderr and 'no-such-heading' in reply.stderr

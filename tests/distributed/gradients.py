@@ -7,6 +7,7 @@ Everything is in float64 and without batch statistics.
 import sys
 import tempfile
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,8 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
-from helpers.tiny_pictures import Pictures, from_cnn, half_labelled, patches, stages, wired, zipf
+from helpers.tiny_pictures import Pictures, half_labelled, patches, stages, wired, zipf
+from helpers.ways import declared
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS
@@ -55,10 +57,16 @@ def of_patches():
     return model, pictures, [sample['data_samples'] for sample in samples]
 
 
-def of_tokens():
-    """VkD and OFA-KD, with what the projection and the branch learn."""
-    model = MODELS.build(from_cnn(data_preprocessor=dict(type='BaseDataPreprocessor'))).train()
+def of_declared(method):
+    """What a test file declares, with what its terms and connectors learn."""
+    cfg = method.model()
+    if method.data == 'Pictures':
+        cfg.update(data_preprocessor=dict(type='BaseDataPreprocessor'))
+    model = MODELS.build(cfg).train()
+    model.set_progress(Progress(iter=4, max_iters=10, epoch=4, max_epochs=10))
     model.init_weights()
+    if method.data == 'Vectors':
+        return model, *batch(size=8)
     samples = [Pictures(8)[i] for i in range(8)]
     pictures = torch.stack([sample['inputs'] for sample in samples])
     return model, pictures, [sample['data_samples'] for sample in samples]
@@ -128,7 +136,11 @@ CASES = {
     'CWD, MGD': of_maps,
     'AutoDistiller': of_wired_maps,
     'CSKD': of_patches,
-    'VkD, OFA-KD': of_tokens,
+    **{
+        name: partial(of_declared, method)
+        for name, method in declared().items()
+        if method.ranks and not method.dot and method.data in ('Vectors', 'Pictures')
+    },
     'Zipf': of_votes,
     'EEKD': of_checkpoints,
     'with unlabelled': of_both_parts,

@@ -44,6 +44,7 @@ class Method:
             mmdet divides by the objects of a step.
         stored: Whether what its teacher says can be stored, of data that come in views.
         compiled: Whether compiled steps are the same steps.
+        ranks: Whether the mean of two ranks' gradients is that of the joined batch.
     """
 
     model: Callable[[], dict]
@@ -54,6 +55,7 @@ class Method:
     whole: bool = True
     stored: bool = False
     compiled: bool = True
+    ranks: bool = True
 
     @property
     def dot(self):

@@ -80,9 +80,6 @@ def test_carries_what_mim_needs(wheel):
 def test_mim_finds_configs_by_base_name_from_any_directory(python, tmp_path):
     mim = (python, '-m', 'mim')
     options = ('--cfg-options', *OPTIONS)
-    run(*mim, 'train', 'kd_plugins', 'digits_student.py', '--gpus', 0, *options, cwd=tmp_path)
-    checkpoint = tmp_path / 'work_dirs/digits_student/epoch_1.pth'
-    assert checkpoint.is_file()
     distilled = [*options, f'model.teacher_ckpt={tmp_path}/teacher.pth']
     run(*mim, 'train', 'kd_plugins', 'digits_teacher.py', '--gpus', 0, *options, cwd=tmp_path)
     (tmp_path / 'work_dirs/digits_teacher/epoch_1.pth').rename(tmp_path / 'teacher.pth')

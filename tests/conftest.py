@@ -1,6 +1,7 @@
 import gc
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,16 @@ def _upstream_indices_are_read_once():
     from helpers.indices import read_once
 
     with read_once():
+        yield
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _loops_do_not_wait():
+    """Keep mmengine from waiting two seconds between passes over the data."""
+    from mmengine.runner import loops
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loops, 'time', SimpleNamespace(sleep=lambda seconds: None))
         yield
 
 

@@ -12,7 +12,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from kd_plugins.inspect.check import check
-from kd_plugins.new_config.writing import Request, write_config
+from kd_plugins.new_config.request import Request
+from kd_plugins.new_config.writing import write_config
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import measure_teacher
 

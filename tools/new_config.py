@@ -25,7 +25,8 @@ import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.compat import chatter
 from kd_plugins.datasets.boxes import Boxes, faults
 from kd_plugins.new_config.methods import methods
-from kd_plugins.new_config.writing import ALONE, Request, write_config
+from kd_plugins.new_config.request import ALONE, Request
+from kd_plugins.new_config.writing import write_config
 from kd_plugins.wiring import WHERE
 
 

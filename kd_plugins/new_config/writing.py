@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hub import get_config
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 
-from kd_plugins import checks
-from kd_plugins.datasets.boxes import Boxes, read_boxes
 from kd_plugins.files.writing import write_aside
 from kd_plugins.networks import build_network, resolve_network, size_made_for
 from kd_plugins.new_config.classes import classes_in_cfg, of_classes
-from kd_plugins.new_config.detection import (
-    check_masks,
-    count_of,
-    heads_of,
-    root_of,
-    sections_of_data,
-    teachers_order,
-    write_annotations,
-)
+from kd_plugins.new_config.data import data_sections
+from kd_plugins.new_config.detection import count_of, write_annotations
 from kd_plugins.new_config.logits import Logits, picture_size
 from kd_plugins.new_config.methods import methods
-from kd_plugins.new_config.python import Code, statement
+from kd_plugins.new_config.python import statement
 from kd_plugins.new_config.reading import CLASSIFIER, Named, distiller, logits_of
+from kd_plugins.new_config.request import Request, cannot, whole_config
 from kd_plugins.registry import name_of
 from kd_plugins.teachers.classes import keep_classes
 
-#: The endings of the pictures that mmpretrain's CustomDataset finds.
-PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
-#: The method of a training without a teacher.
-ALONE = 'alone'
 #: What a network is tried on where no config says the size of its pictures.
 SIZE = (224, 224)
 _HOOKS = dict(
@@ -50,170 +34,6 @@ _HOOKS = dict(
     # Not in custom_hooks, a list, which would replace the student's own.
     seed_by_progress='SeedByProgressHook',
 )
-
-
-@dataclass
-class Request:
-    """What a config is asked for.
-
-    Args:
-        student: Config of the student: a path, or ``PACKAGE::PATH``.
-        method: ``'alone'``, or a key of :func:`kd_plugins.new_config.methods.methods`.
-        out: Where the config will be. Paths in it count from there, so that it
-            works from any working directory.
-        teacher: Config of the teacher, like the student's; None for the student alone.
-        teacher_ckpt: The teacher's checkpoint; None for the weights that the
-            package's model index lists for its config.
-        data: In the place of the data of the student's config. For a classifier a
-            folder with ``train/CLASS/`` and ``val/CLASS/``, for a detector one of
-            :func:`kd_plugins.datasets.boxes.read_boxes`. With ``unlabelled``, ``train/``
-            may be missing.
-        batch_size: Of a detector's training on ``data``, on one process; None for
-            that of the student's config.
-        student_logits: The module whose output are the student's logits; None to
-            look for the network's own answer.
-        teacher_logits: The teacher's.
-        unlabelled: A folder of pictures without labels, for a method that needs none.
-        where: The part of both networks whose maps a term on maps compares:
-            ``'neck'``, ``'backbone'`` or ``'head'``; None to choose.
-        unlabelled_ratio: How many of them there are in a batch for each labelled
-            picture; ``'all'`` for no labelled ones, as where ``data`` has no ``train/``.
-    """
-
-    student: str
-    method: str
-    out: Path
-    teacher: str | None = None
-    teacher_ckpt: str | None = None
-    data: Path | None = None
-    batch_size: int | None = None
-    student_logits: str | None = None
-    teacher_logits: str | None = None
-    unlabelled: Path | None = None
-    unlabelled_ratio: int | str = 1
-    where: str | None = None
-    classes: list[str] = field(default_factory=list, init=False)
-    boxes: Boxes | None = field(default=None, init=False)
-    teachers_classes: list[str] | None = field(default=None, init=False)
-
-    def __post_init__(self) -> None:
-        if (self.teacher is None) != (self.method == ALONE):
-            raise ValueError(
-                f'--method {self.method} and --teacher {self.teacher!r} do not go together.'
-            )
-        if self.teacher is not None and self.teacher_ckpt is None and '::' not in self.teacher:
-            raise ValueError(
-                f'--teacher {self.teacher!r} is a file of yours, for which no package lists '
-                'weights: give --teacher-ckpt.'
-            )
-        if os.path.isfile(self.student) and _is_new_style(self.student):
-            raise ValueError(
-                f'--student {self.student!r} is a new-style config (read_base, classes as types), '
-                'which the classic file that is written here cannot inherit: make a classic one of '
-                'it with mmengine.config.Config.fromfile(FILE).dump(OTHER_FILE), and give that.'
-            )
-        if self.data is None and self.batch_size is not None:
-            raise ValueError(
-                f'--batch-size {self.batch_size} is for --data of detectors: without it, set '
-                'train_dataloader.batch_size in the config.'
-            )
-        if self.data is None and self.unlabelled is None:
-            return
-        network = _whole(self.student, '--student').get('model', {})
-        if self.unlabelled is not None:
-            if 'head' not in network:
-                raise ValueError(
-                    f'--unlabelled is for classifiers, but --student {self.student!r} is a '
-                    f'{name_of(network.get("type"))}.'
-                )
-            self._check_unlabelled(self.unlabelled)
-        if self.data is None:
-            return
-        if 'head' in network:
-            if self.batch_size is not None:
-                raise ValueError(
-                    f'--batch-size {self.batch_size} is for detectors, and --student '
-                    f'{self.student!r} is a {name_of(network.get("type"))}.'
-                )
-            self.classes = _classes_in(self.data, self.unlabelled_alone)
-        else:
-            self.boxes = read_boxes(self.data)
-            self.classes = self.boxes.classes
-            self.teachers_classes = teachers_order(self.teacher_ckpt, self.classes)
-
-    @property
-    def unlabelled_alone(self) -> bool:
-        """Whether no picture of the training has a label."""
-        return self.unlabelled is not None and self.unlabelled_ratio == 'all'
-
-    def _check_unlabelled(self, folder: Path) -> None:
-        if self.method == ALONE:
-            raise ValueError(
-                f'--unlabelled {str(folder)!r} teaches by the answers of a teacher, and --method '
-                'alone has none: give --teacher and another method, such as kd.'
-            )
-        if not any(path.suffix.lower() in PICTURES for path in folder.rglob('*')):
-            raise ValueError(
-                f'--unlabelled {str(folder)!r} holds no pictures ({", ".join(PICTURES)}): give a '
-                'folder that has some, at any depth.'
-            )
-        if self.data is not None:
-            self._check_val_apart(folder, self.data / 'val')
-            if not (self.data / 'train').is_dir():
-                self.unlabelled_ratio = 'all'
-        if self.unlabelled_ratio != 'all':
-            checks.whole_number(
-                '--unlabelled-ratio', self.unlabelled_ratio, right='a whole number, or all'
-            )
-
-    def _check_val_apart(self, folder: Path, val: Path) -> None:
-        """Refuse to train on the pictures that measure the training."""
-        one, other = folder.resolve(), val.resolve()
-        if one.is_relative_to(other) or other.is_relative_to(one):
-            raise ValueError(
-                f'--unlabelled {str(folder)!r} and {str(val)!r}, which measures the student, have '
-                'pictures in common: give a folder apart from it.'
-            )
-
-    def network(self, side: str, whole: Config, path: str, **more: Any) -> dict[str, Any]:
-        """Return the config of one of the networks, for these classes.
-
-        Args:
-            side: 'student' or 'teacher', which may know other classes beside these.
-            whole: Its config.
-            path: Where that is.
-            **more: More of it; ``cfg_path`` as it shall stand there.
-        """
-        changes: dict[str, Any] = {}
-        if self.boxes is not None:
-            classes = (side == 'teacher' and self.teachers_classes) or self.classes
-            changes = heads_of(path, len(classes), f'--{side}')
-        elif self.classes:
-            changes = of_classes(whole.model, len(self.classes), f'--{side}')
-        return {**dict(cfg_path=path, **changes), **more}
-
-    @property
-    def annotations(self) -> Path:
-        """Where annotations of another form go as COCO files: beside the config."""
-        assert self.data is not None
-        return self.out.parent / f'{self.data.resolve().name}_coco'
-
-    def path(self, path: str | Path, prefix: str = '{{ fileDirname }}/') -> str:
-        """Return a path as it stands in the config, where relative ones count from its folder.
-
-        Args:
-            path: A path, an address or ``PACKAGE::PATH``.
-            prefix: What to put before a relative path; mmengine fills in the folder.
-        """
-        path = str(path)
-        if '::' in path or '://' in path or os.path.isabs(path):
-            return path
-        folder = os.path.abspath(self.out.parent)
-        counted = os.path.relpath(path, folder)
-        if os.path.realpath(os.path.join(folder, counted)) != os.path.realpath(path):
-            # Through a link `..` leads elsewhere, and mmengine and the system disagree where.
-            return os.path.abspath(path)
-        return prefix + counted
 
 
 def write_config(request: Request) -> None:
@@ -240,7 +60,7 @@ def new_config(request: Request) -> str:
     Raises:
         ValueError: As :func:`write_config`.
     """
-    base = _whole(request.student, '--student')
+    base = whole_config(request.student, '--student')
     if 'train_dataloader' not in base or 'train_cfg' not in base:
         raise ValueError(
             f'--student {request.student!r} says how to test and not how to train (it has no '
@@ -248,7 +68,7 @@ def new_config(request: Request) -> str:
         )
     student = _named(request, 'student', request.student, base)
     if request.teacher is None:
-        sections = _data(request, base)
+        sections = data_sections(request, base)
         if request.classes:
             if request.boxes is not None:
                 model = request.network('student', base, request.student)
@@ -272,7 +92,7 @@ def new_config(request: Request) -> str:
 
 def _distillation(request: Request, base: Config, student: Named, path: str) -> dict[str, Any]:
     says = methods()[request.method]
-    whole = _whole(path, '--teacher')
+    whole = whole_config(path, '--teacher')
     teacher = _named(request, 'teacher', path, whole)
     recorded = distiller(
         request.method, says, student, teacher, request.unlabelled is not None, request.where
@@ -309,29 +129,9 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
         default_hooks=dict(**hooks, **settings.pop('default_hooks', {})),
         randomness=dict(seed=0),
         **settings,
-        **_data(request, base),
+        **data_sections(request, base),
         model=dict(model, distiller=recorded),
     )
-
-
-def _is_new_style(path: str) -> bool:
-    try:
-        return Config._is_lazy_import(path)
-    except SyntaxError:
-        return False  # which reading it will tell
-
-
-def _whole(path: str, option: str) -> Config:
-    """Read the config of a training.
-
-    Raises:
-        ValueError: Whatever upstream throws, as one sentence.
-    """
-    try:
-        with DefaultScope.overwrite_default_scope(path.split('::')[0] if '::' in path else None):
-            return get_config(path) if '::' in path else Config.fromfile(path)
-    except Exception as error:
-        raise _cannot(f'{option} {path!r} cannot be read', error) from error
 
 
 def _named(request: Request, side: str, path: str, whole: Config) -> Named:
@@ -346,17 +146,10 @@ def _named(request: Request, side: str, path: str, whole: Config) -> Named:
     try:
         network = _build(cfg)
     except Exception as error:
-        raise _cannot(f'{option} {path!r} cannot be built', error) from error
+        raise cannot(f'{option} {path!r} cannot be built', error) from error
     chosen = getattr(request, f'{side}_logits')
     size = size_made_for(network) or picture_size(whole) or SIZE
     return Named(f'{option} {path!r}', network, size, f'{option}-logits', chosen)
-
-
-def _cannot(what: str, error: Exception) -> ValueError:
-    """Return what upstream, or a network's own code, stopped at, as one sentence."""
-    if isinstance(error, (ValueError, FileNotFoundError)):
-        return ValueError(f'{what}: {checks.said(error)}')
-    return ValueError(f'{what}: {type(error).__name__}: {checks.said(error)}')
 
 
 def _build(cfg: Mapping[str, Any]) -> BaseModel:
@@ -418,147 +211,4 @@ def _try(text: str, request: Request) -> None:
                 build_optim_wrapper(built, cfg.optim_wrapper)
     except Exception as error:
         what = f'--method {request.method} cannot be built for --student {request.student!r}'
-        raise _cannot(what, error) from error
-
-
-def _classes_in(data: Path, only_val: bool) -> list[str]:
-    found = {
-        split: sorted(p.name for p in (data / split).glob('*') if p.is_dir())
-        for split in ('train', 'val')
-    }
-    if only_val:
-        found['train'] = found['val']
-    if len(found['train']) < 2 or found['train'] != found['val']:
-        raise ValueError(
-            f'--data {str(data)!r} needs the same two or more folders of pictures, one a class, in '
-            f'train/ and val/, but they hold {len(found["train"])} and {len(found["val"])}.'
-        )
-    return found['train']
-
-
-def _data(request: Request, base: Config) -> dict[str, Any]:
-    if request.data is None and request.unlabelled is None:
-        return {}
-    if request.boxes is not None:
-        return _boxes(request, request.boxes, base)
-    sections: dict[str, Any] = {}
-    if request.data is not None:
-        sections = dict(
-            data_root=request.path(request.data),
-            data_preprocessor=dict(_own_preprocessor(base), num_classes=len(request.classes)),
-            train_dataloader=dict(dataset=_folders('train', base)),
-            val_dataloader=dict(dataset=_folders('val', base)),
-            test_dataloader=Code('val_dataloader'),
-            val_evaluator=dict(_delete_=True, type='Accuracy', topk=Code('(1,)')),
-            test_evaluator=Code('val_evaluator'),
-        )
-    if request.unlabelled is not None:
-        _add_unlabelled(sections, request, request.unlabelled, base)
-    return sections
-
-
-def _own_preprocessor(base: Config) -> dict[str, Any]:
-    """Return the preprocessor inside of a model, which counts before that at the top level."""
-    return dict(base.model.get('data_preprocessor') or {})
-
-
-def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, base: Config) -> None:
-    """Put pictures without labels beside the labelled ones, or in their place."""
-    unlabelled = dict(
-        type='CustomDataset',
-        data_root=request.path(folder),
-        with_label=False,
-        pipeline=Code(_pipeline('train', base, resize=True)),
-    )
-    preprocessor = sections.setdefault('data_preprocessor', _own_preprocessor(base))
-    preprocessor['type'] = 'kd_plugins.ClsDataPreprocessor'
-    if request.unlabelled_alone:
-        if request.classes:
-            # The checkpoint says them, and the teacher's are compared with them.
-            unlabelled['metainfo'] = dict(classes=request.classes)
-        sections['train_dataloader'] = dict(dataset=dict(_delete_=True, **unlabelled))
-        return
-    labelled: Any = Code('_base_.train_dataloader.dataset')
-    if request.data is not None:
-        labelled = sections['train_dataloader']['dataset']
-        del labelled['_delete_']
-    parts, size = [1, int(request.unlabelled_ratio)], base.train_dataloader.batch_size
-    if size % sum(parts):
-        raise ValueError(
-            f'--unlabelled-ratio {parts[1]}: the batches of --student {request.student!r} have '
-            f'{size} pictures, which {sum(parts)} does not divide: give a ratio R for which 1 + R '
-            'does.'
-        )
-    endless = name_of(base.train_dataloader.sampler.type) == 'InfiniteSampler' or not (
-        base.train_cfg.get('by_epoch', True)
-    )
-    sections['train_dataloader'] = dict(
-        dataset=dict(
-            _delete_=True,
-            type='kd_plugins.WithUnlabelled',
-            labelled=labelled,
-            unlabelled=unlabelled,
-        ),
-        sampler=dict(
-            _delete_=True,
-            type='kd_plugins.MultiSourceSampler',
-            batch_size=size,
-            source_ratio=parts,
-            **(dict(infinite=True) if endless else {}),
-        ),
-    )
-
-
-def _boxes(request: Request, boxes: Boxes, base: Config) -> dict[str, Any]:
-    check_masks(base, boxes, request.student)
-    files = {
-        name: part.ann_file or request.annotations / f'{name}.json'
-        for name, part in (('train', boxes.train), ('val', boxes.val))
-    }
-    paths = {name: request.path(path) for name, path in files.items()}
-    return sections_of_data(
-        base,
-        boxes,
-        dict(root=request.path(root_of(boxes)), **paths),
-        request.batch_size,
-        Path(request.student).name,
-    )
-
-
-def _folders(split: str, base: Config) -> dict[str, Any]:
-    return dict(
-        _delete_=True,
-        type='CustomDataset',
-        data_root=Code('data_root'),
-        data_prefix=split,
-        pipeline=Code(_pipeline(split, base)),
-    )
-
-
-def _pipeline(split: str, base: Config, resize: bool = False) -> str:
-    """Return the pipeline of the student's config, with what reads files where it has nothing.
-
-    Args:
-        split: 'train' or 'val'.
-        base: The student's config.
-        resize: Whether to bring pictures of any size to its size, if nothing in it does.
-    """
-    dataset = base[f'{split}_dataloader'].dataset
-    if 'pipeline' not in dataset:
-        raise ValueError(
-            f'--data, --unlabelled: {split}_dataloader.dataset of the student is a '
-            f'{name_of(dataset.type)}, which has no pipeline of its own: start from a config with '
-            'a plain dataset.'
-        )
-    pipeline = f'_base_.{split}_dataloader.dataset.pipeline'
-    if any(name_of(step.type).startswith('LoadImage') for step in dataset.pipeline):
-        return pipeline
-    # The base's dataset, CIFAR's say, has its pictures in memory, as RGB.
-    load = "dict(type='LoadImageFromFile')"
-    if not (base.get('data_preprocessor') or {}).get('to_rgb', False):
-        load = "dict(type='kd_plugins.LoadImageFromFile', channel_order='rgb')"
-    size = picture_size(base)
-    if resize and size and not any('Resize' in name_of(step.type) for step in dataset.pipeline):
-        # Else crops of 32 x 32, say, would be cut out of photographs.
-        load += f", dict(type='Resize', scale={size[::-1]}, backend='pillow')"
-    return f'[{load}, *{pipeline}]'
+        raise cannot(what, error) from error

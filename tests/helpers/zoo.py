@@ -24,7 +24,8 @@ from kd_plugins.inspect.check import check, describe
 from kd_plugins.networks import build_network, resolve_network
 from kd_plugins.new_config.classes import classes_in_cfg
 from kd_plugins.new_config.logits import picture_size
-from kd_plugins.new_config.writing import Request, write_config
+from kd_plugins.new_config.request import Request
+from kd_plugins.new_config.writing import write_config
 from kd_plugins.recorders.dense_logits import DenseLogitsRecorder
 
 #: The smallest config of each folder of mmpretrain that trains a classifier.

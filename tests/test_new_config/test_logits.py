@@ -11,7 +11,8 @@ from mmengine.registry import DefaultScope, init_default_scope
 from kd_plugins.networks import build_network, resolve_network
 from kd_plugins.new_config.classes import of_classes
 from kd_plugins.new_config.logits import find_logits, picture_size
-from kd_plugins.new_config.writing import Request, new_config, write_config
+from kd_plugins.new_config.request import Request
+from kd_plugins.new_config.writing import new_config, write_config
 
 STUDENT = str(ROOT / 'configs/vanilla/digits_student.py')
 

@@ -16,7 +16,8 @@ from kd_plugins.networks import build_network, classifier, resolve_network
 from kd_plugins.new_config import writing
 from kd_plugins.new_config.methods import CLASSIFICATION, DETECTION, Method, methods
 from kd_plugins.new_config.python import Code, as_python, statement
-from kd_plugins.new_config.writing import Request, new_config, write_config
+from kd_plugins.new_config.request import Request
+from kd_plugins.new_config.writing import new_config, write_config
 from kd_plugins.wiring.terms import TERMS
 
 R18 = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'

@@ -22,7 +22,8 @@ from kd_plugins.inspect.check.pictures import Pictures
 from kd_plugins.inspect.check.report import Report
 from kd_plugins.networks import build_network, classes_of, resolve_network
 from kd_plugins.new_config.detection import heads_of
-from kd_plugins.new_config.writing import Request, new_config, write_config
+from kd_plugins.new_config.request import Request
+from kd_plugins.new_config.writing import new_config, write_config
 from kd_plugins.registry import MODELS
 
 STUDENT = str(ROOT / 'configs/vanilla/gfl_scenes_student.py')

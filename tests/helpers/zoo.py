@@ -149,8 +149,7 @@ def classifier_row(folder):
     try:
         path, cfg = stock('mmpretrain', folder)
     except RuntimeError as error:  # mmengine's, of upstream's replknet
-        said = f'mmengine cannot read the config ({type(error).__name__})'
-        runs = dict.fromkeys(('student', 'teacher', 'maps', 'dense'), said)
+        runs = _unread(error, 'student', 'teacher', 'maps', 'dense')
         return dict(config=f'{CLASSIFIERS[folder]}.py', network='-', **runs, dot='-')
     classes = classes_in_cfg(cfg.model) or 1000
     with tempfile.TemporaryDirectory() as scratch:
@@ -171,6 +170,10 @@ def classifier_row(folder):
         dense=_dense(path, cfg),
         dot='yes' if optimizer == 'SGD' else optimizer,
     )
+
+
+def _unread(error, *columns):
+    return dict.fromkeys(columns, f'mmengine cannot read the config ({type(error).__name__})')
 
 
 def _maps(path, cfg):
@@ -331,7 +334,11 @@ def _built(path):
 
 def detector_row(folder):
     """Say what comes of a detector that teaches one of its own kind."""
-    path, cfg = stock('mmdet', folder)
+    try:
+        path, cfg = stock('mmdet', folder)
+    except ValueError as error:  # mmengine's, of the folder gn+ws: no address has a plus
+        runs = _unread(error, 'bckd', 'rois', 'features')
+        return dict(config=f'{DETECTORS[folder][0]}.py', network='-', head='-', **runs)
     row = dict(config=path.split('/', 1)[1], network=cfg.model.type, head=_head(cfg.model))
     with whole_detectors.shallow():
         row['bckd'] = _detects(path, folder, 'bckd')

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from importlib import import_module
 
 import pytest
 from helpers import ROOT
@@ -43,3 +44,16 @@ def test_names_of_earlier_configs_are_kept(name, first):
 def test_the_recorder_of_earlier_configs_is_kept():
     kinds = [TASK_UTILS.get(f'kd_plugins.{each}HeadRecorder') for each in ('Detection', 'Dense')]
     assert kinds[0] is kinds[1] is not None
+
+
+@pytest.mark.parametrize('package', ['losses', 'connectors', 'recorders', 'batch_parts'])
+def test_what_a_file_registers_can_be_imported_from_its_package(package):
+    registered = {
+        node.name
+        for path in (ROOT / 'kd_plugins' / package).glob('*.py')
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+        and any('register_module' in ast.unparse(each) for each in node.decorator_list)
+    }
+    assert registered
+    assert registered <= {*import_module(f'kd_plugins.{package}').__all__}

@@ -21,6 +21,19 @@ from helpers import (
 from helpers.detection import images
 from helpers.numbered import ctc_model
 from helpers.stored import in_views
+from helpers.strategies import (
+    BOXES,
+    CURRICULUM,
+    GLOBAL,
+    PATCHES,
+    STAGES,
+    VIEWS,
+    Method,
+    declared,
+    dot,
+    sgd,
+    vectors,
+)
 from helpers.tiny_pictures import (
     beside_ctkd,
     boxes,
@@ -34,19 +47,6 @@ from helpers.tiny_pictures import (
 )
 from helpers.tiny_training import config, train
 from helpers.two_views import two_views
-from helpers.ways import (
-    BOXES,
-    CURRICULUM,
-    GLOBAL,
-    PATCHES,
-    STAGES,
-    VIEWS,
-    Method,
-    declared,
-    dot,
-    sgd,
-    vectors,
-)
 from mmengine.config import Config
 from mmengine.model import convert_sync_batchnorm
 from mmengine.optim import OptimWrapper

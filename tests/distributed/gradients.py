@@ -15,8 +15,8 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from helpers import batch, build, distiller, eekd_cfg, reviewing, save_checkpoints
+from helpers.strategies import declared
 from helpers.tiny_pictures import Pictures, half_labelled, patches, stages, wired, zipf
-from helpers.ways import declared
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODELS

@@ -6,9 +6,9 @@ from copy import deepcopy
 import pytest
 import torch
 from helpers.detection import HEADS, build, detector, images, losses
+from helpers.strategies import BOXES, Method, dot, sgd
 from helpers.tiny_pictures import crossed
 from helpers.tiny_training import config, train
-from helpers.ways import BOXES, Method, dot, sgd
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS, MODELS, init_default_scope
@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS, MODELS, init_default_scope
 IOU = dict(type='mmdet.GIoULoss')
 WIDER = dict(type='kd_plugins.CrossKDConnector', in_channels=12, out_channels=16)
 
-WAYS = {
+STRATEGIES = {
     'CrossKD': Method(crossed, sgd(0.01), **BOXES),
     'CrossKD + DOT': Method(crossed, dot(0.01), **BOXES),
 }

@@ -4,15 +4,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.maps import wave
+from helpers.strategies import PATCHES, Method, dot, sgd
 from helpers.tiny_pictures import from_cnn
-from helpers.ways import PATCHES, Method, dot, sgd
 from torch import nn
 
 from kd_plugins.losses import VkDLoss, vkd_loss
 from kd_plugins.losses.vkd import OrthogonalProjection
 
 #: Beside OFA-KD.
-WAYS = {
+STRATEGIES = {
     'VkD, OFA-KD': Method(from_cnn, sgd(0.05), stored=True, **PATCHES),
     'VkD, OFA-KD + DOT': Method(from_cnn, dot(0.05), stored=True, **PATCHES),
 }

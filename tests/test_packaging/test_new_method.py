@@ -60,11 +60,11 @@ Models:
 """
 TEST = """
 import torch
-from helpers.ways import Method, sgd, vectors
+from helpers.strategies import Method, sgd, vectors
 
 from kd_plugins.losses import new_loss
 
-WAYS = {'NEW': Method(vectors(type='kd_plugins.NewLoss'), sgd())}
+STRATEGIES = {'NEW': Method(vectors(type='kd_plugins.NewLoss'), sgd())}
 
 
 def test_is_the_formula():

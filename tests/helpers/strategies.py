@@ -2,7 +2,7 @@
 
 The test file of a method may declare its own, and is found by that::
 
-    WAYS = {'NEW': Method(lambda: algorithm_cfg(distiller=distiller(NEW)), sgd())}
+    STRATEGIES = {'NEW': Method(lambda: algorithm_cfg(distiller=distiller(NEW)), sgd())}
 """
 
 import re
@@ -72,8 +72,8 @@ def declared():
     """Return the methods that test files declare."""
     found = {}
     for path in sorted((ROOT / 'tests').glob('test_*/test_*.py')):
-        if re.search('^WAYS = ', path.read_text(), re.MULTILINE):
+        if re.search('^STRATEGIES = ', path.read_text(), re.MULTILINE):
             sys.path.append(str(path.parent))
             # A test file may quote such a line.
-            found.update(getattr(import_module(path.stem), 'WAYS', {}))
+            found.update(getattr(import_module(path.stem), 'STRATEGIES', {}))
     return found

@@ -395,11 +395,14 @@ def test_sharded_students_are_refused_before_anything_starts(tmp_path, strategy)
 
 def test_every_cell_of_the_table_is_a_test_or_says_why_not():
     text = (ROOT / 'docs/strategies.md').read_text()
-    rows = [line[1:-1].split('|') for line in text.splitlines() if line.startswith('|')]
+    tables = re.findall(r'(?:^\|.*\n)+', text, re.MULTILINE)
     names = set(re.findall(r'def (test_\w+)', (ROOT / 'tests/test_strategies.py').read_text()))
     for path in (ROOT / 'tests').glob('*/test_*.py'):
         names |= set(re.findall(r'def (test_\w+)', path.read_text()))
     named = re.findall(r'`(test_\w+)`', text)
     assert named and [name for name in named if name not in names] == []
-    assert len({len(row) for row in rows}) == 1
-    assert all(cell.strip() for row in rows[1:] for cell in row)
+    for table in tables:
+        rows = [line[1:-1].split('|') for line in table.splitlines()]
+        assert len({len(row) for row in rows}) == 1
+        assert all(cell.strip() for row in rows for cell in row)
+    assert len(tables) == 2

@@ -185,6 +185,14 @@ def check_records(distiller: Any) -> None:
             side = 'student' if record['from_student'] else 'teacher'
             recorder = _recorder(distiller, record)
             if len(recorder.data_buffer) <= record.get('record_idx', 0):
+                if side == 'student' and 'task_heads' in recorder.source.split('.'):
+                    raise RuntimeError(
+                        f'{KEY}.{side}_recorders.{record["recorder"]}.source={recorder.source!r} '
+                        'was not called: a MultiTaskHead shows it the pictures that have a label '
+                        'of its task, and this batch has none; record logits with dict(type='
+                        "'kd_plugins.TaskLogits', task=...) on both sides, for a term that needs "
+                        'no labels, such as kd_plugins.KDLoss.'
+                    )
                 raise RuntimeError(
                     f'{KEY}.{side}_recorders.{record["recorder"]}.source={recorder.source!r} was '
                     f'called {len(recorder.data_buffer)} times in this step, too few for '

@@ -27,6 +27,10 @@ from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
 
 
+#: What the log says of terms.
+_OF_TERMS = ('train/distill.', 'train/distill_loss', 'train/unlabelled_', 'train/grad_cosine')
+
+
 def before_train(runner: Any) -> None:
     """Give the optimizer wrapper the runner's message hub, and look at the config's names.
 
@@ -146,7 +150,7 @@ def before_train_iter(runner: Any) -> None:
 def _forget_terms(hub: Any) -> None:
     """Take the terms out of the log, which would repeat their last values for ever."""
     for name in [*hub.log_scalars]:
-        if name.startswith(('train/distill.', 'train/distill_loss')):
+        if name.startswith(_OF_TERMS):
             del hub.log_scalars[name]
 
 

@@ -393,3 +393,11 @@ def test_the_log_forgets_terms_that_stopped(tmp_path):
         names = {'distill.loss_kd', 'distill_loss', 'agreement', 'teacher_seconds'}
         assert names & set(line) == (names if i < 3 else set()), line
         assert 'student.loss' in line
+
+
+def test_what_unlabelled_pictures_and_gradients_said_of_terms_is_forgotten():
+    hub = MessageHub.get_instance('what_terms_said')
+    for name in ('unlabelled_kd', 'grad_cosine', 'loss', 'lr'):
+        hub.update_scalar(f'train/{name}', 1.0)
+    every_runner._forget_terms(hub)
+    assert set(hub.log_scalars) == {'train/loss', 'train/lr'}

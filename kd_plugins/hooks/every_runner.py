@@ -26,7 +26,6 @@ from kd_plugins.views.dataset import without_views
 from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
 
-
 #: What the log says of terms.
 _OF_TERMS = ('train/distill.', 'train/distill_loss', 'train/unlabelled_', 'train/grad_cosine')
 

@@ -18,6 +18,7 @@ from kd_plugins.temperatures.base import per_sample
 
 __all__ = ['DKDLoss', 'dkd_loss']
 
+
 def dkd_loss(
     preds_S: Tensor, preds_T: Tensor, target: Tensor, tau: float | Tensor
 ) -> tuple[Tensor, Tensor]:

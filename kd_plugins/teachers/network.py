@@ -78,15 +78,36 @@ class NetworkTeacher(Teacher):
         """Whether the network declares a preprocessor of its own."""
         return self.input.declared
 
-    @torch.no_grad()
     def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
         """See :meth:`Teacher.look`."""
+        return self._look(inputs, data_samples, partial(self._run, mode='tensor'))
+
+    def find(self, recorders: Any, inputs: Tensor, data_samples: Sequence[Any]) -> list[Any]:
+        """See :meth:`Teacher.find`."""
+        network: Any = self.network
+
+        def run(converted: Tensor, samples: Sequence[Any]) -> list[Any]:
+            # Predictions are written into the samples, which are not the teacher's.
+            own = [sample.new() for sample in samples]
+            found = [each.pred_instances for each in network.predict(converted, own, rescale=False)]
+            (height, width), (own_height, own_width) = inputs.shape[-2:], converted.shape[-2:]
+            if (height, width) != (own_height, own_width):
+                for objects in found:
+                    scale = (width / own_width, height / own_height)
+                    objects.bboxes = objects.bboxes * objects.bboxes.new_tensor(scale * 2)
+            return found
+
+        with recorders:
+            return self._look(inputs, data_samples, run)
+
+    @torch.no_grad()
+    def _look(self, inputs: Tensor, data_samples: Any, run: Callable[..., Any]) -> Any:
         for before, _ in self._watchers:
             if before is not None:
                 before()
         with self._asked(inputs, data_samples) as converted:
             try:
-                outputs = self._run(converted, data_samples, mode='tensor')
+                outputs = run(converted, data_samples)
             except (AssertionError, RuntimeError, ValueError) as error:
                 _explain(error, self.network, converted)
                 raise

@@ -2,10 +2,8 @@
 # python tools/train.py configs/bckd/bckd_scenes-60-540.py
 _base_ = ['bckd_scenes-60.py']
 
-model = dict(
-    architecture=dict(data_preprocessor=dict(type='kd_plugins.DetDataPreprocessor')),
-    pseudo_boxes=dict(score=0.4),
-)
+data_preprocessor = dict(type='kd_plugins.DetDataPreprocessor')
+model = dict(pseudo_boxes=dict(score=0.4))
 _scenes = _base_.train_dataloader.dataset.dataset
 # Eight of the labelled scenes and eight of the others; an epoch goes through the latter.
 train_dataloader = dict(

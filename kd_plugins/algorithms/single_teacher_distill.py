@@ -443,7 +443,12 @@ def _warn_of_untrained(student: nn.Module, losses: Mapping[str, Any]) -> None:
     """Warn of parameters of the head that no term reaches where there is no other loss."""
     head = getattr(student, 'head', None)
     trained = [(n, p) for n, p in head.named_parameters() if p.requires_grad] if head else []
-    total = sum(value.sum() for name, value in losses.items() if 'loss' in name)
+    total = sum(
+        each.sum()
+        for name, value in losses.items()
+        for each in (value if isinstance(value, (list, tuple)) else [value])
+        if 'loss' in name
+    )
     if not trained or not isinstance(total, Tensor) or not total.requires_grad:
         return
     grads = torch.autograd.grad(

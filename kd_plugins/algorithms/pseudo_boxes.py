@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kd_plugins import checks
 from kd_plugins.distillers.building import recorder_of
 from kd_plugins.losses.roi import RoILoss
-from kd_plugins.networks import classes_of
+from kd_plugins.networks import classes_of, score_threshold
 from kd_plugins.teachers import StoredTeacher, Teacher
 
 KEY = 'model.pseudo_boxes'
@@ -92,20 +92,14 @@ class PseudoBoxes:
                 f'{KEY}: which box a location of the student stands for cannot be told of a '
                 'VFNetHead with use_atss=False: leave it True.'
             )
-        self._check_thresholds(network)
+        path, least = score_threshold(network)
+        if least > self.score:
+            raise ValueError(
+                f'{KEY}.score={self.score:g} is below the score from which the teacher keeps boxes '
+                f'at all ({path}={least:g}): give at least {least:g}, or lower that of '
+                'model.teacher.'
+            )
         self._check_rois(distiller)
-
-    def _check_thresholds(self, network: Any) -> None:
-        """Refuse a score that the teacher's own threshold lets no box have."""
-        settings = getattr(network, 'test_cfg', None) or {}
-        for path, part in (('', settings), ('rcnn.', settings.get('rcnn') or {})):
-            least = part.get('score_thr')
-            if least is not None and least > self.score:
-                raise ValueError(
-                    f'{KEY}.score={self.score:g} is below the score from which the teacher keeps '
-                    f'boxes at all (test_cfg.{path}score_thr={least:g}): give at least {least:g}, '
-                    'or lower that of model.teacher.'
-                )
 
     @staticmethod
     def _check_rois(distiller: Any) -> None:

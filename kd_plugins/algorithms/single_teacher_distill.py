@@ -12,8 +12,8 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from kd_plugins.algorithms.student import StudentModel
 from kd_plugins.algorithms.pseudo_boxes import PseudoBoxes, pseudo_boxes_of, reads_targets
+from kd_plugins.algorithms.student import StudentModel
 from kd_plugins.algorithms.views import join_views, joined, loss_of_labelled
 from kd_plugins.batch_parts import build_batch_parts, record_parts
 from kd_plugins.distillers import (
@@ -197,9 +197,7 @@ class SingleTeacherDistill(StudentModel):
             self.distiller.add_module('snapshot', kept)
         if features_suffice(self.distiller, built.network):
             built.look_for_features_only()
-        self.pseudo_boxes = pseudo_boxes_of(
-            pseudo_boxes, self.architecture, built, self.distiller
-        )
+        self.pseudo_boxes = pseudo_boxes_of(pseudo_boxes, self.architecture, built, self.distiller)
         if not calculate_student_loss:
             if self.pseudo_boxes is None:
                 check_student_loss(self.distiller, 'model.calculate_student_loss=False')

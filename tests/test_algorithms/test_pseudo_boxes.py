@@ -277,7 +277,9 @@ def test_the_samples_stay_as_they_are_and_what_was_ignored_is_forgotten():
     samples = model.pseudo_boxes.give(
         given['data_samples'],
         [
-            InstanceData(bboxes=torch.rand(0, 4), labels=torch.zeros(0).long(), scores=torch.ones(0)),
+            InstanceData(
+                bboxes=torch.rand(0, 4), labels=torch.zeros(0).long(), scores=torch.ones(0)
+            ),
             InstanceData(
                 bboxes=torch.tensor([[0, 0, 9, 9], [0, 0, 0.5, 9], [0, 0, 9, 9.0]]).half(),
                 labels=torch.tensor([1, 2, 3]),
@@ -320,9 +322,7 @@ def test_boxes_are_in_pixels_of_the_batch_and_recorders_hear_the_same_look(kind)
     # A teacher with an input of its own size says boxes in pixels of the student's.
     model.teacher.input.size = (192, 144)
     found = model.teacher.find(recorders, **data)
-    larger = nn.functional.interpolate(
-        data['inputs'], (192, 144), mode='bilinear', antialias=True
-    )
+    larger = nn.functional.interpolate(data['inputs'], (192, 144), mode='bilinear', antialias=True)
     for sample in samples:
         shape = dict(img_shape=(192, 144), pad_shape=(192, 144), batch_input_shape=(192, 144))
         sample.set_metainfo(shape)

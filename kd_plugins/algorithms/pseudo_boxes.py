@@ -62,8 +62,8 @@ class PseudoBoxes:
         network: Any = teacher.network
         if isinstance(teacher, StoredTeacher):
             raise ValueError(
-                f'{KEY} asks the teacher what it finds in a picture, which model.teacher_cache does '
-                'not store: leave one of them out.'
+                f'{KEY} asks the teacher what it finds in a picture, which model.teacher_cache '
+                'does not store: leave one of them out.'
             )
         if not teacher or not hasattr(network, 'predict') or not hasattr(network, 'extract_feat'):
             kind = type(network).__name__ if teacher else 'nobody yet'

@@ -307,7 +307,7 @@ class SingleTeacherDistill(StudentModel):
     def _with_unlabelled(
         self, losses: Mapping[str, Any], count: int, batch: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the terms of labelled and unlabelled pictures together, and what is beside them."""
+        """Return the terms of all pictures together, and what else is said of the unlabelled."""
         distiller, boxes = self.distiller, self.pseudo_boxes
         mappings = distiller.loss_forward_mappings
         try:

@@ -84,8 +84,8 @@ class Labeller:
                 break
         else:
             raise ValueError(
-                f'the detector knows {count} classes, and neither the checkpoint {checkpoint!r} nor '
-                'the config (test_dataloader.dataset.metainfo.classes) names as many: give the '
+                f'the detector knows {count} classes, and neither the checkpoint {checkpoint!r} '
+                'nor the config (test_dataloader.dataset.metainfo.classes) names as many: give the '
                 'names there.'
             )
         self.pipeline = Compose(_reading(dataset.get('pipeline') or ()))

@@ -39,8 +39,9 @@ def pictures_in(folder: str | Path) -> list[str]:
 class PictureFolder(BaseDataset):
     """The pictures of a folder, at any depth, for :class:`WithUnlabelled` beside detectors.
 
-    ``CustomDataset`` with ``with_label=False`` is the same for classifiers. What it gives a pipeline
-    are ``img_path`` and ``img_id``, and no ``instances``: the pipeline loads no annotations.
+    ``CustomDataset`` with ``with_label=False`` is the same for classifiers. What it gives a
+    pipeline are ``img_path`` and ``img_id``, and no ``instances``: the pipeline loads no
+    annotations.
 
     Args:
         data_root: The folder.

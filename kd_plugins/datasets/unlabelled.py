@@ -62,8 +62,8 @@ class WithUnlabelled(ConcatDataset):
             if not isinstance(one, BaseDataset):
                 raise ValueError(
                     f'WithUnlabelled.{key} is a {type(one).__name__}: give a dataset of mmpretrain '
-                    'or mmdet itself, with nothing around it (MultiSourceSampler repeats each of both as '
-                    'often as it has to).'
+                    'or mmdet itself, with nothing around it (MultiSourceSampler repeats each of '
+                    'both as often as it has to).'
                 )
         if labels_per_class is not None:
             both[0] = _scarce(both[0], labels_per_class, labels_seed)

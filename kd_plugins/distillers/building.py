@@ -142,8 +142,8 @@ def check_student_loss(distiller: Any, key: str) -> None:
                 f'{key} leaves {KEY}.student_recorders.{name} nothing to record, which is what the '
                 "student's own loss is computed on: set model.pseudo_boxes=dict(score=0.4), which "
                 "takes the teacher's boxes of such a score for objects, or give all pictures "
-                'labels and leave model.calculate_student_loss=True (a loss_weight of 0 switches a loss '
-                'of the student off).'
+                'labels and leave model.calculate_student_loss=True (a loss_weight of 0 switches '
+                'a loss of the student off).'
             )
 
 

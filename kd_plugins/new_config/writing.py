@@ -33,6 +33,7 @@ from kd_plugins.new_config.logits import Logits, picture_size
 from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.python import Code, statement
 from kd_plugins.new_config.reading import CLASSIFIER, Named, distiller, logits_of
+from kd_plugins.new_config.unlabelled import folder_of_detector, pseudo_boxes
 from kd_plugins.registry import name_of
 from kd_plugins.teachers.classes import keep_classes
 
@@ -73,7 +74,8 @@ class Request:
         student_logits: The module whose output are the student's logits; None to
             look for the network's own answer.
         teacher_logits: The teacher's.
-        unlabelled: A folder of pictures without labels, for a method that needs none.
+        unlabelled: A folder of pictures without labels, for a method that needs none; of
+            detectors, any method.
         where: The part of both networks whose maps a term on maps compares:
             ``'neck'``, ``'backbone'`` or ``'head'``; None to choose.
         unlabelled_ratio: How many of them there are in a batch for each labelled
@@ -121,12 +123,12 @@ class Request:
             return
         network = _whole(self.student, '--student').get('model', {})
         if self.unlabelled is not None:
-            if 'head' not in network:
+            if not any(key in network for key in ('head', 'bbox_head', 'roi_head')):
                 raise ValueError(
-                    f'--unlabelled is for classifiers, but --student {self.student!r} is a '
-                    f'{name_of(network.get("type"))}.'
+                    '--unlabelled is for classifiers and detectors, but --student '
+                    f'{self.student!r} is a {name_of(network.get("type"))}.'
                 )
-            self._check_unlabelled(self.unlabelled)
+            self._check_unlabelled(self.unlabelled, 'head' in network)
         if self.data is None:
             return
         if 'head' in network:
@@ -139,6 +141,8 @@ class Request:
         else:
             self.boxes = read_boxes(self.data)
             self.classes = self.boxes.classes
+            if self.unlabelled is not None:
+                self._check_val_apart(self.unlabelled, self.boxes.val.pictures)
             self.teachers_classes = teachers_order(self.teacher_ckpt, self.classes)
 
     @property
@@ -146,7 +150,7 @@ class Request:
         """Whether no picture of the training has a label."""
         return self.unlabelled is not None and self.unlabelled_ratio == 'all'
 
-    def _check_unlabelled(self, folder: Path) -> None:
+    def _check_unlabelled(self, folder: Path, of_classifier: bool) -> None:
         if self.method == ALONE:
             raise ValueError(
                 f'--unlabelled {str(folder)!r} teaches by the answers of a teacher, and --method '
@@ -157,7 +161,7 @@ class Request:
                 f'--unlabelled {str(folder)!r} holds no pictures ({", ".join(PICTURES)}): give a '
                 'folder that has some, at any depth.'
             )
-        if self.data is not None:
+        if self.data is not None and of_classifier:
             self._check_val_apart(folder, self.data / 'val')
             if not (self.data / 'train').is_dir():
                 self.unlabelled_ratio = 'all'
@@ -284,6 +288,8 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
             'student', base, request.student, cfg_path=request.path(request.student)
         ),
     )
+    if request.unlabelled is not None:
+        model.update(pseudo_boxes(recorded))
     if request.unlabelled_alone:
         if name_of(says.settings.get('optim_wrapper', {}).get('type')) == 'DOTOptimWrapper':
             raise ValueError(
@@ -439,10 +445,10 @@ def _classes_in(data: Path, only_val: bool) -> list[str]:
 def _data(request: Request, base: Config) -> dict[str, Any]:
     if request.data is None and request.unlabelled is None:
         return {}
-    if request.boxes is not None:
-        return _boxes(request, request.boxes, base)
     sections: dict[str, Any] = {}
-    if request.data is not None:
+    if request.boxes is not None:
+        sections = _boxes(request, request.boxes, base)
+    elif request.data is not None:
         sections = dict(
             data_root=request.path(request.data),
             data_preprocessor=dict(_own_preprocessor(base), num_classes=len(request.classes)),
@@ -464,25 +470,33 @@ def _own_preprocessor(base: Config) -> dict[str, Any]:
 
 def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, base: Config) -> None:
     """Put pictures without labels beside the labelled ones, or in their place."""
-    unlabelled = dict(
-        type='CustomDataset',
-        data_root=request.path(folder),
-        with_label=False,
-        pipeline=Code(_pipeline('train', base, resize=True)),
-    )
+    of_detector = 'head' not in base.model
+    loader = sections.setdefault('train_dataloader', {})
+    if of_detector:
+        unlabelled = folder_of_detector(base, request.path(folder))
+        # Upstream's sorts pictures by their shape, across both kinds.
+        loader['batch_sampler'] = None
+    else:
+        unlabelled = dict(
+            type='CustomDataset',
+            data_root=request.path(folder),
+            with_label=False,
+            pipeline=Code(_pipeline('train', base, resize=True)),
+        )
     preprocessor = sections.setdefault('data_preprocessor', _own_preprocessor(base))
-    preprocessor['type'] = 'kd_plugins.ClsDataPreprocessor'
+    preprocessor['type'] = f'kd_plugins.{"Det" if of_detector else "Cls"}DataPreprocessor'
     if request.unlabelled_alone:
         if request.classes:
             # The checkpoint says them, and the teacher's are compared with them.
             unlabelled['metainfo'] = dict(classes=request.classes)
-        sections['train_dataloader'] = dict(dataset=dict(_delete_=True, **unlabelled))
+        loader['dataset'] = dict(_delete_=True, **unlabelled)
         return
     labelled: Any = Code('_base_.train_dataloader.dataset')
     if request.data is not None:
-        labelled = sections['train_dataloader']['dataset']
+        labelled = loader['dataset']
         del labelled['_delete_']
-    parts, size = [1, int(request.unlabelled_ratio)], base.train_dataloader.batch_size
+    parts = [1, int(request.unlabelled_ratio)]
+    size = loader.get('batch_size', base.train_dataloader.batch_size)
     if size % sum(parts):
         raise ValueError(
             f'--unlabelled-ratio {parts[1]}: the batches of --student {request.student!r} have '
@@ -492,7 +506,7 @@ def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, ba
     endless = name_of(base.train_dataloader.sampler.type) == 'InfiniteSampler' or not (
         base.train_cfg.get('by_epoch', True)
     )
-    sections['train_dataloader'] = dict(
+    loader.update(
         dataset=dict(
             _delete_=True,
             type='kd_plugins.WithUnlabelled',

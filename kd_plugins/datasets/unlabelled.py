@@ -85,12 +85,11 @@ class WithUnlabelled(ConcatDataset):
         data = super().__getitem__(idx)
         sample = data['data_samples']
         labels = [key for key in _LABELS if key in sample]
-        if 'bboxes' not in sample.get('gt_instances', ('bboxes',)):
-            labels = []  # packed without having been read
         if self._get_ori_dataset_idx(idx)[0] == 1:
             for key in labels:
                 delattr(sample, key)
-        elif not labels:
+        # mmdet packs boxes in any case; that some were read their field says.
+        elif not labels or 'bboxes' not in sample.get('gt_instances', ('bboxes',)):
             where = sample.get('img_path', f'number {idx}')
             raise ValueError(
                 f'the picture {where!r} of WithUnlabelled.labelled has no label: give a dataset '

@@ -17,6 +17,7 @@ from mmengine.registry import MODELS, DefaultScope
 
 from kd_plugins import checks
 from kd_plugins.datasets.boxes import Boxes, read_boxes
+from kd_plugins.datasets.picture_folder import PICTURES
 from kd_plugins.files.writing import write_aside
 from kd_plugins.networks import build_network, resolve_network, size_made_for
 from kd_plugins.new_config.classes import classes_in_cfg, of_classes
@@ -37,8 +38,6 @@ from kd_plugins.new_config.unlabelled import folder_of_detector, pseudo_boxes
 from kd_plugins.registry import name_of
 from kd_plugins.teachers.classes import keep_classes
 
-#: The endings of the pictures that mmpretrain's CustomDataset finds.
-PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 #: The method of a training without a teacher.
 ALONE = 'alone'
 #: What a network is tried on where no config says the size of its pictures.

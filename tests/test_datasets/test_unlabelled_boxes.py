@@ -114,7 +114,7 @@ def test_both_kinds_are_padded_to_their_own_size():
     none = preprocess(mixed([False] * 3, sizes))
     assert 'unlabelled' not in none and 'gt_instances' not in none['data_samples'][0]
     # A batch augment of upstream resizes the boxes of every sample.
-    resize = [dict(type='BatchSyncRandomResize', random_size_range=(2, 2), interval=1)]
+    resize = [dict(type='BatchSyncRandomResize', random_size_range=(64, 64), interval=1)]
     resize[0]['size_divisor'] = 32
     MessageHub.get_current_instance().update_info('iter', 0)
     resized = preprocess(mixed([True, False], [(96, 96)] * 2), batch_augments=resize)

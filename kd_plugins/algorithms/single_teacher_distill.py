@@ -360,9 +360,8 @@ class SingleTeacherDistill(StudentModel):
             if boxes is None:
                 self.teacher.record(recorders, inputs, data_samples)
             else:
-                data_samples = boxes.give(
-                    data_samples, self.teacher.find(recorders, inputs, data_samples)
-                )
+                samples = list(data_samples or ())
+                data_samples = boxes.give(samples, self.teacher.find(recorders, inputs, samples))
         distiller.set_deliveries_override(True)
         computes = with_student_loss or boxes is not None
         mode = 'loss' if computes and rows is None else 'tensor'

@@ -264,7 +264,9 @@ def _content(
     pictures: Pictures, done: Mapping[str, dict[str, Any]], made: Mapping[str, Any]
 ) -> tuple[Labelled, dict[str, Any]]:
     """Return what has come of it, and the file."""
-    result, images, annotations = Labelled(), [], []
+    result = Labelled()
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image in pictures.images:
         of = done[image['file_name']]
         if 'unreadable' in of:

@@ -51,7 +51,7 @@ def found_boxes(outputs: Sequence[Any], score: float) -> FoundBoxes | None:
         outputs: Samples with ``pred_instances``.
         score: The score.
     """
-    found = [getattr(sample, 'pred_instances', None) for sample in outputs]
+    found: list[Any] = [getattr(sample, 'pred_instances', None) for sample in outputs]
     if not found or any(objects is None or 'scores' not in objects for objects in found):
         return None
     counts = [int((objects.scores >= score).sum()) for objects in found]

@@ -1,6 +1,8 @@
 """What detectors learn of pictures without labels, from the boxes that the teacher finds there."""
 
 import copy
+import functools
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -12,7 +14,7 @@ from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
 from torch import nn
 
-from kd_plugins.losses import DKDLoss, KDLoss, RoILoss
+from kd_plugins.losses import CrossKDCenternessLoss, DKDLoss, KDLoss, LDLoss, RoILoss
 from kd_plugins.losses.bckd import binary_classification_kd
 from kd_plugins.teachers import StoredTeacher, Teacher
 
@@ -191,6 +193,35 @@ def test_an_anchor_weighs_what_the_teacher_is_sure_of_its_box(kind):
     assert value.item() == pytest.approx(total / number, rel=1e-4)
 
 
+@pytest.mark.parametrize('kind', ['GFL', 'ATSS'])
+def test_terms_of_positives_weigh_them_one_by_one(kind):
+    model = build(kind, calculate_student_loss=False)
+    seen = []
+    term = model.distiller.distill_losses.loss_bckd_cls
+    term.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    with finding(model):
+        losses(model, without_labels())
+    student, teacher = seen[0]['preds_S'], seen[0]['preds_T']
+    if kind == 'GFL':
+        loss = LDLoss()
+    else:
+        loss = functools.partial(CrossKDCenternessLoss(), head_S=student)
+    targets = student.targets
+
+    def value(positive, scores):
+        changed = replace(student, targets=replace(targets, positive=positive, scores=scores))
+        more = {} if kind == 'GFL' else dict(head_S=changed)
+        return loss(changed, teacher, **more).item()
+
+    total = 0.0
+    for picture, anchor in targets.positive.nonzero().tolist():
+        one = torch.zeros_like(targets.positive)
+        one[picture, anchor] = True
+        total += targets.scores[picture, anchor].item() * value(one, None)
+    assert value(targets.positive, targets.scores) == pytest.approx(total, rel=1e-4)
+    assert 0 < total < 0.95 * value(targets.positive, None)
+
+
 def test_rois_weigh_what_the_teacher_is_sure_of_their_box():
     model = build('Cascade', calculate_student_loss=False)
     seen = []
@@ -342,6 +373,10 @@ def test_half_precision_gives_finite_losses_and_gradients(kind):
     with torch.autocast('cpu', torch.bfloat16):
         out = losses(model, both(images(0, 96), without_labels()))
     assert out['pseudo_boxes'] > 0
+    with torch.autocast('cpu', torch.bfloat16):
+        batch = model.data_preprocessor(without_labels(), True)
+        found = model.teacher.find(model.distiller.teacher_recorders, **batch)
+    assert all(o.bboxes.dtype == o.scores.dtype == torch.float32 for o in found)
     sum(v for name, v in out.items() if 'loss' in name).backward()
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     assert grads and all(torch.isfinite(grad).all() for grad in grads)

@@ -250,6 +250,15 @@ def classes_of(network: nn.Module, layer: str | None = None) -> int | None:
     return None
 
 
+def score_threshold(network: nn.Module) -> tuple[str, float]:
+    """Return where a detector says from which score it keeps boxes, and the score; 0 for none."""
+    settings = getattr(network, 'test_cfg', None) or {}
+    for path, part in (('test_cfg', settings), ('test_cfg.rcnn', settings.get('rcnn') or {})):
+        if part.get('score_thr') is not None:
+            return f'{path}.score_thr', float(part['score_thr'])
+    return 'test_cfg.score_thr', 0.0
+
+
 def size_made_for(network: nn.Module) -> tuple[int, int] | None:
     """Return height and width of the pictures that a network's positions are laid out for.
 

@@ -53,7 +53,8 @@ def gather(package: str) -> list[str]:
 class ModelRegistry(Registry):
     """Imports the networks last, and only for a name that is not found without them.
 
-    They build on mmpretrain, which a training of detectors need not have.
+    They build on mmpretrain, which a training of detectors need not have, and the preprocessor of
+    detectors on mmdet.
     """
 
     def get(self, key: str) -> type | None:
@@ -61,6 +62,8 @@ class ModelRegistry(Registry):
         found = super().get(key)
         if found is None and self.split_scope_key(key)[0] in (None, self.scope):
             import_module('kd_plugins.models')
+            if self.split_scope_key(key)[1] == 'DetDataPreprocessor':
+                import_module('kd_plugins.models.det_data_preprocessor')
             found = super().get(key)
         return found
 

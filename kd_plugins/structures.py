@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -230,6 +230,9 @@ class HeadTargets:
         sum_quality: Of a head whose own box loss divides by it (FCOS), the positives'
             centerness targets, summed over the images, averaged over ranks; at
             least 1. Of shape (); None for the other heads.
+        scores: Where the objects are what a teacher has found, how sure it was of the one that a
+            positive anchor stands for, in [0, 1], and 1 of all other anchors, (N, A);
+            ``label_weights`` are multiplied by it. None where the objects are annotated.
     """
 
     positive: Tensor
@@ -237,6 +240,11 @@ class HeadTargets:
     level_sizes: tuple[int, ...]
     num_pos: Tensor
     sum_quality: Tensor | None = None
+    scores: Tensor | None = None
+
+    def trusting(self, scores: Tensor) -> HeadTargets:
+        """Return the same targets, weighted by scores of shape (N, A)."""
+        return replace(self, label_weights=self.label_weights * scores, scores=scores)
 
     @cached_property
     def weights(self) -> Tensor:
@@ -352,6 +360,8 @@ class RoIOutputs:
         labels: The student's labels, integers of shape (R,), C for background;
             None on the teacher's side.
         rois_per_image: How many of the R belong to each picture.
+        weights: Where the objects are what a teacher has found, how sure it was of the one that
+            a RoI was assigned to, in [0, 1], and 1 of background, (R,); else None.
     """
 
     head: str
@@ -362,3 +372,4 @@ class RoIOutputs:
     bbox_preds: Tensor | None
     labels: Tensor | None
     rois_per_image: tuple[int, ...]
+    weights: Tensor | None = None

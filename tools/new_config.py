@@ -9,9 +9,9 @@ its config. ``--data FOLDER`` trains on data of your own: for classifiers a fold
 ``train/CLASS/`` and ``val/CLASS/``, for detectors a COCO, VOC or YOLO folder, of which
 the last two are written as COCO files beside the config. It sets the classes of both
 heads, the evaluator and, for detectors, the learning rate and the warm-up that follow
-from ``--batch-size``. ``--unlabelled FOLDER`` adds pictures without labels to every batch
-of a classifier, for methods that need none, or is all of the training set where
-``--data`` has no ``train/``. Both networks are built, to find out what to read of them, and so is
+from ``--batch-size``. ``--unlabelled FOLDER`` adds pictures without labels to every batch, of
+a classifier for methods that need none, or is all of the training set where ``--data`` has no
+``train/``. Both networks are built, to find out what to read of them, and so is
 the model of what is written. Relative paths are written as counted from the new
 file, so that it works from any working directory. It is meant to be read, changed,
 and checked by ``tools/check.py``.

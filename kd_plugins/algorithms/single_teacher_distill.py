@@ -12,8 +12,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from kd_plugins.algorithms.pseudo_boxes import PseudoBoxes, pseudo_boxes_of, reads_targets
 from kd_plugins.algorithms.student import StudentModel
-from kd_plugins.algorithms.views import join_views, loss_of_labelled
+from kd_plugins.algorithms.views import join_views, joined, loss_of_labelled
 from kd_plugins.batch_parts.base import build_batch_parts, record_parts
 from kd_plugins.distillers import (
     AutoDistiller,
@@ -106,6 +107,9 @@ class SingleTeacherDistill(StudentModel):
         teacher_cache: A store of the teacher's answers, ``dict(dir='...', views=10)``:
             what it lacks is asked and written, and where it lacks nothing the teacher
             is not even built; see :class:`kd_plugins.teachers.StoredTeacher`.
+        pseudo_boxes: For detectors and pictures without labels: ``dict(score=0.4)`` lets what
+            the teacher finds in these stand for their objects; see
+            :class:`kd_plugins.algorithms.PseudoBoxes`.
 
     Raises:
         ValueError: On a configuration that would train something else than it
@@ -136,6 +140,7 @@ class SingleTeacherDistill(StudentModel):
         load_from_except: Sequence[str] = (),
         batch_parts: Sequence[Mapping[str, Any]] = (),
         teacher_cache: Mapping[str, Any] | None = None,
+        pseudo_boxes: Mapping[str, Any] | None = None,
     ) -> None:
         for key, value, only in (
             ('teacher_trainable', teacher_trainable, False),
@@ -192,8 +197,10 @@ class SingleTeacherDistill(StudentModel):
             self.distiller.add_module('snapshot', kept)
         if features_suffice(self.distiller, built.network):
             built.look_for_features_only()
+        self.pseudo_boxes = pseudo_boxes_of(pseudo_boxes, self.architecture, built, self.distiller)
         if not calculate_student_loss:
-            check_student_loss(self.distiller)
+            if self.pseudo_boxes is None:
+                check_student_loss(self.distiller, 'model.calculate_student_loss=False')
             self.distiller.loss_forward_mappings = mappings_without_labels(
                 self.distiller, 'model.calculate_student_loss=False'
             )
@@ -254,7 +261,9 @@ class SingleTeacherDistill(StudentModel):
                 ``unlabelled_*`` is its part on the unlabelled ones. Where it has ``strong``,
                 a second view of the same pictures, everything is one batch instead, in one
                 forward pass: the labelled pictures, the first views, the strong ones. The
-                student's own loss is of the labelled.
+                student's own loss is of the labelled. With ``model.pseudo_boxes`` a term that
+                reads targets is the mean over the labelled pictures and those in which the
+                teacher is sure of a box.
 
         Raises:
             RuntimeError: In the first step, if the student's parameters are in pieces.
@@ -280,23 +289,41 @@ class SingleTeacherDistill(StudentModel):
             inputs, data_samples, rows = join_views(inputs, data_samples, **unlabelled)
             unlabelled = None
         tell_rows(distiller, rows)
+        # Without labels the whole batch is the teacher's.
+        boxes = None if self.calculate_student_loss else self.pseudo_boxes
         first = not self._is_whole
-        losses = self._compare(inputs, data_samples, self.calculate_student_loss, rows)
+        losses = self._compare(inputs, data_samples, self.calculate_student_loss, rows, boxes)
         if first and not self.calculate_student_loss and torch.is_grad_enabled():
             _warn_of_untrained(self.architecture, losses)
         for part in self.batch_parts:
             part.remember(lambda name: distiller.get_record(name, from_student=True))
         reset_records(distiller)
         if unlabelled is not None:
-            mappings = distiller.loss_forward_mappings
-            try:
-                distiller.loss_forward_mappings = self.check_unlabelled()
-                others = self._compare(**unlabelled, with_student_loss=False)
-            finally:
-                distiller.loss_forward_mappings = mappings
-            reset_records(distiller)
-            losses.update(_joined(losses, len(inputs), others, len(unlabelled['inputs'])))
+            losses.update(self._with_unlabelled(losses, len(inputs), unlabelled))
+        elif boxes is not None and not boxes.pictures:
+            losses.update({name: losses[name] * 0 for name in self._terms_of_targets()})
         return losses
+
+    def _with_unlabelled(
+        self, losses: Mapping[str, Any], count: int, batch: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the terms of all pictures together, and what else is said of the unlabelled."""
+        distiller, boxes = self.distiller, self.pseudo_boxes
+        mappings = distiller.loss_forward_mappings
+        try:
+            distiller.loss_forward_mappings = self.check_unlabelled()
+            others = self._compare(**batch, with_student_loss=False, boxes=boxes)
+        finally:
+            distiller.loss_forward_mappings = mappings
+        reset_records(distiller)
+        counts = dict.fromkeys(others, len(batch['inputs']))
+        if boxes is not None:
+            counts.update(dict.fromkeys(self._terms_of_targets(), boxes.pictures))
+        return joined(losses, count, others, counts)
+
+    def _terms_of_targets(self) -> list[str]:
+        """Return the names of the terms that count pictures with an object only."""
+        return [f'distill.{name}' for name in reads_targets(self.distiller)]
 
     def check_unlabelled(self) -> dict[str, Any]:
         """Return what the terms read of pictures without labels.
@@ -309,6 +336,8 @@ class SingleTeacherDistill(StudentModel):
                 f'model.batch_parts=[{type(self.batch_parts[0]).__name__}] changes labelled '
                 'batches, and the training set has pictures without labels: leave one of them out.'
             )
+        if self.pseudo_boxes is None:
+            check_student_loss(self.distiller, 'an unlabelled picture of train_dataloader.dataset')
         return mappings_without_labels(
             self.distiller, 'an unlabelled picture of train_dataloader.dataset'
         )
@@ -319,19 +348,30 @@ class SingleTeacherDistill(StudentModel):
         data_samples: list | None,
         with_student_loss: bool,
         rows: ViewRows | None = None,
+        boxes: PseudoBoxes | None = None,
     ) -> dict[str, Any]:
-        """Show one batch to both networks; return all losses, and leave the records."""
-        distiller = self.distiller
+        """Show one batch to both networks; return all losses, and leave the records.
+
+        With ``boxes`` the student computes its own loss on what the teacher finds.
+        """
+        distiller, recorders = self.distiller, self.distiller.teacher_recorders
         distiller.set_deliveries_override(False)
         with distiller.deliveries:
-            self.teacher.record(distiller.teacher_recorders, inputs, data_samples)
+            if boxes is None:
+                self.teacher.record(recorders, inputs, data_samples)
+            else:
+                samples = list(data_samples or ())
+                data_samples = boxes.give(samples, self.teacher.find(recorders, inputs, samples))
         distiller.set_deliveries_override(True)
-        mode = 'loss' if with_student_loss and rows is None else 'tensor'
+        computes = with_student_loss or boxes is not None
+        mode = 'loss' if computes and rows is None else 'tensor'
         with distiller.student_recorders, distiller.deliveries:
             outputs = self.architecture(inputs, data_samples, mode=mode)
             if with_student_loss and rows is not None:
                 outputs = loss_of_labelled(self.architecture, outputs, data_samples, rows)
         losses = _prefixed('student', outputs) if with_student_loss else {}
+        if boxes is not None:
+            losses.update(_prefixed('student', boxes.losses(outputs)), **boxes.said(inputs))
         ask_teacher(distiller, self.teacher)
         record_parts(distiller)
         check_records(distiller)
@@ -400,7 +440,12 @@ def _warn_of_untrained(student: nn.Module, losses: Mapping[str, Any]) -> None:
     """Warn of parameters of the head that no term reaches where there is no other loss."""
     head = getattr(student, 'head', None)
     trained = [(n, p) for n, p in head.named_parameters() if p.requires_grad] if head else []
-    total = sum(value.sum() for name, value in losses.items() if 'loss' in name)
+    total = sum(
+        each.sum()
+        for name, value in losses.items()
+        for each in (value if isinstance(value, (list, tuple)) else [value])
+        if 'loss' in name
+    )
     if not trained or not isinstance(total, Tensor) or not total.requires_grad:
         return
     grads = torch.autograd.grad(
@@ -415,19 +460,6 @@ def _warn_of_untrained(student: nn.Module, losses: Mapping[str, Any]) -> None:
             logger='current',
             level=logging.WARNING,
         )
-
-
-def _joined(
-    losses: Mapping[str, Any], count: int, others: Mapping[str, Any], more: int
-) -> dict[str, Any]:
-    """Return the terms of both parts of a batch as their mean over all pictures."""
-    joined = {}
-    for name, value in others.items():
-        joined[name] = (count * losses[name] + more * value) / (count + more)
-        # Without "loss" in it, which would be added up.
-        term = name.removeprefix('distill.').removeprefix('loss_').replace('loss', 'term')
-        joined[f'unlabelled_{term}'] = value.detach()
-    return joined
 
 
 def _reaching(losses: dict[str, Any], parameters: Iterable[nn.Parameter]) -> dict[str, Any]:

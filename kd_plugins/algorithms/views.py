@@ -1,4 +1,4 @@
-"""Labelled pictures and two views of unlabelled ones, as one batch: FixMatch and its kin."""
+"""Labelled pictures beside unlabelled ones, in two batches or, in two views, in one."""
 
 from __future__ import annotations
 
@@ -55,3 +55,26 @@ def loss_of_labelled(
     """
     samples = list(data_samples or ())
     return student.head._get_loss(logits[: rows.labelled], samples[: rows.labelled])
+
+
+def joined(
+    losses: Mapping[str, Any], count: int, others: Mapping[str, Any], more: Mapping[str, int]
+) -> dict[str, Any]:
+    """Return the terms of both parts of a batch as their mean over all pictures.
+
+    Args:
+        losses: The terms of the labelled pictures.
+        count: How many these are.
+        others: The terms of the unlabelled pictures, and what else is said of them, which stays.
+        more: Of each term how many of these count.
+    """
+    result = {}
+    for name, value in others.items():
+        if not name.startswith('distill.'):
+            result[name] = value
+            continue
+        result[name] = (count * losses[name] + more[name] * value) / (count + more[name])
+        # Without "loss" in it, which would be added up.
+        term = name.removeprefix('distill.').removeprefix('loss_').replace('loss', 'term')
+        result[f'unlabelled_{term}'] = value.detach()
+    return result

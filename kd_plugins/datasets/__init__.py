@@ -3,6 +3,7 @@
 from kd_plugins.datasets.contrast import PackContrastInputs
 from kd_plugins.datasets.digits import Digits
 from kd_plugins.datasets.dmkd import GeneratedPictures
+from kd_plugins.datasets.picture_folder import PictureFolder
 from kd_plugins.datasets.pictures import LoadImageFromFile
 from kd_plugins.datasets.svhn_stl10 import STL10, SVHN
 from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
@@ -16,6 +17,7 @@ __all__ = [
     'LoadImageFromFile',
     'MultiSourceSampler',
     'PackContrastInputs',
+    'PictureFolder',
     'StrongView',
     'WithUnlabelled',
 ]

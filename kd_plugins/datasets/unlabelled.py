@@ -18,18 +18,20 @@ from torch.utils.data import Sampler
 from kd_plugins import checks
 from kd_plugins.registry import DATA_SAMPLERS, DATASETS
 
-#: The fields of a sample that say a class.
-_LABELS = ('gt_label', 'gt_score')
+#: The fields of a sample that say a class, or objects; those of detectors come in any case.
+_LABELS = ('gt_label', 'gt_score', 'gt_instances', 'ignored_instances', 'gt_sem_seg')
 
 
 @DATASETS.register_module()
 class WithUnlabelled(ConcatDataset):
-    """A labelled dataset of mmpretrain, followed by one whose labels nobody sees.
+    """A labelled dataset of mmpretrain or mmdet, followed by one whose labels nobody sees.
 
     It wants :class:`MultiSourceSampler`, so that every batch has some of both, and
-    ``data_preprocessor.type='kd_plugins.ClsDataPreprocessor'``, which keeps them apart.
-    A folder without labels is
-    ``dict(type='CustomDataset', data_prefix=FOLDER, with_label=False, pipeline=...)``.
+    ``data_preprocessor.type='kd_plugins.ClsDataPreprocessor'``, which keeps them apart; of
+    detectors ``'kd_plugins.DetDataPreprocessor'``. A folder without labels is
+    ``dict(type='CustomDataset', data_prefix=FOLDER, with_label=False, pipeline=...)``; of
+    detectors :class:`PictureFolder`. Where upstream exchanges the pipeline of the training set
+    (``PipelineSwitchHook``), that of the labelled one changes.
 
     Args:
         labelled: Config of the labelled dataset, or the dataset; the classes are its.
@@ -60,14 +62,23 @@ class WithUnlabelled(ConcatDataset):
             if not isinstance(one, BaseDataset):
                 raise ValueError(
                     f'WithUnlabelled.{key} is a {type(one).__name__}: give a dataset of mmpretrain '
-                    'itself, with nothing around it (MultiSourceSampler repeats each of both as '
-                    'often as it has to).'
+                    'or mmdet itself, with nothing around it (MultiSourceSampler repeats each of '
+                    'both as often as it has to).'
                 )
         if labels_per_class is not None:
             both[0] = _scarce(both[0], labels_per_class, labels_seed)
         # Of a folder without labels nobody says the classes.
         keys = sorted({key for one in both for key in one.metainfo})
         super().__init__(both, lazy_init, ignore_keys=keys)
+
+    @property
+    def pipeline(self) -> Any:
+        """The pipeline of the labelled dataset."""
+        return self.datasets[0].pipeline
+
+    @pipeline.setter
+    def pipeline(self, pipeline: Any) -> None:
+        self.datasets[0].pipeline = pipeline
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
         """Return a packed sample, with a label if it is of the labelled dataset."""
@@ -77,7 +88,8 @@ class WithUnlabelled(ConcatDataset):
         if self._get_ori_dataset_idx(idx)[0] == 1:
             for key in labels:
                 delattr(sample, key)
-        elif not labels:
+        # mmdet packs boxes in any case; that some were read their field says.
+        elif not labels or 'bboxes' not in sample.get('gt_instances', ('bboxes',)):
             where = sample.get('img_path', f'number {idx}')
             raise ValueError(
                 f'the picture {where!r} of WithUnlabelled.labelled has no label: give a dataset '

@@ -126,8 +126,12 @@ def features_suffice(distiller: Any, teacher: nn.Module | None) -> bool:
     )
 
 
-def check_student_loss(distiller: Any) -> None:
+def check_student_loss(distiller: Any, key: str) -> None:
     """Refuse recorders of the student's own loss where it is not computed.
+
+    Args:
+        distiller: The distiller.
+        key: The setting that keeps it from being computed, for the message.
 
     Raises:
         ValueError: Naming the recorder.
@@ -135,9 +139,11 @@ def check_student_loss(distiller: Any) -> None:
     for name, recorder in distiller.student_recorders.recorders.items():
         if getattr(recorder, 'needs_loss', False):
             raise ValueError(
-                f'model.calculate_student_loss=False leaves {KEY}.student_recorders.{name} '
-                "nothing to record, which is what the student's own loss is computed on: leave it "
-                'True (a loss_weight of 0 switches a loss of the student off).'
+                f'{key} leaves {KEY}.student_recorders.{name} nothing to record, which is what the '
+                "student's own loss is computed on: set model.pseudo_boxes=dict(score=0.4), which "
+                "takes the teacher's boxes of such a score for objects, or give all pictures "
+                'labels and leave model.calculate_student_loss=True (a loss_weight of 0 switches '
+                'a loss of the student off).'
             )
 
 
@@ -170,7 +176,7 @@ def mappings_without_labels(distiller: Any, key: str) -> dict[str, Any]:
 
 def _is_loss_input(distiller: Any, record: Mapping[str, Any]) -> bool:
     """Whether something is recorded only where the student computes a loss of its own."""
-    source = str(getattr(_recorder(distiller, record), 'source', ''))
+    source = str(getattr(recorder_of(distiller, record), 'source', ''))
     return record['from_student'] and 'loss_module' in source.split('.')
 
 
@@ -183,7 +189,7 @@ def check_records(distiller: Any) -> None:
     for loss, mapping in distiller.loss_forward_mappings.items():
         for argument, record in mapping.items():
             side = 'student' if record['from_student'] else 'teacher'
-            recorder = _recorder(distiller, record)
+            recorder = recorder_of(distiller, record)
             if len(recorder.data_buffer) <= record.get('record_idx', 0):
                 if side == 'student' and 'task_heads' in recorder.source.split('.'):
                     raise RuntimeError(
@@ -216,7 +222,7 @@ def check_graphs(distiller: Any, student: nn.Module) -> None:
 
     for loss, mapping in distiller.loss_forward_mappings.items():
         for argument, record in mapping.items():
-            recorder = _recorder(distiller, record)
+            recorder = recorder_of(distiller, record)
             plain = [recorder.source] if type(recorder) is ModuleOutputsRecorder else []
             sources = getattr(recorder, 'outputs_of', plain)
             if not record['from_student'] or not sources:
@@ -415,7 +421,7 @@ def _check_fields(distiller: Any) -> None:
     """Let recorders of records refuse a mapping that takes something else of them."""
     for name, loss in distiller.distill_losses.items():
         for argument, record in distiller.loss_forward_mappings[name].items():
-            recorder = _recorder(distiller, record)
+            recorder = recorder_of(distiller, record)
             if hasattr(recorder, 'check_field'):
                 recorder.check_field(
                     f'{KEY}.loss_forward_mappings.{name}.{argument}',
@@ -432,7 +438,7 @@ def _check_proposals(distiller: Any) -> None:
     for name, mapping in distiller.loss_forward_mappings.items():
         sources: dict[bool, str] = {}
         for record in mapping.values():
-            for source in _sources(_recorder(distiller, record)):
+            for source in _sources(recorder_of(distiller, record)):
                 if source.startswith('roi_head.') and not source.startswith(_OF_PICTURES):
                     sources[record['from_student']] = source
         if len(sources) == 2:
@@ -456,7 +462,7 @@ def _check_queries(distiller: Any, student: nn.Module, teacher: nn.Module | None
             side = 'student' if record['from_student'] else 'teacher'
             if _may_match(distiller, record):
                 continue
-            for source in _sources(_recorder(distiller, record)):
+            for source in _sources(recorder_of(distiller, record)):
                 if source.split('.')[0] in sides[side]:
                     sources[side] = source
         if len(sources) == 2:
@@ -481,7 +487,7 @@ def _may_match(distiller: Any, record: Mapping[str, Any]) -> bool:
     return package not in ('kd_plugins', 'mmrazor')
 
 
-def _recorder(distiller: Any, record: Mapping[str, Any]) -> Any:
+def recorder_of(distiller: Any, record: Mapping[str, Any]) -> Any:
     """Return the recorder that an argument of a term comes from."""
     side = 'student' if record['from_student'] else 'teacher'
     return getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
@@ -502,7 +508,7 @@ def _check_specs(distiller: Any) -> None:
             continue
         specs = {}
         for argument, record in distiller.loss_forward_mappings[name].items():
-            spec = getattr(_recorder(distiller, record), 'spec', None)
+            spec = getattr(recorder_of(distiller, record), 'spec', None)
             if record.get('data_idx') is not None:
                 spec = None
             if record.get('connector') is not None:
@@ -529,7 +535,7 @@ def _check_classes(distiller: Any, student: nn.Module, teacher: nn.Module | None
         for argument in ('preds_S', 'preds_T'):
             record = distiller.loss_forward_mappings[name][argument]
             side, network = ('student', student) if record['from_student'] else ('teacher', teacher)
-            recorder = _recorder(distiller, record)
+            recorder = recorder_of(distiller, record)
             number = _num_classes(recorder, network)
             # Where it is not known, the first step tells.
             if number is not None and 'connector' not in record:

@@ -14,6 +14,7 @@ from mmengine.hooks import DistSamplerSeedHook
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
 
+from kd_plugins.datasets.picture_folder import PictureFolder
 from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
 from kd_plugins.files.matching import TERMS
 from kd_plugins.hooks.of_runner import teacher_in, trained_model
@@ -395,7 +396,8 @@ def check_labels(loader: Any, model: nn.Module) -> None:
             raise ValueError(
                 f'data_preprocessor ({preprocessor.__name__}) does not keep the labelled and the '
                 'unlabelled pictures of train_dataloader.dataset apart: give '
-                "data_preprocessor.type='kd_plugins.ClsDataPreprocessor'."
+                "data_preprocessor.type='kd_plugins.ClsDataPreprocessor', for a detector "
+                "'kd_plugins.DetDataPreprocessor'."
             )
         model.check_unlabelled()
         for name, part in getattr(model.distiller, 'connectors', {}).items():
@@ -404,6 +406,20 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 part.check_unlabelled(f'model.distiller.connectors.{name}', number)
         return
     _check_views(loader, model)
+    if getattr(model, 'pseudo_boxes', None) is not None and model.calculate_student_loss:
+        raise ValueError(
+            'model.pseudo_boxes is for pictures without labels, and train_dataloader.dataset '
+            f'({type(dataset).__name__}) has none beside labelled ones: give '
+            "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...), or set "
+            'model.calculate_student_loss=False where all of them are to teach as if unlabelled.'
+        )
+    if getattr(model, 'calculate_student_loss', False) and isinstance(dataset, PictureFolder):
+        raise ValueError(
+            'train_dataloader.dataset (PictureFolder) has no boxes, and the student would learn '
+            'that there is nothing: set model.calculate_student_loss=False, or put it beside a '
+            "labelled one with dict(type='kd_plugins.WithUnlabelled', labelled=..., "
+            'unlabelled=...).'
+        )
     if getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
         for inner in _datasets(dataset):
             # What mmpretrain's datasets call it.

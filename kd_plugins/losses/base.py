@@ -32,8 +32,14 @@ def full_precision(x: Tensor) -> AbstractContextManager:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def batch_mean(values: Tensor) -> Tensor:
-    """Mean of per-sample values of shape (N,); 0, with a gradient, if N is 0."""
+def batch_mean(values: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Mean of per-sample values of shape (N,); 0, with a gradient, if N is 0.
+
+    Args:
+        values: The values.
+        weights: Factors of them, (N,), by whose sum nothing is divided; None for 1.
+    """
+    values = values if weights is None else values * weights
     return values.sum() / max(values.numel(), 1)
 
 

@@ -214,4 +214,5 @@ class CrossKDCenternessLoss(_CrossKDLoss):
             at_least_float32(preds_T.quality_logits.detach()).sigmoid(),
             reduction='none',
         )
-        return self._mean(values * targets.positive, targets)
+        weights = targets.positive if targets.scores is None else targets.positive * targets.scores
+        return self._mean(values * weights, targets)

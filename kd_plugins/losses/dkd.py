@@ -122,7 +122,13 @@ class DKDLoss(LogitsLoss):
         self.warmup = warmup_of(warmup, 'DKDLoss.warmup')
         self._first_call = True
 
-    def forward(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        preds_S: Tensor,
+        preds_T: Tensor,
+        gt_labels: Tensor | None = None,
+        weights: Tensor | None = None,
+    ) -> Tensor:
         """Return the loss, a scalar in float32 or better.
 
         Args:
@@ -133,6 +139,8 @@ class DKDLoss(LogitsLoss):
                 sample: the loss is then the same mixture of the losses for
                 the two classes, as cross-entropy is. None for pictures without
                 labels, see ``missing_label``.
+            weights: Factors of the samples, (N,), as :class:`kd_plugins.losses.RoILoss` has
+                them of RoIs; None for 1.
         """
         factor = self.warmup(self.progress) * self.loss_weight
         preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
@@ -141,10 +149,14 @@ class DKDLoss(LogitsLoss):
             self._check_first_batch(gt_labels, preds_S.shape[1])
             self._first_call = False
         tckd, nckd = self._parts(preds_S, preds_T, gt_labels, tau)
-        return batch_mean(self.alpha * tckd + self.beta * nckd) * factor
+        return batch_mean(self.alpha * tckd + self.beta * nckd, weights) * factor
 
     def diagnose(
-        self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor | None = None
+        self,
+        preds_S: Tensor,
+        preds_T: Tensor,
+        gt_labels: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the agreement, and both parts as batch means, without weights and warm-up.
 

@@ -91,7 +91,11 @@ class KDLoss(LogitsLoss):
         super().__init__(tau, loss_weight)
 
     def forward(
-        self, preds_S: Tensor, preds_T: Tensor | TopLogits, gt_labels: Tensor | None = None
+        self,
+        preds_S: Tensor,
+        preds_T: Tensor | TopLogits,
+        gt_labels: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> Tensor:
         """Return the loss, a scalar in float32 or better.
 
@@ -101,16 +105,22 @@ class KDLoss(LogitsLoss):
                 here.
             gt_labels: Not used; accepted so that KD and DKD can be exchanged
                 in a config.
+            weights: Factors of the samples, (N,), as :class:`kd_plugins.losses.RoILoss` has
+                them of RoIs; None for 1.
         """
         if isinstance(preds_T, TopLogits):
             check_top_logits(type(self).__name__, preds_S, preds_T)
             losses = kd_top_loss(at_least_float32(preds_S), preds_T, self.tau(preds_S, preds_T))
-            return batch_mean(losses) * self.loss_weight
+            return batch_mean(losses, weights) * self.loss_weight
         preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
-        return batch_mean(kd_loss(preds_S, preds_T, tau)) * self.loss_weight
+        return batch_mean(kd_loss(preds_S, preds_T, tau), weights) * self.loss_weight
 
     def diagnose(
-        self, preds_S: Tensor, preds_T: Tensor | TopLogits, gt_labels: Tensor | None = None
+        self,
+        preds_S: Tensor,
+        preds_T: Tensor | TopLogits,
+        gt_labels: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Return the agreement, for :class:`kd_plugins.hooks.DistillationLogHook`."""
         if isinstance(preds_T, TopLogits):

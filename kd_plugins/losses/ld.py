@@ -83,5 +83,7 @@ class LDLoss(LogitsLoss):
         )
         with torch.no_grad():
             weights = at_least_float32(preds_S.cls_logits[positive]).sigmoid().amax(dim=-1)
+            if targets.scores is not None:
+                weights = weights * targets.scores[positive]
         per_side = kd_loss(sides_S, sides_T, tau) / sides_S.shape[1]
         return (per_side * weights.repeat_interleave(4)).sum() / 4 * self.loss_weight

@@ -22,7 +22,8 @@ class RoILoss(nn.Module):
 
     The loss is called once a stage with the logits of that stage, (R, C + 1),
     background last and a class like any other, and, if it takes ``gt_labels``,
-    with the student's labels; the sum over the stages is returned. It averages
+    with the student's labels; of pictures without labels also with the ``weights`` of the RoIs,
+    see :class:`kd_plugins.algorithms.PseudoBoxes`. The sum over the stages is returned. It averages
     over the RoIs of this device, as published for DKD. A batch without any RoI
     gives 0, with a graph to everything that learns.
 
@@ -43,7 +44,10 @@ class RoILoss(nn.Module):
     def __init__(self, loss: Mapping[str, Any] | nn.Module) -> None:
         super().__init__()
         self.loss = loss if isinstance(loss, nn.Module) else MODELS.build(dict(loss))
-        self._takes_labels = 'gt_labels' in inspect.signature(self.loss.forward).parameters
+        takes = inspect.signature(self.loss.forward).parameters
+        self._takes_labels = 'gt_labels' in takes
+        #: Whether the loss can trust a RoI less than another one.
+        self.takes_weights = 'weights' in takes
 
     def check_specs(
         self, key: str, preds_S: RoISpec | None = None, preds_T: RoISpec | None = None
@@ -83,8 +87,8 @@ class RoILoss(nn.Module):
         for record_S, record_T in zip(preds_S, preds_T, strict=True):
             if hasattr(self.loss, 'diagnose') and len(record_S.rois):
                 stage = f'.s{record_S.stage}' if len(preds_S) > 1 else ''
-                values, labels = self._arguments(record_S, record_T)
-                of_stage = self.loss.diagnose(*values, **labels)
+                values, more = self._arguments(record_S, record_T)
+                of_stage = self.loss.diagnose(*values, **more)
                 said.update({f'{name}{stage}': value for name, value in of_stage.items()})
         return said
 
@@ -99,21 +103,24 @@ class RoILoss(nn.Module):
         return 0.0 if getattr(self.loss, 'lower_bound', None) == 0 else None
 
     def _of_stage(self, record_S: RoIOutputs, record_T: RoIOutputs) -> Tensor:
-        values, labels = self._arguments(record_S, record_T)
+        values, more = self._arguments(record_S, record_T)
         if len(record_S.rois):
-            return self.loss(*values, **labels)
+            return self.loss(*values, **more)
         # Means over nothing are NaN in most losses. One row of zeros takes part instead, so
         # that a learned temperature, too, has a gradient on every rank.
         logits = record_S.cls_logits
         row = logits.new_zeros((1, logits.shape[1]))
-        labels = {name: value.new_zeros(1) for name, value in labels.items()}
-        return self.loss(row + logits.sum(), row, **labels) * 0
+        more = {name: value.new_zeros(1) for name, value in more.items()}
+        return self.loss(row + logits.sum(), row, **more) * 0
 
     def _arguments(
         self, record_S: RoIOutputs, record_T: RoIOutputs
     ) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
         values = record_S.cls_logits, record_T.cls_logits
-        if not self._takes_labels:
-            return values, {}
-        assert record_S.labels is not None
-        return values, dict(gt_labels=record_S.labels)
+        more: dict[str, Tensor] = {}
+        if self._takes_labels:
+            assert record_S.labels is not None
+            more['gt_labels'] = record_S.labels
+        if self.takes_weights and record_S.weights is not None:
+            more['weights'] = record_S.weights
+        return values, more

@@ -53,8 +53,8 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
                     "'kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
                 )
             return batch
-        batch = super().forward(_part(data, unlabelled, False), training)
-        return dict(batch, unlabelled=self._without_labels(_part(data, unlabelled, True)))
+        batch = super().forward(part_of(data, unlabelled, False), training)
+        return dict(batch, unlabelled=self._without_labels(part_of(data, unlabelled, True)))
 
     def _without_labels(self, data: Mapping[str, Any]) -> dict[str, Any]:
         batch = super().forward(data, training=True)
@@ -78,8 +78,14 @@ def is_labelled(sample: DataSample) -> bool:
     return 'gt_label' in sample or 'gt_score' in sample
 
 
-def _part(data: Mapping[str, Any], kinds: Sequence[bool], wanted: bool) -> dict[str, Any]:
-    """Return the pictures of one kind."""
+def part_of(data: Mapping[str, Any], kinds: Sequence[bool], wanted: bool) -> dict[str, Any]:
+    """Return the pictures of one kind of a batch of both.
+
+    Args:
+        data: The batch.
+        kinds: Of each picture whether it has no label.
+        wanted: Which kind.
+    """
     chosen = [i for i, kind in enumerate(kinds) if kind is wanted]
     inputs = data['inputs']
     return dict(

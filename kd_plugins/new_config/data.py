@@ -12,6 +12,7 @@ from kd_plugins.new_config.detection import check_masks, root_of, sections_of_da
 from kd_plugins.new_config.logits import picture_size
 from kd_plugins.new_config.python import Code
 from kd_plugins.new_config.request import Request
+from kd_plugins.new_config.unlabelled import folder_of_detector
 from kd_plugins.registry import name_of
 
 
@@ -24,10 +25,10 @@ def data_sections(request: Request, base: Config) -> dict[str, Any]:
     """
     if request.data is None and request.unlabelled is None:
         return {}
-    if request.boxes is not None:
-        return _boxes(request, request.boxes, base)
     sections: dict[str, Any] = {}
-    if request.data is not None:
+    if request.boxes is not None:
+        sections = _boxes(request, request.boxes, base)
+    elif request.data is not None:
         sections = dict(
             data_root=request.path(request.data),
             data_preprocessor=dict(_own_preprocessor(base), num_classes=len(request.classes)),
@@ -49,25 +50,33 @@ def _own_preprocessor(base: Config) -> dict[str, Any]:
 
 def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, base: Config) -> None:
     """Put pictures without labels beside the labelled ones, or in their place."""
-    unlabelled = dict(
-        type='CustomDataset',
-        data_root=request.path(folder),
-        with_label=False,
-        pipeline=Code(_pipeline('train', base, resize=True)),
-    )
+    of_detector = 'head' not in base.model
+    loader = sections.setdefault('train_dataloader', {})
+    if of_detector:
+        unlabelled = folder_of_detector(base, request.path(folder))
+        # Upstream's sorts pictures by their shape, across both kinds.
+        loader['batch_sampler'] = None
+    else:
+        unlabelled = dict(
+            type='CustomDataset',
+            data_root=request.path(folder),
+            with_label=False,
+            pipeline=Code(_pipeline('train', base, resize=True)),
+        )
     preprocessor = sections.setdefault('data_preprocessor', _own_preprocessor(base))
-    preprocessor['type'] = 'kd_plugins.ClsDataPreprocessor'
+    preprocessor['type'] = f'kd_plugins.{"Det" if of_detector else "Cls"}DataPreprocessor'
     if request.unlabelled_alone:
         if request.classes:
             # The checkpoint says them, and the teacher's are compared with them.
             unlabelled['metainfo'] = dict(classes=request.classes)
-        sections['train_dataloader'] = dict(dataset=dict(_delete_=True, **unlabelled))
+        loader['dataset'] = dict(_delete_=True, **unlabelled)
         return
     labelled: Any = Code('_base_.train_dataloader.dataset')
     if request.data is not None:
-        labelled = sections['train_dataloader']['dataset']
+        labelled = loader['dataset']
         del labelled['_delete_']
-    parts, size = [1, int(request.unlabelled_ratio)], base.train_dataloader.batch_size
+    parts = [1, int(request.unlabelled_ratio)]
+    size = loader.get('batch_size', base.train_dataloader.batch_size)
     if size % sum(parts):
         raise ValueError(
             f'--unlabelled-ratio {parts[1]}: the batches of --student {request.student!r} have '
@@ -77,7 +86,7 @@ def _add_unlabelled(sections: dict[str, Any], request: Request, folder: Path, ba
     endless = name_of(base.train_dataloader.sampler.type) == 'InfiniteSampler' or not (
         base.train_cfg.get('by_epoch', True)
     )
-    sections['train_dataloader'] = dict(
+    loader.update(
         dataset=dict(
             _delete_=True,
             type='kd_plugins.WithUnlabelled',

@@ -13,12 +13,11 @@ from mmengine.registry import DefaultScope
 
 from kd_plugins import checks
 from kd_plugins.datasets.boxes import Boxes, read_boxes
+from kd_plugins.datasets.picture_folder import PICTURES
 from kd_plugins.new_config.classes import of_classes
 from kd_plugins.new_config.detection import heads_of, teachers_order
 from kd_plugins.registry import name_of
 
-#: The endings of the pictures that mmpretrain's CustomDataset finds.
-PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 #: The method of a training without a teacher.
 ALONE = 'alone'
 
@@ -44,7 +43,8 @@ class Request:
         student_logits: The module whose output are the student's logits; None to
             look for the network's own answer.
         teacher_logits: The teacher's.
-        unlabelled: A folder of pictures without labels, for a method that needs none.
+        unlabelled: A folder of pictures without labels, for a method that needs none; of
+            detectors, any method.
         where: The part of both networks whose maps a term on maps compares:
             ``'neck'``, ``'backbone'`` or ``'head'``; None to choose.
         unlabelled_ratio: How many of them there are in a batch for each labelled
@@ -92,12 +92,12 @@ class Request:
             return
         network = whole_config(self.student, '--student').get('model', {})
         if self.unlabelled is not None:
-            if 'head' not in network:
+            if not any(key in network for key in ('head', 'bbox_head', 'roi_head')):
                 raise ValueError(
-                    f'--unlabelled is for classifiers, but --student {self.student!r} is a '
-                    f'{name_of(network.get("type"))}.'
+                    '--unlabelled is for classifiers and detectors, but --student '
+                    f'{self.student!r} is a {name_of(network.get("type"))}.'
                 )
-            self._check_unlabelled(self.unlabelled)
+            self._check_unlabelled(self.unlabelled, 'head' in network)
         if self.data is None:
             return
         if 'head' in network:
@@ -110,6 +110,8 @@ class Request:
         else:
             self.boxes = read_boxes(self.data)
             self.classes = self.boxes.classes
+            if self.unlabelled is not None:
+                self._check_val_apart(self.unlabelled, self.boxes.val.pictures)
             self.teachers_classes = teachers_order(self.teacher_ckpt, self.classes)
 
     @property
@@ -117,7 +119,7 @@ class Request:
         """Whether no picture of the training has a label."""
         return self.unlabelled is not None and self.unlabelled_ratio == 'all'
 
-    def _check_unlabelled(self, folder: Path) -> None:
+    def _check_unlabelled(self, folder: Path, of_classifier: bool) -> None:
         if self.method == ALONE:
             raise ValueError(
                 f'--unlabelled {str(folder)!r} teaches by the answers of a teacher, and --method '
@@ -128,7 +130,7 @@ class Request:
                 f'--unlabelled {str(folder)!r} holds no pictures ({", ".join(PICTURES)}): give a '
                 'folder that has some, at any depth.'
             )
-        if self.data is not None:
+        if self.data is not None and of_classifier:
             self._check_val_apart(folder, self.data / 'val')
             if not (self.data / 'train').is_dir():
                 self.unlabelled_ratio = 'all'

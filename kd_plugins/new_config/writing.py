@@ -21,6 +21,7 @@ from kd_plugins.new_config.methods import methods
 from kd_plugins.new_config.python import statement
 from kd_plugins.new_config.reading import CLASSIFIER, Named, distiller, logits_of
 from kd_plugins.new_config.request import Request, cannot, whole_config
+from kd_plugins.new_config.unlabelled import pseudo_boxes
 from kd_plugins.registry import name_of
 from kd_plugins.teachers.classes import keep_classes
 
@@ -104,6 +105,8 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
             'student', base, request.student, cfg_path=request.path(request.student)
         ),
     )
+    if request.unlabelled is not None:
+        model.update(pseudo_boxes(recorded))
     if request.unlabelled_alone:
         if name_of(says.settings.get('optim_wrapper', {}).get('type')) == 'DOTOptimWrapper':
             raise ValueError(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import nn
 
-from kd_plugins.recorders.head_adapters import ADAPTERS, HeadAdapter, adapter_of
+from kd_plugins.recorders.head_adapters import ADAPTERS, Assigned, HeadAdapter, adapter_of
 from kd_plugins.recorders.listening import leave, listen
 from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS
-from kd_plugins.structures import HeadSpec
+from kd_plugins.structures import HeadOutputs, HeadSpec
 
 __all__ = ['DetectionHeadRecorder']
 
@@ -25,17 +27,22 @@ class DetectionHeadRecorder(BaseRecorder):
     :class:`kd_plugins.structures.HeadOutputs`. While it records, it stands
     between this one head and its callers: the teacher's forward does not pass
     by ``__call__``, where hooks are, and the student's targets are those that
-    its own loss computes, once.
+    its own loss computes, once. Where the objects of a picture have ``scores``, as
+    :class:`kd_plugins.algorithms.PseudoBoxes` gives them, the targets are weighted by these.
 
     Args:
         source: The name of the head in the detector.
     """
 
+    #: Of the student's forward: what terms read of it are targets, too.
+    needs_loss = True
+
     def __init__(self, source: str = 'bbox_head') -> None:
         super().__init__(source)
         self.adapter: HeadAdapter | None = None
         self._outs: list[Any] = []
-        self._returned: list[Any] = []
+        self._assigned: list[Assigned] = []
+        self._sampled: list[tuple[Any, Any]] = []
 
     @property
     def spec(self) -> HeadSpec | None:
@@ -82,25 +89,51 @@ class DetectionHeadRecorder(BaseRecorder):
     def __enter__(self) -> None:
         super().__enter__()
         assert self.adapter is not None
-        self._outs, self._returned = [], []
-        head, outs, returned = self.adapter.head, self._outs, self._returned
+        self._outs, self._assigned, self._sampled = [], [], []
+        head, outs = self.adapter.head, self._outs
         listen(head, 'forward', lambda args, kwargs, out: outs.append(out))
-        listen(head, self.adapter.hears, lambda args, kwargs, out: returned.append(out))
+        listen(head, self.adapter.hears, self._hear_targets)
+        if self._sampler is not None:
+            listen(self._sampler, 'sample', self._hear_sample)
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         super().__exit__(exc_type, exc_value, traceback)
         assert self.adapter is not None
         leave(self.adapter.head, 'forward')
         leave(self.adapter.head, self.adapter.hears)
-        outs, returned, self._outs, self._returned = self._outs, self._returned, [], []
+        if self._sampler is not None:
+            leave(self._sampler, 'sample')
+        outs, assigned = self._outs, self._assigned
+        self._outs, self._assigned, self._sampled = [], [], []
         if exc_type is not None:
             return
         for out in outs:
-            images = len(out[0][0])
-            if not returned:
-                targets = None
-            elif self.adapter.hears_each_picture:
-                targets, returned = returned[:images], returned[images:]
-            else:
-                targets, returned = returned[0], returned[1:]
-            self.data_buffer.append(self.adapter.outputs(out, targets))
+            several = len(out[0][0]) if self.adapter.hears_each_picture else 1
+            of_this, assigned = assigned[:several], assigned[several:]
+            self.data_buffer.append(self._record(out, of_this))
+
+    @property
+    def _sampler(self) -> Any:
+        """What tells the head which anchor stands for which object, where a head has it."""
+        assert self.adapter is not None
+        return getattr(self.adapter.head, 'sampler', None)
+
+    def _hear_sample(self, args: tuple, kwargs: Mapping[str, Any], returned: Any) -> None:
+        objects = kwargs['gt_instances'] if 'gt_instances' in kwargs else args[2]
+        self._sampled.append((objects, returned))
+
+    def _hear_targets(self, args: tuple, kwargs: Mapping[str, Any], returned: Any) -> None:
+        self._assigned.append(Assigned(args, kwargs, returned, self._sampled))
+        self._sampled = []
+
+    def _record(self, out: Any, assigned: list[Assigned]) -> HeadOutputs:
+        assert self.adapter is not None
+        each = [call.returned for call in assigned]
+        returned = each if self.adapter.hears_each_picture else next(iter(each), None)
+        record = self.adapter.outputs(out, returned if assigned else None)
+        if record.targets is None:
+            return record
+        scores = self.adapter.scores(record.targets.positive, assigned)
+        if scores is None:
+            return record
+        return replace(record, targets=record.targets.trusting(scores))

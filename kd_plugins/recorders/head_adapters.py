@@ -8,7 +8,8 @@ computes no target and no loss: those are upstream's own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +25,24 @@ from kd_plugins.structures import HeadOutputs, HeadSpec, HeadTargets
 FAR = 1e6
 #: What a box that is inside out measures from edge to edge, in strides.
 THIN = 1e-2
+
+
+@dataclass
+class Assigned:
+    """One call of the method that a head's targets come from.
+
+    Args:
+        args: What it was called with.
+        kwargs: The same by name.
+        returned: What it returned.
+        sampled: Of each call of the head's sampler since the call before: the objects of the
+            picture, and what the sampler returned.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    returned: Any
+    sampled: Sequence[tuple[Any, Any]]
 
 
 class HeadAdapter:
@@ -188,6 +207,24 @@ class HeadAdapter:
         """
         return None
 
+    def scores(self, positive: Tensor, assigned: Sequence[Assigned]) -> Tensor | None:
+        """Return the scores of the objects that positive anchors stand for, 1 of others, (N, A).
+
+        None where the objects have none.
+
+        Args:
+            positive: Which anchors are positive, booleans of shape (N, A).
+            assigned: The calls that gave the targets.
+        """
+        sampled = [each for call in assigned for each in call.sampled]
+        if not any('scores' in objects for objects, _ in sampled):
+            return None
+        rows = torch.ones_like(positive, dtype=torch.float32)
+        for row, mask, (objects, result) in zip(rows, positive, sampled, strict=True):
+            # Leaving anchors out, as heads do before they assign, keeps the order of the others.
+            row[mask] = objects.scores[result.pos_assigned_gt_inds].to(row)
+        return rows
+
 
 class RetinaAdapter(HeadAdapter):
     """Deltas of anchor boxes; ``get_targets`` returns labels, weights, ..."""
@@ -252,6 +289,33 @@ class FCOSAdapter(HeadAdapter):
         # Of a negative location it is no number, or a meaningless one.
         return quality.where(positive, quality.new_zeros(())).sum().float()
 
+    def scores(self, positive: Tensor, assigned: Sequence[Assigned]) -> Tensor | None:
+        # It has no sampler, and its targets are the sides of the boxes.
+        (call,) = assigned
+        points, objects = call.args
+        if not any('scores' in each for each in objects):
+            return None
+        factors = [
+            level.new_full((len(level), 1), stride if self.head.norm_on_bbox else 1)
+            for level, stride in zip(points, self.spec.strides, strict=True)
+        ]
+        places, factor = torch.cat(points), torch.cat(factors)
+        labels, sides = (
+            [level.reshape(len(positive), -1, *level.shape[1:]) for level in call.returned[i]]
+            for i in (0, 1)
+        )
+        rows = torch.ones_like(positive, dtype=torch.float32)
+        all_of = zip(
+            rows, positive, torch.cat(labels, 1), torch.cat(sides, 1), objects, strict=True
+        )
+        for row, mask, label, side, of in all_of:
+            boxes = self.head.bbox_coder.decode(places[mask], side[mask] * factor[mask])
+            far = (_plain(boxes)[:, None] - of.bboxes).abs().sum(-1)
+            far = far.masked_fill(label[mask][:, None] != of.labels, torch.inf)
+            if len(of):
+                row[mask] = of.scores[far.argmin(dim=1)].to(row)
+        return rows
+
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
         return _plain(self.head.bbox_coder.decode(priors / strides, preds))
 
@@ -266,6 +330,17 @@ class PAAAdapter(ATSSAdapter):
     ) -> tuple[Tensor, Tensor | None]:
         labels, weights = (torch.stack([each[i] for each in returned]) for i in (0, 1))
         return (labels >= 0) & (labels < self.spec.num_classes), weights
+
+    def scores(self, positive: Tensor, assigned: Sequence[Assigned]) -> Tensor | None:
+        # The sampler's anchors are those before some were taken out.
+        sampled = assigned[0].sampled
+        if not any('scores' in objects for objects, _ in sampled):
+            return None
+        rows = torch.ones_like(positive, dtype=torch.float32)
+        for row, call, (objects, _) in zip(rows, assigned, sampled, strict=True):
+            anchors, of_objects = call.args[4:6]
+            row[anchors] = objects.scores[of_objects].to(row)
+        return rows.where(positive, 1.0)
 
 
 class DDODAdapter(ATSSAdapter):

@@ -1,4 +1,4 @@
-"""Hearing what a method of one module is called with and returns."""
+"""Hearing what a method of one module, or another object, is called with and returns."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from torch import nn
-
 #: Is called with the arguments, the named arguments and what the method returned.
 Heard = Callable[[tuple[Any, ...], Mapping[str, Any], Any], None]
 
 
-def listen(module: nn.Module, name: str, heard: Heard) -> None:
+def listen(module: Any, name: str, heard: Heard) -> None:
     """Have a function called after every call of a method of this one module.
 
     Until :func:`leave`; nothing stays in the method's place for longer: a copy
@@ -30,7 +28,7 @@ def listen(module: nn.Module, name: str, heard: Heard) -> None:
     module.__dict__[name] = listening
 
 
-def leave(module: nn.Module, name: str) -> None:
+def leave(module: Any, name: str) -> None:
     """Put the method back."""
     before = module.__dict__.pop(name).before
     if before is not None:

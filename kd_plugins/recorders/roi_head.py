@@ -71,6 +71,8 @@ class RoIHeadRecorder(BaseRecorder):
         self._recording = False
         self._head: Any = None
         self._forward: tuple[int, Tensor, Mapping[str, Any]] | None = None
+        # Of every record the results of the sampler, picture by picture.
+        self._sampled: list[Sequence[Any]] = []
         # Of the latest batch that the network has seen.
         self._input_shape: tuple[int, int] = (0, 0)
         self._features: Sequence[Tensor] = ()
@@ -187,6 +189,8 @@ class RoIHeadRecorder(BaseRecorder):
         super().__enter__()
         self._recording = True
         if self._head is not None:
+            self._sampled = []
+            listen(self._head, 'loss', self._hear_loss)
             listen(self._head, '_bbox_forward', self._hear_forward)
             for box_head in _box_heads(self._head):
                 listen(box_head, 'get_targets', self._hear_targets)
@@ -196,6 +200,7 @@ class RoIHeadRecorder(BaseRecorder):
         self._recording = False
         self._forward = None
         if self._head is not None:
+            leave(self._head, 'loss')
             leave(self._head, '_bbox_forward')
             for box_head in _box_heads(self._head):
                 leave(box_head, 'get_targets')
@@ -238,6 +243,18 @@ class RoIHeadRecorder(BaseRecorder):
             rois_per_image=tuple(len(s.pos_priors) + len(s.neg_priors) for s in sampled),
         )
         self.data_buffer.append(record)
+        self._sampled.append(sampled)
+
+    def _hear_loss(self, args: tuple, kwargs: Mapping[str, Any], returned: Any) -> None:
+        samples = kwargs['batch_data_samples'] if 'batch_data_samples' in kwargs else args[-1]
+        objects = [sample.gt_instances for sample in samples]
+        if any('scores' in each for each in objects):
+            pairs = zip(self.data_buffer, self._sampled, strict=True)
+            self._data_buffer = [
+                replace(record, weights=_trust(record, sampled, objects))
+                for record, sampled in pairs
+            ]
+        self._sampled = []
 
     def _fill_stages(self) -> None:
         """Add empty records of the stages that a cascade without boxes did not reach."""
@@ -252,6 +269,7 @@ class RoIHeadRecorder(BaseRecorder):
                 cls_logits=last.cls_logits[:0],
                 bbox_preds=None if last.bbox_preds is None else last.bbox_preds[:0],
                 labels=last.labels[:0],
+                weights=None if last.weights is None else last.weights[:0],
                 rois_per_image=(0,) * len(last.rois_per_image),
             )
             self.data_buffer.append(nothing)
@@ -291,6 +309,21 @@ def _box_heads(head: Any) -> list[Any]:
     """Return the box heads, one a stage."""
     heads = head.bbox_head
     return list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+
+
+def _trust(record: RoIOutputs, sampled: Sequence[Any], objects: Sequence[Any]) -> Tensor:
+    """Return the scores of the objects that RoIs were assigned to, 1 of background, (R,).
+
+    Args:
+        record: What was recorded of the RoIs; those of a picture begin with its objects.
+        sampled: What the sampler gave, picture by picture.
+        objects: The objects of each picture.
+    """
+    weights = [
+        torch.cat([of.scores[each.pos_assigned_gt_inds], of.scores.new_ones(len(each.neg_priors))])
+        for each, of in zip(sampled, objects, strict=True)
+    ]
+    return torch.cat(weights).to(at_least_float32(record.cls_logits))
 
 
 def _scaled(rois: Tensor, before: tuple[int, int], after: tuple[int, int]) -> Tensor:

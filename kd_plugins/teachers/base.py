@@ -70,6 +70,21 @@ class Teacher:
         with recorders:
             self.look(inputs, data_samples)
 
+    def find(self, recorders: Any, inputs: Tensor, data_samples: Sequence[Any]) -> list[Any]:
+        """Return the objects that a detector finds; its recorders record as in :meth:`record`.
+
+        Args:
+            recorders, inputs, data_samples: As there.
+
+        Returns:
+            Of each picture mmengine's ``InstanceData`` with ``bboxes``, (x1, y1, x2, y2) in
+            pixels of ``inputs``, ``labels`` and ``scores``, after the network's own suppression.
+
+        Raises:
+            RuntimeError: If there is no network.
+        """
+        raise RuntimeError('model.teacher=None cannot find objects: give a teacher.')
+
     def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
         """Show the teacher a batch, for its recorders to record.
 

@@ -78,15 +78,38 @@ class NetworkTeacher(Teacher):
         """Whether the network declares a preprocessor of its own."""
         return self.input.declared
 
-    @torch.no_grad()
     def look(self, inputs: Tensor, data_samples: Sequence[Any] | None = None) -> Any:
         """See :meth:`Teacher.look`."""
+        return self._look(inputs, data_samples, partial(self._run, mode='tensor'))
+
+    def find(self, recorders: Any, inputs: Tensor, data_samples: Sequence[Any]) -> list[Any]:
+        """See :meth:`Teacher.find`."""
+        network: Any = self.network
+
+        def run(converted: Tensor, samples: Sequence[Any]) -> list[Any]:
+            # Predictions are written into the samples, which are not the teacher's.
+            own = [sample.new() for sample in samples]
+            with _decoding_in_full(network):
+                predicted = network.predict(converted, own, rescale=False)
+            found = [each.pred_instances for each in predicted]
+            (height, width), (own_height, own_width) = inputs.shape[-2:], converted.shape[-2:]
+            if (height, width) != (own_height, own_width):
+                for objects in found:
+                    scale = (width / own_width, height / own_height)
+                    objects.bboxes = objects.bboxes * objects.bboxes.new_tensor(scale * 2)
+            return found
+
+        with recorders:
+            return self._look(inputs, data_samples, run)
+
+    @torch.no_grad()
+    def _look(self, inputs: Tensor, data_samples: Any, run: Callable[..., Any]) -> Any:
         for before, _ in self._watchers:
             if before is not None:
                 before()
         with self._asked(inputs, data_samples) as converted:
             try:
-                outputs = self._run(converted, data_samples, mode='tensor')
+                outputs = run(converted, data_samples)
             except (AssertionError, RuntimeError, ValueError) as error:
                 _explain(error, self.network, converted)
                 raise
@@ -199,6 +222,40 @@ def _explain(error: Exception, network: nn.Module, inputs: Tensor) -> None:
 def _features(extract_feat: Callable[[Tensor], Any], inputs: Tensor, *_: Any, mode: str) -> Any:
     """Stand in for a whole forward."""
     return extract_feat(inputs)
+
+
+@contextmanager
+def _decoding_in_full(network: nn.Module) -> Iterator[None]:
+    """Let heads of mmdet decode and suppress boxes in float32, which half precision rounds.
+
+    mmcv's suppression does not even take them on processors.
+    """
+    heads = [each for each in network.modules() if hasattr(each, 'predict_by_feat')]
+    for head in heads:
+        method = head.predict_by_feat
+
+        def decode(*args: Any, method: Any = method, **kwargs: Any) -> Any:
+            with torch.autocast('cuda', enabled=False), torch.autocast('cpu', enabled=False):
+                return method(*_in_full(args), **_in_full(kwargs))
+
+        head.__dict__['predict_by_feat'] = decode
+    try:
+        yield
+    finally:
+        for head in heads:
+            del head.__dict__['predict_by_feat']
+
+
+def _in_full(values: Any) -> Any:
+    """Return nested values with tensors of half precision as float32."""
+    if isinstance(values, Tensor):
+        half = values.dtype in (torch.float16, torch.bfloat16)
+        return values.float() if half else values
+    if type(values) is dict:  # no config
+        return {key: _in_full(value) for key, value in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)(_in_full(value) for value in values)
+    return values
 
 
 @contextmanager

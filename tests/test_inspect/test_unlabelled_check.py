@@ -12,14 +12,15 @@ from helpers import algorithm_cfg, distiller
 from helpers.networks import resnet
 from mmengine.config import Config
 from mmengine.registry import MODELS
+from mmengine.structures import BaseDataElement, InstanceData
 from mmpretrain.structures import DataSample
 from rich.console import Console
 
 from kd_plugins.inspect.check import check, probe
 from kd_plugins.inspect.check.findings import examine
-from kd_plugins.inspect.check.report import Network, Report, Sureness
+from kd_plugins.inspect.check.report import FoundBoxes, Network, Report, Sureness
 from kd_plugins.inspect.check.show import show
-from kd_plugins.inspect.check.unlabelled import sureness
+from kd_plugins.inspect.check.unlabelled import found_boxes, sureness
 
 
 def test_sureness_is_what_the_probabilities_say():
@@ -55,6 +56,42 @@ def test_pictures_that_the_teacher_does_not_know_or_knows_by_heart_are_told():
     assert said.startswith('the teacher is far too sure of the unlabelled pictures: ')
     (said,) = warnings_of(0.8, 0.9, one_class=1.0)
     assert said == 'the teacher gives one class to 100 % of 64 unlabelled pictures.'
+
+
+def test_boxes_are_counted_from_the_score_on():
+    scores = [[0.9, 0.4, 0.39], [], [0.1], [0.5] * 4]
+    samples = [
+        BaseDataElement(pred_instances=InstanceData(scores=torch.tensor(row).double()))
+        for row in scores
+    ]
+    assert found_boxes(samples, 0.4) == FoundBoxes(4, 0.4, 6 / 4, 4, 0.5)
+    assert found_boxes([], 0.4) is None and found_boxes([DataSample()], 0.4) is None
+
+
+def warnings_of_boxes(mean, known, samples=64):
+    report = Report('c', distils=True)
+    report.unlabelled_boxes = FoundBoxes(samples, 0.4, mean, 90, 0.25)
+    report.labelled_boxes = FoundBoxes(256, 0.4, known, 9, 0.1)
+    examine(report)
+    out = io.StringIO()
+    show(report, Console(file=out, width=300))
+    assert f'{mean:.3g} (at most 90; none in 25 %) in {samples} unlabelled' in out.getvalue()
+    return [f.what for f in report.findings if f.level == 'warning']
+
+
+def test_pictures_in_which_a_detector_finds_nothing_or_hundreds_are_told():
+    assert warnings_of_boxes(4, 5) == [] and warnings_of_boxes(1.1, 5) == []
+    (said,) = warnings_of_boxes(0.5, 5)
+    assert said == (
+        'the teacher finds little in the unlabelled pictures: it is sure of 0.5 boxes a picture on '
+        'average of 64 of them (model.pseudo_boxes.score=0.4; none in 25 %), and of 5 on the '
+        'validation set.'
+    )
+    assert warnings_of_boxes(0, 0) and not warnings_of_boxes(0.5, 5, samples=8)
+    (said,) = warnings_of_boxes(80, 5)
+    assert said.startswith('the teacher finds too much in the unlabelled pictures: ')
+    # Crowds are crowds.
+    assert warnings_of_boxes(80, 60) == []
 
 
 @pytest.fixture

@@ -480,6 +480,7 @@ def test_unlabelled_pictures_that_fit_nothing_are_refused(tmp_path, ckpt):
     assert says('dkd').startswith('--method dkd needs labels (kd_plugins.DKDLoss), and the')
     assert says('dot', unlabelled_ratio='all').startswith('--method dot keeps the gradient of')
     assert 'have 32 pictures, which 3 does not divide' in says(unlabelled_ratio=2)
-    with pytest.raises(ValueError, match=r'^--unlabelled is for classifiers, .* is a GFL\.$'):
-        Request(DENSE, 'bckd', out, DENSE, unlabelled=folder)
+    with pytest.raises(ValueError, match=r'^--unlabelled is for classifiers and .* is a RPN\.$'):
+        rpn = 'mmdet::rpn/rpn_r50_fpn_1x_coco.py'
+        Request(rpn, 'bckd', out, DENSE, unlabelled=folder)
     assert '--unlabelled-ratio=0 is wrong: give a whole number, or all' in says(unlabelled_ratio=0)

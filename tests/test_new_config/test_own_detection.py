@@ -369,3 +369,53 @@ def test_the_tutorials_folders_are_of_three_forms(own, tmp_path, monkeypatch):
     ]
     assert boxes[0].shape == (26, 4) and all(each.classes == CLASSES for each in found)
     assert np.allclose(boxes[1], boxes[0]) and np.allclose(boxes[2], boxes[0], atol=1e-6)
+
+
+def test_pictures_without_labels_come_beside_those_of_a_detector(own, tmp_path):
+    written(tmp_path / 'alone.py', TEACHER, data=own / 'coco')
+    cfg = Config.fromfile(tmp_path / 'alone.py')
+    init_default_scope('mmdet')
+    torch.manual_seed(0)
+    teacher = MODELS.build(cfg.model)
+    teacher.bbox_head.gfl_cls.bias.data.zero_()
+    torch.save(dict(state_dict=teacher.state_dict()), tmp_path / 't.pth')
+    folder = tmp_path / 'mine/deep'
+    shutil.copytree(own / 'coco/train', folder)
+    request = Request(
+        STUDENT, 'bckd', tmp_path / 'my.py', TEACHER, str(tmp_path / 't.pth'), own / 'coco', 4,
+        unlabelled=tmp_path / 'mine',
+    )  # fmt: skip
+    write_config(request)
+    cfg = Config.fromfile(tmp_path / 'my.py')
+    assert cfg.model.pseudo_boxes == dict(score=0.4)
+    assert cfg.data_preprocessor.type == 'kd_plugins.DetDataPreprocessor'
+    assert cfg.train_dataloader.batch_sampler is None
+    steps = [step.type for step in cfg.train_dataloader.dataset.unlabelled.pipeline]
+    assert steps == ['kd_plugins.LoadImageFromFile', 'Resize', 'PackDetInputs']
+    report = check(cfg, iterations=1, teacher_batches=2, debug=True)
+    assert report.data.samples == 16 and report.data.batch_size == 4
+    # The untrained teacher is sure of far too much.
+    found = report.unlabelled_boxes
+    assert (found.samples, found.score, found.none, report.labelled_boxes.mean > 1) == (
+        8, 0.4, 0.0, True,
+    )  # fmt: skip
+    assert 1 < found.mean <= found.most <= 50
+    for ratio, says in ((2, r'--unlabelled-ratio 2: .*3 does not divide'), (0, 'ratio=0')):
+        with pytest.raises(ValueError, match=says):
+            request = Request(
+                STUDENT, 'bckd', tmp_path / 'no.py', TEACHER, str(tmp_path / 't.pth'),
+                own / 'coco', 4, unlabelled=tmp_path / 'mine', unlabelled_ratio=ratio,
+            )  # fmt: skip
+            write_config(request)
+    with pytest.raises(ValueError, match='which measures the student, have pictures in common'):
+        Request(
+            STUDENT, 'bckd', tmp_path / 'no.py', TEACHER, 't.pth', own / 'coco', 4,
+            unlabelled=own / 'coco/val',
+        )  # fmt: skip
+    # A term on maps reads no boxes.
+    write_config(
+        Request(
+            STUDENT, 'pkd', tmp_path / 'maps.py', TEACHER, 't.pth', unlabelled=tmp_path / 'mine'
+        )
+    )
+    assert 'pseudo_boxes' not in Config.fromfile(tmp_path / 'maps.py').model

@@ -23,13 +23,17 @@ CLEARLY = 1.0
 #: A teacher of this share of its sureness on the validation set hardly knows pictures, with
 #: this share of its doubt it is far too sure of them, and so many are of one class to it.
 HARDLY, NO_DOUBT, ALL_ONE = 0.25, 0.1, 0.95
+#: Boxes of an unlabelled picture, as a share of those of a picture of the validation set.
+FEW_BOXES = 0.2
+#: Boxes of a picture that are too many anyway where the validation set has far fewer.
+MANY_BOXES = 50
 #: Of fewer pictures nothing is said.
 ENOUGH = 16
 
 
 def examine(report: Report) -> None:
     """Add what follows from the report as a whole."""
-    for part in (_classes, _losses, _batch, _teacher, _stored, _unlabelled):
+    for part in (_classes, _losses, _batch, _teacher, _stored, _unlabelled, _unlabelled_boxes):
         part(report)
 
 
@@ -321,6 +325,30 @@ def _unlabelled(report: Report) -> None:
             f'the teacher gives one class to {100 * found.one_class:.0f} % of {found.samples} '
             'unlabelled pictures.',
             change,
+        )
+
+
+def _unlabelled_boxes(report: Report) -> None:
+    """Compare what the teacher finds without labels with the validation set."""
+    found, known = report.unlabelled_boxes, report.labelled_boxes
+    if found is None or known is None or found.samples < ENOUGH:
+        return
+    said = (
+        f'it is sure of {found.mean:.3g} boxes a picture on average of {found.samples} of them '
+        f'(model.pseudo_boxes.score={found.score:g}; none in {100 * found.none:.0f} %), and of '
+        f'{known.mean:.3g} on the validation set'
+    )
+    change = (
+        'look at the pictures of train_dataloader.dataset.unlabelled and at their colours, or '
+        'give another score.'
+    )
+    if found.mean < FEW_BOXES * known.mean or found.mean == 0:
+        report.add(
+            'warning', f'the teacher finds little in the unlabelled pictures: {said}.', change
+        )
+    elif found.mean > max(MANY_BOXES, known.mean / FEW_BOXES):
+        report.add(
+            'warning', f'the teacher finds too much in the unlabelled pictures: {said}.', change
         )
 
 

@@ -143,6 +143,21 @@ class Sureness:
 
 
 @dataclass
+class FoundBoxes:
+    """How many boxes a detector is sure of in some pictures.
+
+    ``score`` is from where it is sure, ``mean`` the boxes of a picture on average, ``most`` those
+    of the picture with most, and ``none`` the share of the pictures that have none.
+    """
+
+    samples: int
+    score: float
+    mean: float
+    most: int
+    none: float
+
+
+@dataclass
 class Calibration:
     """Of each term, the ratio of its gradient's norm to the task's, and a weight for another.
 
@@ -170,7 +185,8 @@ class Report:
     has the name and the metrics of each. ``store`` is the folder of what the teacher
     says, and ``stored`` how far that of the first batch is from what it says now.
     ``unlabelled`` is how sure the teacher is of the training's pictures without labels,
-    and ``labelled`` of the validation's, where there are such pictures. ``snapshot`` says
+    and ``labelled`` of the validation's, where there are such pictures; of a detector with
+    ``model.pseudo_boxes`` they are ``unlabelled_boxes`` and ``labelled_boxes``. ``snapshot`` says
     that the student itself will be the teacher, and is not yet. ``alone_metrics`` are
     those of a student that was trained alone, on the samples of ``teacher_metrics``.
     ``unreached`` names the trainable parameters that no loss of the first batch reaches.
@@ -189,6 +205,8 @@ class Report:
     teacher_samples: int = 0
     unlabelled: Sureness | None = None
     labelled: Sureness | None = None
+    unlabelled_boxes: FoundBoxes | None = None
+    labelled_boxes: FoundBoxes | None = None
     alone_metrics: dict[str, float] = field(default_factory=dict)
     data: Data | None = None
     losses: dict[str, float] = field(default_factory=dict)

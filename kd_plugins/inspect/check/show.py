@@ -182,6 +182,14 @@ def _lines(report: Report) -> list[str]:
             for name, each in of.items()
         )
         lines.append(f"the teacher's largest probability, on average: {', '.join(said)}")
+    if report.unlabelled_boxes is not None and report.labelled_boxes is not None:
+        found, known = report.unlabelled_boxes, report.labelled_boxes
+        lines.append(
+            f'boxes of which the teacher is sure (score {found.score:g} and above), a picture: '
+            f'{found.mean:.3g} (at most {found.most}; none in {100 * found.none:.0f} %) in '
+            f'{found.samples} unlabelled pictures, {known.mean:.3g} in {known.samples} of the '
+            'validation set'
+        )
     for group in report.groups:
         lines.append(
             f'{report.optimizer}: {group.parameters:,} parameters in {group.tensors} tensors, '

@@ -13,7 +13,7 @@ from torch import nn
 
 from kd_plugins.files.weights import load_weights
 from kd_plugins.inspect.check.report import Report
-from kd_plugins.inspect.check.unlabelled import ask_teacher, sureness
+from kd_plugins.inspect.check.unlabelled import ask_teacher, found_boxes, sureness
 from kd_plugins.networks import build_student_network
 from kd_plugins.teachers import AsTaught, teacher_of
 
@@ -43,10 +43,15 @@ def evaluate_teacher(
     drawn = [*itertools.islice(loop.dataloader, batches)]
     report.teacher_metrics, seen = _measure(loop, taught, drawn)
     report.teacher_samples = len(seen)
+    boxes: Any = getattr(runner.model, 'pseudo_boxes', None)
     labelled = sureness(seen)
     if labelled is not None:
-        report.unlabelled = ask_teacher(runner, taught, batches)
+        report.unlabelled = sureness(ask_teacher(runner, taught, batches))
         report.labelled = labelled if report.unlabelled is not None else None
+    elif boxes is not None:
+        outputs = ask_teacher(runner, taught, batches)
+        report.unlabelled_boxes = found_boxes(outputs, boxes.score)
+        report.labelled_boxes = found_boxes(seen, boxes.score)
     for member in taught.teacher.members:
         metrics, _ = _measure(loop, AsTaught(member), drawn)
         report.teacher_members.append((str(member.weights), metrics))

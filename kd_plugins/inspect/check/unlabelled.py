@@ -1,4 +1,4 @@
-"""How sure a classifier that teaches is on the pictures that it alone says something about."""
+"""How sure a teacher is on the pictures that it alone says something about."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from mmengine.runner import Runner
 from torch import Tensor
 
-from kd_plugins.inspect.check.report import Sureness
+from kd_plugins.inspect.check.report import FoundBoxes, Sureness
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import AsTaught
 from kd_plugins.views import without_views
@@ -44,7 +44,27 @@ def unlabelled_in(runner: Runner) -> Any:
     return dataset if unseen and hasattr(dataset, 'get_data_info') else None
 
 
-def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | None:
+def found_boxes(outputs: Sequence[Any], score: float) -> FoundBoxes | None:
+    """Say how many boxes of at least a score a detector finds; None for others.
+
+    Args:
+        outputs: Samples with ``pred_instances``.
+        score: The score.
+    """
+    found: list[Any] = [getattr(sample, 'pred_instances', None) for sample in outputs]
+    if not found or any(objects is None or 'scores' not in objects for objects in found):
+        return None
+    counts = [int((objects.scores >= score).sum()) for objects in found]
+    return FoundBoxes(
+        samples=len(counts),
+        score=score,
+        mean=sum(counts) / len(counts),
+        most=max(counts),
+        none=counts.count(0) / len(counts),
+    )
+
+
+def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> list[Any]:
     """Show the teacher unlabelled pictures of the training set, drawn at random.
 
     They go through the pipeline of the validation where it reads files, of any size if
@@ -55,16 +75,19 @@ def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | No
         runner: The training's.
         taught: The teacher.
         batches: How many batches of the validation's size.
+
+    Returns:
+        Its predictions; none where there are no such pictures.
     """
     dataset, loader = unlabelled_in(runner), runner.val_loop.dataloader
     if dataset is None:
-        return None
+        return []
     own, pipeline = (getattr(each, 'pipeline', None) for each in (dataset, loader.dataset))
     brings = _has(own, 'Resize') and not _has(pipeline, 'Resize')
     if not _has(pipeline, 'LoadImage') or brings:
         pipeline = own
     if pipeline is None:
-        return None  # both are wrapped, and nobody says how to read a picture
+        return []  # both are wrapped, and nobody says how to read a picture
     count = batches * (loader.batch_size or 1)
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:count]
     outputs: list[Any] = []
@@ -72,7 +95,7 @@ def ask_teacher(runner: Runner, taught: AsTaught, batches: int) -> Sureness | No
         samples = [pipeline(dataset.get_data_info(i)) for i in indices.tolist()]
         with torch.no_grad():
             outputs.extend(taught.val_step(loader.collate_fn(samples)))
-    return sureness(outputs)
+    return outputs
 
 
 def _has(pipeline: Any, step: str) -> bool:

@@ -1,0 +1,60 @@
+"""A folder of pictures that nobody has labelled."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.dataset import BaseDataset
+
+from kd_plugins.registry import DATASETS
+
+#: The endings of the pictures that are found; those of mmpretrain's ``CustomDataset``.
+PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+
+
+def pictures_in(folder: str | Path) -> list[str]:
+    """Return the paths of the pictures in a folder, at any depth, sorted.
+
+    Raises:
+        ValueError: If there is no such folder, or no picture in it.
+    """
+    found = sorted(
+        os.path.join(where, name)
+        for where, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(PICTURES)
+    )
+    if not found:
+        what = 'holds no pictures' if os.path.isdir(folder) else 'is no folder'
+        raise ValueError(
+            f'{str(folder)!r} {what} ({", ".join(PICTURES)}): give a folder that has some, at any '
+            'depth.'
+        )
+    return found
+
+
+@DATASETS.register_module()
+class PictureFolder(BaseDataset):
+    """The pictures of a folder, at any depth, for :class:`WithUnlabelled` beside detectors.
+
+    ``CustomDataset`` with ``with_label=False`` is the same for classifiers. What it gives a
+    pipeline are ``img_path`` and ``img_id``, and no ``instances``: the pipeline loads no
+    annotations.
+
+    Args:
+        data_root: The folder.
+        **kwargs: Those of mmengine's ``BaseDataset``, ``pipeline`` above all.
+
+    Raises:
+        ValueError: If there is no such folder, or no picture in it.
+    """
+
+    def __init__(self, data_root: str, **kwargs: Any) -> None:
+        super().__init__(data_root=data_root, **kwargs)
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Return the path and the number of every picture."""
+        paths = pictures_in(self.data_root)
+        return [dict(img_path=path, img_id=i) for i, path in enumerate(paths)]

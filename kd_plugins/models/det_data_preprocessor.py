@@ -1,0 +1,51 @@
+"""mmdet's preprocessor for batches of which some pictures have no boxes that anybody knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from mmdet.models import DetDataPreprocessor as UpstreamDetDataPreprocessor
+from mmengine.structures import InstanceData
+
+from kd_plugins.models.data_preprocessor import part_of
+from kd_plugins.registry import MODELS
+
+
+@MODELS.register_module()
+class DetDataPreprocessor(UpstreamDetDataPreprocessor):
+    """mmdet's preprocessor, which keeps pictures with and without labels apart.
+
+    In training the pictures whose samples have no ``gt_instances``, as those of
+    ``WithUnlabelled.unlabelled``, come back under the key ``unlabelled``, as a batch of their own,
+    padded to its own size, which :class:`kd_plugins.algorithms.SingleTeacherDistill` takes. A
+    batch of one kind comes back as upstream's does. Arguments and results are upstream's.
+    """
+
+    def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
+        """Return ``inputs`` and ``data_samples``, and ``unlabelled`` where there are both.
+
+        Args:
+            data: A batch as the data loader gives it.
+            training: Whether to augment, and to keep both kinds apart.
+        """
+        samples = data.get('data_samples') if isinstance(data, Mapping) else None
+        kinds = ['gt_instances' not in sample for sample in samples or ()]
+        if not training or not any(kinds):
+            return super().forward(data, training)
+        if all(kinds):
+            return self._without_labels(data)
+        batch = super().forward(part_of(data, kinds, False), training)
+        return dict(batch, unlabelled=self._without_labels(part_of(data, kinds, True)))
+
+    def _without_labels(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        for sample in data['data_samples']:
+            # Upstream's batch augments resize the boxes of every sample.
+            sample.gt_instances = InstanceData(
+                bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
+            )
+        batch = super().forward(data, training=True)
+        for sample in batch['data_samples']:
+            del sample.gt_instances
+        return batch

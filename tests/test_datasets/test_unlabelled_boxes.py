@@ -1,0 +1,225 @@
+"""Pictures with boxes beside pictures without, in whole trainings of detectors."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from helpers.detection import build, detector, distillation, images
+from helpers.few_scenes import few_scenes
+from mmengine.config import ConfigDict
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub
+from mmengine.registry import DATASETS, HOOKS, DefaultScope
+from mmengine.runner import Runner
+
+from kd_plugins.datasets import PictureFolder, WithUnlabelled
+
+LOAD = dict(type='LoadImageFromFile')
+FLIP = dict(type='RandomFlip', prob=0.5)
+LABELS = dict(type='LoadAnnotations', with_bbox=True)
+PACK = dict(type='PackDetInputs')
+CLASSES = tuple('0123456789')
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    root = tmp_path_factory.mktemp('boxes')
+    few_scenes(root)
+    generator = np.random.default_rng(0)
+    for i in range(6):
+        path = root / f'unlabelled/{"xy"[i % 2]}/{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (64, 96 if i % 2 else 64, 3)
+        cv2.imwrite(str(path), generator.integers(0, 255, shape, dtype=np.uint8))
+    (root / 'unlabelled/notes.txt').write_text('no picture')
+    return root
+
+
+def both(root, **unlabelled):
+    return dict(
+        type='kd_plugins.WithUnlabelled',
+        labelled=dict(
+            type='mmdet.CocoDataset',
+            data_root=f'{root}/scenes_8_4/',
+            ann_file='annotations/train.json',
+            data_prefix=dict(img='train/'),
+            metainfo=dict(classes=CLASSES),
+            pipeline=[LOAD, LABELS, FLIP, PACK],
+        ),
+        unlabelled=dict(
+            type='kd_plugins.PictureFolder', data_root=f'{root}/unlabelled',
+            pipeline=[LOAD, FLIP, PACK], **unlabelled,
+        ),
+    )  # fmt: skip
+
+
+def built(cfg):
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        return DATASETS.build(cfg)
+
+
+def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_path):
+    dataset = built(both(scenes)['unlabelled'])
+    names = [dataset.get_data_info(i)['img_path'].rsplit('/', 2)[1:] for i in range(len(dataset))]
+    assert names == [['x', f'{i}.png'] for i in (0, 2, 4)] + [['y', f'{i}.png'] for i in (1, 3, 5)]
+    for folder, says in ((tmp_path, 'holds no pictures'), (tmp_path / 'no', 'is no folder')):
+        with pytest.raises(ValueError, match=says):
+            PictureFolder(str(folder))
+
+
+def test_boxes_are_taken_off_and_missing_ones_named(scenes):
+    dataset = built(both(scenes))
+    assert isinstance(dataset, WithUnlabelled)
+    kinds = ['gt_instances' in dataset[i]['data_samples'] for i in range(len(dataset))]
+    assert kinds == [True] * 8 + [False] * 6
+    twice = both(scenes)
+    twice['unlabelled'] = twice['labelled']
+    dataset = built(twice)
+    assert len(dataset[0]['data_samples'].gt_instances) > 0
+    assert 'gt_instances' not in dataset[8]['data_samples']
+    # Upstream's hook exchanges the pipeline of the whole training set.
+    dataset.pipeline = built(both(scenes)['unlabelled']).pipeline
+    with pytest.raises(ValueError, match='train/000000.png.* of WithUnlabelled.labelled has no la'):
+        dataset[0]
+    assert dataset.pipeline is dataset.datasets[0].pipeline
+
+
+def preprocess(batch, **changes):
+    student = detector('GFL')
+    student['data_preprocessor'].update(type='kd_plugins.DetDataPreprocessor', **changes)
+    model = build(student)
+    return model.data_preprocessor(batch, True)
+
+
+def mixed(kinds, sizes):
+    batch = images(0, sizes=sizes)
+    for sample, labelled in zip(batch['data_samples'], kinds, strict=True):
+        if not labelled:
+            del sample.gt_instances
+    return batch
+
+
+def test_both_kinds_are_padded_to_their_own_size():
+    sizes = [(64, 64), (96, 40), (40, 128)]
+    batch = preprocess(mixed([True, False, True], sizes))
+    assert batch['inputs'].shape == (2, 3, 64, 128)
+    others = batch['unlabelled']
+    assert others['inputs'].shape == (1, 3, 96, 64)
+    assert all('gt_instances' in sample for sample in batch['data_samples'])
+    (sample,) = others['data_samples']
+    assert 'gt_instances' not in sample and sample.batch_input_shape == (96, 64)
+    alone = preprocess(images(0, sizes=sizes))
+    assert 'unlabelled' not in alone and alone['inputs'].shape == (3, 3, 96, 128)
+    torch.testing.assert_close(alone['inputs'][1, :, :96, :64], others['inputs'][0])
+    none = preprocess(mixed([False] * 3, sizes))
+    assert 'unlabelled' not in none and 'gt_instances' not in none['data_samples'][0]
+    # A batch augment of upstream resizes the boxes of every sample.
+    resize = [dict(type='BatchSyncRandomResize', random_size_range=(64, 64), interval=1)]
+    resize[0]['size_divisor'] = 32
+    MessageHub.get_current_instance().update_info('iter', 0)
+    resized = preprocess(mixed([True, False], [(96, 96)] * 2), batch_augments=resize)
+    assert resized['unlabelled']['inputs'].shape[-2:] == (64, 64)
+
+
+class Stopped(Exception):
+    """What stands for a kill."""
+
+
+@HOOKS.register_module(force=True)
+class StopAfterOneEpoch(Hook):
+    priority = 'LOWEST'
+
+    def after_train_epoch(self, runner):
+        if runner.epoch == 0:
+            raise Stopped
+
+
+def config(root, work_dir, **changes):
+    student = detector('GFL', 10)
+    preprocessor = dict(student['data_preprocessor'], type='kd_plugins.DetDataPreprocessor')
+    teacher = detector('GFL', 10, width=16)
+    teacher['test_cfg']['score_thr'] = 0.0
+    torch.manual_seed(3)
+    return ConfigDict(
+        model=distillation(
+            student, teacher, changes=dict(changes.pop('model', dict(pseudo_boxes=dict(score=0.0))))
+        ),
+        data_preprocessor=preprocessor,
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            batch_size=4,
+            num_workers=0,
+            dataset=both(root),
+            sampler=dict(type='kd_plugins.MultiSourceSampler', batch_size=4, source_ratio=[1, 1]),
+            collate_fn=dict(type='pseudo_collate'),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=2),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.001, momentum=0.9)),
+        default_hooks=dict(
+            logger=dict(type='LoggerHook', interval=1),
+            seed=dict(type='kd_plugins.SeedByProgressHook'),
+            distillation_log=dict(type='kd_plugins.DistillationLogHook'),
+        ),
+        default_scope='mmdet',
+        experiment_name=str(work_dir),
+        randomness=dict(seed=0),
+        **changes,
+    )
+
+
+def run(cfg):
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    return runner
+
+
+def test_a_training_resumes_to_the_same_weights_with_an_average_beside_it(scenes, tmp_path):
+    average = dict(type='EMAHook', momentum=0.1)
+    cfg = config(scenes, tmp_path / 'whole')
+    cfg.custom_hooks = [average]
+    runner = run(cfg)
+    whole = {k: v.clone() for k, v in runner.model.state_dict().items()}
+    hub = runner.message_hub
+    for name in ('distill.loss_bckd_cls', 'unlabelled_bckd_cls', 'pseudo_boxes'):
+        values = hub.get_scalar(f'train/{name}').data[0]
+        assert len(values) == 8 and min(values) > 0
+    assert not any('student.unlabelled' in name for name in hub.log_scalars)
+    broken = config(scenes, tmp_path / 'broken')
+    broken.custom_hooks = [average, dict(type='StopAfterOneEpoch')]
+    with pytest.raises(Stopped):
+        run(broken)
+    again = config(scenes, tmp_path / 'broken', resume=True)
+    again.custom_hooks = [average]
+    for name, value in run(again).model.state_dict().items():
+        assert torch.equal(value, whole[name]), name
+
+
+def refused(cfg, says):
+    with pytest.raises(ValueError, match=says):
+        run(cfg)
+
+
+def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_path):
+    cfg = config(scenes, tmp_path / '1', model=dict())
+    refused(cfg, r'student_recorders.head nothing to record.*set model.pseudo_boxes=')
+    cfg = config(scenes, tmp_path / '2')
+    cfg.data_preprocessor.type = 'mmdet.DetDataPreprocessor'
+    refused(cfg, "for a detector 'kd_plugins.DetDataPreprocessor'")
+    cfg = config(scenes, tmp_path / '3')
+    cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.labelled
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    refused(cfg, r'model.pseudo_boxes is for pictures without labels.*CocoDataset. has none')
+    cfg = config(scenes, tmp_path / '4')
+    cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.unlabelled
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    cfg.model.pseudo_boxes = None
+    refused(cfg, 'PictureFolder. has no boxes, and the student would learn')
+    # As it should be: the whole training set is the teacher's.
+    cfg.model.update(pseudo_boxes=dict(score=0.0), calculate_student_loss=False)
+    runner = run(cfg)
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(losses) == 4 and min(losses) > 0
+    cfg = config(scenes, tmp_path / '5')
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    cfg.train_dataloader.batch_sampler = dict(type='AspectRatioBatchSampler')
+    refused(cfg, r'train_dataloader.sampler is a .* wants some labelled and some unlabelled')

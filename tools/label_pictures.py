@@ -1,0 +1,124 @@
+"""Write what a detector finds in pictures as a COCO file.
+
+    python tools/label_pictures.py CONFIG CHECKPOINT FOLDER --out labels.json
+
+CONFIG is that of a detector of mmdet, or of a distillation, whose teacher is taken. FOLDER holds
+pictures at any depth, or is a COCO file, whose pictures are labelled anew. Every annotation has
+its ``score``; pictures that cannot be read are named and left out. The same command goes
+on after a kill. mmdet's ``CocoDataset`` reads the file, with ``data_prefix=dict(img=FOLDER)``.
+"""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import torch
+from mmengine.config import Config, DictAction
+
+import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import checks
+from kd_plugins.compat import chatter
+from kd_plugins.datasets.labelling import Labelled, Labeller, label_pictures, pictures_of
+from kd_plugins.experiments.timing import duration
+
+#: How many unreadable pictures are named.
+NAMED = 5
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        description='Write what a detector finds in pictures as a COCO file.',
+        epilog='example: python tools/label_pictures.py configs/bckd/bckd_scenes.py '
+        'work_dirs/gfl_scenes_teacher/epoch_12.pth photographs --out labels.json --score 0.4',
+    )
+    parser.add_argument('config', help='config of a detector, or of a distillation with a teacher')
+    parser.add_argument('checkpoint', help="the detector's, or the teacher's")
+    parser.add_argument('folder', type=Path, help='folder of pictures, or a COCO file')
+    parser.add_argument('--out', type=Path, required=True, help='COCO file to write')
+    parser.add_argument(
+        '--score', type=float, default=0.3, help='least score of a box; by default %(default)s'
+    )
+    parser.add_argument(
+        '--pictures', type=Path, help='where the pictures of a COCO file are; default: beside it'
+    )
+    parser.add_argument(
+        '--batch-size', type=int, default=4, help='pictures at once; by default %(default)s'
+    )
+    parser.add_argument('--device', help='where to compute; by default a GPU if there is one')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings of the config to override, for example model.test_cfg.score_thr=0.01',
+    )
+    chatter.add_argument(parser)
+    args = parser.parse_args()
+    if not Path(args.config).is_file():
+        parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    if args.out.exists():
+        parser.error(f'--out {str(args.out)!r} exists: give another name, or remove it.')
+    return args
+
+
+class Progress:
+    """Prints a line every half minute, with an estimate."""
+
+    def __init__(self, every: float = 30.0) -> None:
+        self.every, self.first, self.begun, self.next = every, 0, 0.0, 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how many pictures are done; the first call, how many there are."""
+        now = time.monotonic()
+        if not self.begun:
+            self.first, self.begun = done, now
+            print(f'{total:,} pictures; to label: {total - done:,}', flush=True)
+        elif now >= self.next and done < total:
+            left = (now - self.begun) / max(done - self.first, 1) * (total - done)
+            print(f'{done:,} of {total:,} pictures, {duration(left)} left', flush=True)
+            self.next = now + self.every
+
+
+def describe(found: Labelled, out: Path) -> None:
+    """Say what was found."""
+    print(
+        f'wrote {out}: {found.boxes:,} boxes in {found.pictures:,} pictures '
+        f'({found.boxes / found.pictures:.3g} each; none in {found.empty:,})'
+    )
+    if found.unreadable:
+        print(f'{len(found.unreadable):,} pictures could not be read and are left out:')
+        for why in [*found.unreadable.values()][:NAMED]:
+            print(f'  {why}')
+        if len(found.unreadable) > NAMED:
+            print(f'  and {len(found.unreadable) - NAMED:,} others')
+
+
+def main() -> None:
+    """Label."""
+    args = parse_args()
+    chatter.hush(unless=args.verbose)
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options or {})
+    device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        score = checks.number('--score', args.score, 'a score, 0 or above', least=0)
+        size = checks.whole_number('--batch-size', args.batch_size)
+        found = label_pictures(
+            partial(Labeller, cfg, args.checkpoint, device),
+            pictures_of(args.folder, args.pictures),
+            args.out,
+            score,
+            size,
+            dict(config=args.config, checkpoint=args.checkpoint),
+            Progress(),
+        )
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
+    describe(found, args.out)
+
+
+if __name__ == '__main__':
+    main()

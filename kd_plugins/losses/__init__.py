@@ -7,6 +7,7 @@ from kd_plugins.losses.bckd import (
     binary_classification_kd,
     localization_weight,
 )
+from kd_plugins.losses.cosine import CosineLoss, GramLoss, cosine_loss, gram_loss
 from kd_plugins.losses.crosskd import (
     CrossKDCenternessLoss,
     CrossKDClassificationLoss,
@@ -59,6 +60,7 @@ __all__ = [
     'CSKDLoss',
     'CTCLoss',
     'CWDLoss',
+    'CosineLoss',
     'CrossKDCenternessLoss',
     'CrossKDClassificationLoss',
     'CrossKDLocalizationLoss',
@@ -68,6 +70,7 @@ __all__ = [
     'EEKDLoss',
     'EMLLoss',
     'FixMatchLoss',
+    'GramLoss',
     'KDLoss',
     'LDLoss',
     'MGDLoss',
@@ -92,6 +95,7 @@ __all__ = [
     'anl_loss',
     'binary_classification_kd',
     'consistency_loss',
+    'cosine_loss',
     'cwd_loss',
     'dist_loss',
     'dkd_loss',
@@ -99,6 +103,7 @@ __all__ = [
     'eml_loss',
     'fixmatch_loss',
     'fused_target',
+    'gram_loss',
     'hard_loss',
     'hcl_loss',
     'kd_loss',

@@ -1,18 +1,22 @@
 """Frozen foundation models as teachers: timm's and mmpretrain's, tiny and random, offline."""
 
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from helpers.detection import detector, images
-from helpers.networks import resnet
+from helpers.networks import cnn, resnet
 from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 from safetensors.torch import save_file
 
+from kd_plugins.wiring.flow import flow
+
 MEAN, STD = [120.0, 110.0, 100.0], [60.0, 50.0, 40.0]
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+STUDENT = cnn(dict(type='ResNet', depth=18, stem_channels=8, base_channels=4), 32)
 TINY = dict(embed_dim=32, depth=2, num_heads=2)
 #: Real classes of timm, with the name of their weights, which says their normalisation.
 NAMES = dict(
@@ -40,7 +44,7 @@ def from_timm(case, tmp_path, suffix='.pth', change=lambda weights: weights, dyn
 def algorithm(teacher, ckpt=None, term='cosine', student=None, **more):
     torch.manual_seed(1)
     preprocessor = dict(mean=MEAN, std=STD, to_rgb=True)
-    student = student or dict(resnet(), _scope_='mmpretrain', data_preprocessor=preprocessor)
+    student = student or dict(STUDENT, _scope_='mmpretrain', data_preprocessor=preprocessor)
     more.setdefault('distiller', dict(type='kd_plugins.AutoDistiller', term=term))
     return MODELS.build(
         dict(type='kd_plugins.SingleTeacherDistill', architecture=student, teacher=teacher,
@@ -137,8 +141,8 @@ def test_a_weight_too_few_or_too_many_is_one_sentence(change, says, suffix, tmp_
 
 def test_a_file_of_tensors_that_breaks_off_is_named(tmp_path):
     _, cfg, path = from_timm('dinov2', tmp_path, '.safetensors')
-    whole = open(path, 'rb').read()
-    open(path, 'wb').write(whole[: len(whole) // 2])
+    whole = Path(path).read_bytes()
+    Path(path).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r'weights\.safetensors.* is not a readable checkpoint'):
         algorithm(cfg, path)
 
@@ -160,14 +164,22 @@ def test_another_size_than_it_is_laid_out_for_names_the_setting(tmp_path):
     assert model(**data, mode='loss')['distill.loss_cosine'] > 0
 
 
+def test_keys_of_an_attention_are_no_map(tmp_path):
+    """They are (N, heads, L, C), here 21 x 16 as of a map of stride 3.5."""
+    _, cfg, path = from_timm('dinov2', tmp_path)
+    found = flow(algorithm(cfg, path).teacher.network, (56, 56), 'backbone', 'the teacher')
+    assert [(str(x), x.stride) for x in found.given] == [('backbone', 14)]
+    assert [(str(x), x.extra_tokens) for x in found.inside] == [('backbone.model.norm', 5)]
+
+
 @pytest.mark.parametrize('term', ['cosine', 'gram'])
 def test_a_classifier_learns_from_labels_and_from_a_map_at_once(term, tmp_path):
     _, cfg, path = from_timm('dinov2', tmp_path)
     model = algorithm(cfg, path, term=term)
-    # Only cosine needs a projector, from 32 or 64 channels to the teacher's 32.
+    # Only cosine needs a projector, from 16 channels to the teacher's 32.
     connected = bool(len(model.distiller.connectors))
     assert connected is (term == 'cosine')
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     data = model.data_preprocessor(pictures(), True)
     values = []
     for _ in range(8):
@@ -183,10 +195,10 @@ def test_a_classifier_learns_from_labels_and_from_a_map_at_once(term, tmp_path):
 
 
 HEADLESS = {
-    'dinov2/vit-small-p14_dinov2-pre_headless.py': dict(arch=ARCH, img_size=56),
-    'eva02/eva02-tiny-p14_headless.py': dict(arch=ARCH, img_size=56),
-    'eva/eva-l-p14_headless.py': dict(arch=ARCH, img_size=56),
-    'clip/vit-large-p14_headless.py': dict(arch=ARCH, img_size=64),
+    'dinov2/vit-small-p14_dinov2-pre_headless.py': dict(img_size=56),
+    'eva02/eva02-tiny-p14_headless.py': dict(img_size=56),
+    'eva/eva-l-p14_headless.py': dict(img_size=56),
+    'clip/vit-large-p14_headless.py': dict(img_size=64),
 }
 
 
@@ -194,7 +206,7 @@ HEADLESS = {
 def test_mmpretrains_headless_networks_are_wired(path):
     teacher = dict(
         cfg_path=f'mmpretrain::{path}',
-        backbone=dict(HEADLESS[path], out_type='featmap'),
+        backbone=dict(HEADLESS[path], arch=dict(ARCH, _delete_=True), out_type='featmap'),
     )
     model = algorithm(teacher, allow_random_teacher=True)
     assert getattr(model.teacher.network, 'head', None) is None
@@ -208,7 +220,7 @@ def test_a_detectors_backbone_learns_from_boxes_and_from_a_map_at_once(tmp_path)
     """Of pictures that are no square, with the patches where the student's positions are."""
     _, cfg, path = from_timm('dinov2', tmp_path)
     torch.manual_seed(0)
-    student = detector('GFL', preprocessor=dict(mean=MEAN, std=STD, bgr_to_rgb=True))
+    student = detector('GFL', preprocessor=dict(type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True))
     model = algorithm(
         cfg, path, student=dict(student, _scope_='mmdet'),
         distiller=dict(type='kd_plugins.AutoDistiller', term='cosine', where='backbone'),

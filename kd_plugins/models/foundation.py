@@ -21,6 +21,8 @@ from kd_plugins import checks
 from kd_plugins.files.matching import Mismatch
 from kd_plugins.registry import MODELS
 
+#: As many class and register tokens as may come before those of the patches.
+MOST_EXTRA_TOKENS = 8
 _WEIGHTS = ('model.safetensors', 'model.safetensors.index.json')
 
 
@@ -201,13 +203,14 @@ class HuggingFaceFeatures(FoundationBackbone):
 
     def _as_map(self, tokens: Tensor, x: Tensor) -> Tensor:
         """Return the patches of tokens, (N, L, C), as a map; other tokens come before them."""
-        grid = x.shape[2] // self._patch, x.shape[3] // self._patch
+        grid = tuple(side // (self._patch or side) for side in x.shape[2:])
         extra = tokens.shape[1] - grid[0] * grid[1]
-        if extra < 0:
+        if not self._patch or not 0 <= extra <= MOST_EXTRA_TOKENS:
             raise ValueError(
                 f'HuggingFaceFeatures.folder={self.folder!r} gives {tokens.shape[1]} tokens of '
-                f'pictures of {tuple(x.shape[2:])}, and {grid[0]} x {grid[1]} patches of '
-                f'{self._patch} pixels are more.'
+                f'pictures of {tuple(x.shape[2:])}, which are not one for each patch of '
+                f'{self._patch} pixels and at most {MOST_EXTRA_TOKENS} others: take a network of '
+                'plain patches, or one that gives maps.'
             )
         return tokens[:, extra:].transpose(1, 2).unflatten(2, grid)
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from kd_plugins import checks
 from kd_plugins.networks import normalisation, swaps_channels
 
-
 #: A side, height and width, or ``dict(scale=...)``.
 InputSize = int | Sequence[int] | Mapping[str, float]
 
@@ -85,7 +84,8 @@ class TeacherInput(nn.Module):
             inputs = self._pad(inputs, given, data_samples)
         size = self.size
         if self.scale_of_size is not None:
-            size = tuple(max(1, round(side * self.scale_of_size)) for side in inputs.shape[-2:])
+            height, width = (max(1, round(x * self.scale_of_size)) for x in inputs.shape[-2:])
+            size = height, width
         if size is not None and tuple(inputs.shape[-2:]) != size:
             inputs = F.interpolate(inputs, size, mode='bilinear', antialias=True)
         return inputs
@@ -115,7 +115,8 @@ def _height_and_width(size: Any) -> tuple[int, int]:
     pair = size if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise checks.refuse(
-            'model.teacher_input_size', size,
+            'model.teacher_input_size',
+            size,
             'a number of pixels above 0, (height, width), or dict(scale=...)',
         )
     return pair[0], pair[1]

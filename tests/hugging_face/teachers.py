@@ -27,7 +27,8 @@ KINDS = {
     'Dinov2WithRegistersModel': (lambda: transformers.Dinov2WithRegistersConfig(**DINO), 5),
     'ViTForImageClassification': (lambda: transformers.ViTConfig(**VIT), 1),
     'CLIPModel': (
-        lambda: transformers.CLIPConfig(text_config=TEXT, vision_config=VIT, projection_dim=8), 1
+        lambda: transformers.CLIPConfig(text_config=TEXT, vision_config=VIT, projection_dim=8),
+        1,
     ),
     'CLIPVisionModel': (lambda: transformers.CLIPVisionConfig(**VIT), 1),
     'SiglipModel': (lambda: transformers.SiglipConfig(text_config=TEXT, vision_config=VIT), 0),
@@ -137,3 +138,15 @@ def test_other_weights_of_the_same_network_are_taken(tmp_path):
     model = algorithm(cfg, teacher_ckpt=str(other))
     assert (model.teacher.network.backbone.model.layernorm.bias == 7).all()
     assert model.teacher.weights == str(other)
+
+
+def test_tokens_that_are_no_patches_are_refused(tmp_path):
+    """A Swin's are of 32 pixels, and its config says 4."""
+    config = transformers.SwinConfig(image_size=64, patch_size=4, embed_dim=8, depths=[1, 1],
+                                     num_heads=[1, 1], window_size=4)  # fmt: skip
+    transformers.SwinModel(config).save_pretrained(tmp_path, safe_serialization=True)
+    backbone = dict(type='kd_plugins.HuggingFaceFeatures', folder=str(tmp_path))
+    own = dict(mean=[0.0] * 3, std=[255.0] * 3, to_rgb=True)
+    teacher = dict(type='mmpretrain.ImageClassifier', backbone=backbone, data_preprocessor=own)
+    with pytest.raises(ValueError, match=r'gives 64 tokens .* patch of 4 pixels and at most 8'):
+        algorithm(teacher)

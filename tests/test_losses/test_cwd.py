@@ -84,9 +84,9 @@ def test_normed_is_mmrazors_loss_behind_norms_without_gain():
     assert value.item() == pytest.approx(expected.item(), rel=1e-12)
     torch.testing.assert_close(of_ours, of_theirs, rtol=1e-9, atol=1e-12)
     # The scale of neither counts.
-    assert CWDLoss(1.0, 1.0, normed=True)(
-        100 * student + 7, 0.5 * teacher
-    ).item() == pytest.approx(value.item(), rel=1e-4)
+    assert CWDLoss(1.0, 1.0, normed=True)(100 * student + 7, 0.5 * teacher).item() == pytest.approx(
+        value.item(), rel=1e-4
+    )
     assert CWDLoss(1.0, 1.0)(student, teacher).item() != pytest.approx(value.item(), rel=1e-2)
 
 

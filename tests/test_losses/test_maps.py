@@ -26,10 +26,14 @@ CASES = {
     'MSE': (lambda number=1, dtype=None, **k: MSELoss(loss_weight=1.0, **k), 3, lambda *s, **k: ()),
     'PKD': (lambda number=1, dtype=None, **k: PKDLoss(loss_weight=1.0, **k), 3, lambda *s, **k: ()),
     'Cosine': (
-        lambda number=1, dtype=None, **k: CosineLoss(loss_weight=1.0, **k), 3, lambda *s, **k: ()
+        lambda number=1, dtype=None, **k: CosineLoss(loss_weight=1.0, **k),
+        3,
+        lambda *s, **k: (),
     ),
     'Gram': (
-        lambda number=1, dtype=None, **k: GramLoss(loss_weight=1.0, **k), 6, lambda *s, **k: ()
+        lambda number=1, dtype=None, **k: GramLoss(loss_weight=1.0, **k),
+        6,
+        lambda *s, **k: (),
     ),
     'MGD': (mgd, 6, lambda *sizes, **k: ()),
     'SL2': (sl2, 6, lambda *sizes, **k: (head(*sizes, **k),)),

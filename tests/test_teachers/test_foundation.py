@@ -86,9 +86,7 @@ def test_timms_network_gives_its_patches_of_its_own_input(case, shape, tmp_path)
     inputs = model.data_preprocessor(data, True)['inputs']
     (found,) = model.teacher.look(inputs)
     # RGB of the BGR picture, by the mean and deviation that timm says of these weights.
-    mean, std = (
-        torch.tensor(network.pretrained_cfg[key]).view(3, 1, 1) for key in ('mean', 'std')
-    )
+    mean, std = (torch.tensor(network.pretrained_cfg[key]).view(3, 1, 1) for key in ('mean', 'std'))
     own = (data['inputs'].flip(1) / 255 - mean) / std
     torch.testing.assert_close(found, of_patches(network, own), rtol=1e-3, atol=1e-3)
     assert model.teacher.has_own_input and found.dim() == 4
@@ -220,7 +218,9 @@ def test_a_detectors_backbone_learns_from_boxes_and_from_a_map_at_once(tmp_path)
     """Of pictures that are no square, with the patches where the student's positions are."""
     _, cfg, path = from_timm('dinov2', tmp_path)
     torch.manual_seed(0)
-    student = detector('GFL', preprocessor=dict(type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True))
+    student = detector(
+        'GFL', preprocessor=dict(type='DetDataPreprocessor', mean=MEAN, std=STD, bgr_to_rgb=True)
+    )
     model = algorithm(
         cfg, path, student=dict(student, _scope_='mmdet'),
         distiller=dict(type='kd_plugins.AutoDistiller', term='cosine', where='backbone'),

@@ -38,8 +38,8 @@ def cosine_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
     Returns:
         Scalar, from 0 to 2; 0 without pictures.
 
-    Source: the term on the encoder's map of RT-DETRv4 (Liao and others, arXiv 2510.25257),
-    whose teacher is a frozen DINOv3.
+    Source: Liao, Zhao, Shan, Yan, Liu, Lu, Ji, Chen, "RT-DETRv4", arXiv 2510.25257, the term on
+    the encoder's map, whose teacher is a frozen DINOv3.
     """
     return batch_mean(1 - (directions(preds_S) * F.normalize(preds_T, dim=1)).sum(dim=1))
 

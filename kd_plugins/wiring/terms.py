@@ -62,7 +62,6 @@ TERMS = {
         classifier=dict(loss_weight=1.0),
         norm=False,
     ),
-    'gram': Term('kd_plugins.GramLoss', dict(loss_weight=2.0), norm=False),
     'mse': Term('kd_plugins.MSELoss', dict(loss_weight=1.0)),
 }
 

@@ -13,7 +13,7 @@ PYTEST = OMP_NUM_THREADS=1 $(RUN) -m pytest --durations=10
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-detection test test-long test-faults test-ops
-.PHONY: test-memory test-gpu lint format docs docs-links clean
+.PHONY: test-hugging-face test-memory test-gpu lint format docs docs-links clean
 
 help:
 	@echo 'make demo       train a student on digits, alone and with every method'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test-long  the tests marked long'
 	@echo 'make test-faults  kill trainings 120 times and compare where they end'
 	@echo "make test-ops   our operators beside mmcv's compiled ones, which it compiles if need be"
+	@echo "make test-hugging-face  teachers from folders of Hugging Face's, with its transformers"
 	@echo 'make test-memory  2,000 iterations of every method, whose memory must not grow'
 	@echo 'make test-gpu   every method's step and every operator on the accelerator, beside the CPU'
 	@echo 'make lint       ruff, and mypy on the official stack'
@@ -59,6 +60,12 @@ test-faults: setup
 test-ops: OPS = compiled
 test-ops: setup
 	@$(PYTEST) tests/operators_compiled/*.py $(PYTEST_ARGS)
+
+# In a folder of its own: beside it every start of Python would take a quarter longer.
+test-hugging-face: setup
+	@$(VENV)/bin/uv pip install --quiet --python $(RUN) --target $(VENV)/hugging-face \
+		--no-deps -r requirements/hugging-face-$(STACK).txt
+	@PYTHONPATH=$(VENV)/hugging-face $(PYTEST) tests/hugging_face/*.py $(PYTEST_ARGS)
 
 test-memory: setup
 	@$(RUN) tests/faults/memory.py

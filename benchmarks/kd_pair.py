@@ -36,9 +36,20 @@ def network(depth: int, width: int) -> dict:
 def algorithm(
     tau: float | dict, device: str, width: int = 16, loss: dict | None = None
 ) -> torch.nn.Module:
-    """Build KD at this temperature, or another loss on logits, ready to train."""
+    """Build KD at this temperature, or another loss, ready to train.
+
+    VkD compares what the classifiers are given, OFA-KD needs labels beside the logits.
+    """
+    loss = loss or dict(type='kd_plugins.KDLoss', tau=tau)
     record = dict(recorder='logits', from_student=True)
     recorders = dict(logits=dict(type='ModuleOutputs', source='head.fc'))
+    labels, needs = {}, {}
+    if loss['type'] == 'kd_plugins.VkDLoss':
+        record['data_idx'] = 0
+        recorders = dict(logits=dict(type='ModuleInputs', source='head.fc'))
+    elif loss['type'] == 'kd_plugins.OFALoss':
+        labels = dict(labels=dict(type='ModuleInputs', source='head.loss_module'))
+        needs = dict(gt_labels=dict(recorder='labels', from_student=True, data_idx=1))
     model = MODELS.build(
         dict(
             type='kd_plugins.SingleTeacherDistill',
@@ -46,11 +57,11 @@ def algorithm(
             teacher=network(34, width),
             allow_random_teacher=True,
             distiller=dict(
-                student_recorders=recorders,
+                student_recorders={**recorders, **labels},
                 teacher_recorders=recorders,
-                distill_losses=dict(loss_kd=loss or dict(type='kd_plugins.KDLoss', tau=tau)),
+                distill_losses=dict(loss_kd=loss),
                 loss_forward_mappings=dict(
-                    loss_kd=dict(preds_S=record, preds_T=dict(record, from_student=False))
+                    loss_kd=dict(preds_S=record, preds_T=dict(record, from_student=False), **needs)
                 ),
             ),
         )

@@ -1,4 +1,4 @@
-"""Time of a training step with a term on logits over what it must at least do.
+"""Time of a training step with a term on logits or pooled features over its floor.
 
     python benchmarks/logits_step.py
 
@@ -29,6 +29,10 @@ TERMS = {
     'dist': dict(type='kd_plugins.DISTLoss', tau=4.0),
     'wttm': dict(type='kd_plugins.WTTMLoss'),
     'lskd': dict(type='kd_plugins.KDLoss', tau=LSKD),
+    # One of the five of a training, without its branch.
+    'ofa': dict(type='kd_plugins.OFALoss', eps=1.5),
+    # On the pooled features, with its projection.
+    'vkd': dict(type='kd_plugins.VkDLoss', channels_S=64, channels_T=64),
 }
 
 

@@ -33,6 +33,7 @@ TERMS = {
     'pkd': dict(type='kd_plugins.PKDLoss'),
     'mgd': dict(type='kd_plugins.MGDLoss', **LAYERS),
     'sl2': dict(type='kd_plugins.SL2Loss', **LAYERS),
+    'cosine': dict(type='kd_plugins.CosineLoss'),
 }
 
 

@@ -103,6 +103,7 @@ def on_features():
             loss_sp=dict(type='kd_plugins.SPLoss', loss_weight=100.0),
             loss_srrl=dict(type='kd_plugins.SRRLLoss', **channels),
             loss_vid=dict(type='kd_plugins.VIDLoss', **channels),
+            loss_gram=dict(type='kd_plugins.GramLoss', resize='coarser'),
             loss_kl=dict(type='kd_plugins.Weighted', loss=learned, loss_weight=0.5),
         ),
         loss_forward_mappings=dict(
@@ -110,6 +111,7 @@ def on_features():
             loss_sp=both['maps'],
             loss_srrl=dict(both['features'], **weights),
             loss_vid=both['maps'],
+            loss_gram=both['maps'],
             loss_kl={key: logits[key] for key in ('preds_S', 'preds_T')},
         ),
     )

@@ -40,6 +40,7 @@ from kd_plugins.recorders.view_logits import tell_rows
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import Progress, ViewRows
 from kd_plugins.teachers import build_teacher, store_teacher
+from kd_plugins.teachers.input import InputSize
 
 _EXCHANGED = (
     'the data_preprocessor of a distillation cannot be exchanged, because the '
@@ -79,7 +80,9 @@ class SingleTeacherDistill(StudentModel):
         data_preprocessor: The student's; the Runner puts the config's
             top-level one here. Defaults to the one in ``architecture``.
         teacher_input_size: Height and width (or one number for both) to resize
-            the teacher's input to, if it was trained for another size.
+            the teacher's input to, if it was trained for another size;
+            ``dict(scale=0.875)`` resizes it to that share of the student's, so that
+            patches of 14 pixels lie where the student's stride of 16 is.
         teacher_dtype: What the teacher computes in, by autocast: ``'bfloat16'``,
             ``'float16'`` (on accelerators), or ``'float32'`` beside a student
             that trains in mixed precision. By default as the student.
@@ -124,7 +127,7 @@ class SingleTeacherDistill(StudentModel):
         distiller: Mapping[str, Any],
         teacher_ckpt: str | Sequence[str] | None = None,
         data_preprocessor: Mapping[str, Any] | nn.Module | None = None,
-        teacher_input_size: int | Sequence[int] | None = None,
+        teacher_input_size: InputSize | None = None,
         teacher_dtype: str | None = None,
         teacher_channels_last: bool = False,
         teacher_compile: bool | Mapping[str, Any] = False,

@@ -29,8 +29,8 @@ class AutoDistiller(ConfigurableDistiller):
     in mmrazor's vocabulary, to read and to change.
 
     Args:
-        term: ``'cwd'``, ``'pkd'``, ``'mgd'``, ``'sl2'`` or ``'mse'`` with the published settings
-            for the student's kind, or the config of a loss on maps.
+        term: ``'cwd'``, ``'pkd'``, ``'mgd'``, ``'sl2'``, ``'cosine'`` or ``'mse'`` with the
+            published settings for the student's kind, or the config of a loss on maps.
         where: ``'neck'``, ``'backbone'`` or ``'head'``; None for the necks of two detectors
             that have one, else the backbones.
         size: Height and width of the blank picture, for both networks; None for what each

@@ -20,7 +20,8 @@ def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> Map
     own names differ has a static method ``published_key``; mmpretrain's ResNets
     say ``downsample`` where some say ``shortcut``. timm's networks, inside of
     ``TIMMBackbone``, keep their classifier as ``head.fc``, ``fc``, ``classifier``
-    or ``head``.
+    or ``head``, and inside of a backbone of :mod:`kd_plugins.models.foundation` they keep all
+    of their names.
 
     Args:
         weights: A state dict.
@@ -33,6 +34,8 @@ def classifier_weights(weights: Mapping[str, Tensor], network: nn.Module) -> Map
     backbone, head = getattr(network, 'backbone', None), getattr(network, 'head', None)
     if hasattr(backbone, 'timm_model') and not any(key.startswith('backbone.') for key in weights):
         return {_timm_key(key): value for key, value in weights.items()}
+    if hasattr(backbone, 'normalises') and not any(key.startswith('backbone.') for key in weights):
+        return {f'backbone.model.{key}': value for key, value in weights.items()}
     ours = any(key.startswith(('backbone.', 'head.')) for key in weights)
     if ours or backbone is None or not hasattr(head, 'fc'):
         return weights

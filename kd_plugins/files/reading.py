@@ -123,13 +123,25 @@ def _opened(file: Any) -> Iterator[BinaryIO]:
 
 
 def _read(stream: BinaryIO, name: str, map_location: Any) -> Any:
-    start = stream.read(4)
+    start = stream.read(9)
     stream.seek(-len(start), os.SEEK_CUR)
-    if start == b'PK\x03\x04':
+    if start[:4] == b'PK\x03\x04':
         return _read_archive(stream, name, map_location)
     if start[:1] == b'\x80':
         return _read_legacy(_Whole(stream), map_location)
+    if start[8:] == b'{':
+        return _read_safetensors(stream, map_location)
     raise _NotACheckpoint('another format' if start else 'empty')
+
+
+def _read_safetensors(stream: BinaryIO, map_location: Any) -> Any:
+    """Read what the package of this name wrote: nothing but tensors and their names."""
+    try:
+        from safetensors.torch import load as read
+    except ImportError:
+        raise _NotACheckpoint('a file of safetensors: pip install safetensors') from None
+    place = map_location if isinstance(map_location, (str, torch.device)) else 'cpu'
+    return {name: value.to(place) for name, value in read(stream.read()).items()}
 
 
 def _read_archive(stream: BinaryIO, name: str, map_location: Any) -> Any:

@@ -41,7 +41,8 @@ def load_weights(
 
     Args:
         network: The network to load into.
-        path: A file, or an address that mmengine's loader knows.
+        path: A file, or an address that mmengine's loader knows; a folder for a network of
+            Hugging Face's.
         key: The config key, for error messages.
         role: What the network is, for error messages.
 
@@ -52,6 +53,10 @@ def load_weights(
         FileNotFoundError: If there is no such file, or it cannot be fetched.
         ValueError: If a weight is missing, left over or of another shape.
     """
+    load_folder = getattr(getattr(network, 'backbone', None), 'load_folder', None)
+    if load_folder is not None and os.path.isdir(path):
+        _check(load_folder(path), network, path, key, role)
+        return {}
     if '://' not in path and not os.path.isfile(path):
         raise FileNotFoundError(
             f'{key}={path!r} is not a file{relative_to(path)}: train the {role} first, or give '
@@ -71,13 +76,16 @@ def load_weights(
         ) from error
     plain = _state_dict_of(checkpoint, f'{key}={path!r}', set(network.state_dict()))
     weights = classifier_weights(plain, network)
-    mismatch = _load(network, weights, role)
+    _check(_load(network, weights, role), network, path, key, role)
+    return checkpoint
+
+
+def _check(mismatch: Mismatch, network: nn.Module, path: str, key: str, role: str) -> None:
     if mismatch:
         raise ValueError(
             f'{key}={path!r} does not fit the {role} ({describe(network)}): {mismatch}. Give the '
             'checkpoint of this architecture and class count.'
         )
-    return checkpoint
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor], role: str) -> Mismatch:

@@ -38,6 +38,20 @@ def cwd_loss(preds_S: Tensor, preds_T: Tensor, tau: float) -> Tensor:
     return tau**2 * kl.sum() / max(kl.numel(), 1)
 
 
+def batch_normed(x: Tensor) -> Tensor:
+    """Return maps less their mean, over their deviation, channel by channel.
+
+    A batch norm without gain and shift that always takes the batch's own statistics: the
+    biased variance over pictures and positions plus 1e-5.
+
+    Args:
+        x: Shape (N, C, H, W).
+    """
+    mean = x.mean((0, 2, 3), keepdim=True)
+    variance = x.var((0, 2, 3), unbiased=False, keepdim=True)
+    return (x - mean) * (variance + 1e-5).rsqrt()
+
+
 @MODELS.register_module()
 class CWDLoss(MapsLoss):
     """:func:`cwd_loss`, added up over the levels, times ``loss_weight``.
@@ -52,6 +66,8 @@ class CWDLoss(MapsLoss):
         levels: Which levels take part, counted from 0; None for all.
         resize: ``'coarser'`` to average the larger of two maps over areas; None to refuse
             maps of other sizes.
+        normed: Whether :func:`batch_normed` brings both maps to one scale first, as in mmyolo's
+            distillation of RTMDet, whose tau and weight are 1.
 
     Raises:
         ValueError: On a setting out of range, or maps of other shapes.
@@ -65,8 +81,10 @@ class CWDLoss(MapsLoss):
         loss_weight: float = 10.0,
         levels: Sequence[int] | None = None,
         resize: str | None = None,
+        normed: bool = False,
     ) -> None:
         super().__init__(loss_weight, levels, resize)
+        self.normed = checks.flag('CWDLoss.normed', normed)
         self.tau = checks.number('CWDLoss.tau', tau, 'a temperature, above 0', above=0)
 
     def forward(
@@ -81,5 +99,8 @@ class CWDLoss(MapsLoss):
         parts = []
         for x_S, x_T in self._maps(preds_S, preds_T):
             self._check_channels(x_S, x_T)
-            parts.append(cwd_loss(at_least_float32(x_S), x_T, self.tau))
+            x_S = at_least_float32(x_S)
+            if self.normed:
+                x_S, x_T = batch_normed(x_S), batch_normed(x_T)
+            parts.append(cwd_loss(x_S, x_T, self.tau))
         return added(parts) * self.loss_weight

@@ -71,6 +71,8 @@ class MapsLoss(WeightedLoss):
 
     #: Whether heights and widths may differ.
     resizes = False
+    #: Whether channels may differ without layers between.
+    any_channels = False
 
     def __init__(
         self,
@@ -95,7 +97,7 @@ class MapsLoss(WeightedLoss):
 
     def taken_channels(self, spec: Any) -> tuple[int, ...] | None:
         """Channels that the loss can compare with the teacher's; None if anything fits."""
-        return spec.channels
+        return None if self.any_channels else spec.channels
 
     def check_specs(self, key: str, preds_S: Any = None, preds_T: Any = None, **_: Any) -> None:
         """Refuse two networks whose maps will differ.

@@ -81,6 +81,7 @@ class VkDLoss(WeightedLoss):
         channels_T: Channels of the teacher's.
         extra_tokens: How many of the student's tokens come before the patches, class and
             distillation tokens, and are left out.
+        extra_tokens_T: The same of the teacher's, where it gives tokens.
         loss_weight: Factor of the loss; published: 1.
 
     Raises:
@@ -90,12 +91,20 @@ class VkDLoss(WeightedLoss):
     """
 
     def __init__(
-        self, channels_S: int, channels_T: int, extra_tokens: int = 0, loss_weight: float = 1.0
+        self,
+        channels_S: int,
+        channels_T: int,
+        extra_tokens: int = 0,
+        loss_weight: float = 1.0,
+        extra_tokens_T: int | None = None,
     ) -> None:
         super().__init__(loss_weight)
         self.channels_S = checks.whole_number('VkDLoss.channels_S', channels_S)
         self.channels_T = checks.whole_number('VkDLoss.channels_T', channels_T)
         self.extra_tokens = checks.whole_number('VkDLoss.extra_tokens', extra_tokens, least=0)
+        if extra_tokens_T is not None:
+            checks.whole_number('VkDLoss.extra_tokens_T', extra_tokens_T, least=0)
+        self.extra_tokens_T = extra_tokens_T
         self.projection = OrthogonalProjection(channels_S, channels_T)
 
     def forward(self, preds_S: Tensor, preds_T: Tensor) -> Tensor:
@@ -104,11 +113,16 @@ class VkDLoss(WeightedLoss):
         Args:
             preds_S: The student's features: tokens, (N, L, channels_S), maps, (N, channels_S,
                 H, W), or what they are pooled to, (N, channels_S).
-            preds_T: The teacher's, maps or vectors; detached here.
+            preds_T: The teacher's, likewise, with its channels; detached here.
         """
         check_tensors('VkDLoss', preds_S=preds_S, preds_T=preds_T)
+        if preds_T.dim() == 3 and self.extra_tokens_T is None:
+            raise ValueError(
+                f'VkDLoss.extra_tokens_T=None, and the teacher gives tokens, {tuple(preds_T.shape)}'
+                ': say how many of them are of no patch, such as 1 for a class token, or 0.'
+            )
         pooled_S = _pooled(preds_S, self.extra_tokens)
-        pooled_T = _pooled(preds_T.detach(), 0)
+        pooled_T = _pooled(preds_T.detach(), self.extra_tokens_T or 0)
         found = tuple(pooled_S.shape[1:]), tuple(pooled_T.shape[1:])
         wanted = (self.channels_S,), (self.channels_T,)
         if found != wanted or len(pooled_S) != len(pooled_T):

@@ -18,6 +18,7 @@ from kd_plugins.models.cifar_wide_resnet import CIFARWideResNet
 from kd_plugins.models.data_preprocessor import ClsDataPreprocessor
 from kd_plugins.models.distilled_vit_head import DistilledViTHead
 from kd_plugins.models.fixmatch_wide_resnet import FixMatchWideResNet
+from kd_plugins.models.foundation import HuggingFaceFeatures, TimmFeatures
 from kd_plugins.models.mobilenet_v1 import MobileNetV1
 from kd_plugins.models.tiny_imagenet_mobilenet_v2 import TinyImageNetMobileNetV2
 
@@ -34,6 +35,8 @@ __all__ = [
     'ClsDataPreprocessor',
     'DistilledViTHead',
     'FixMatchWideResNet',
+    'HuggingFaceFeatures',
     'MobileNetV1',
+    'TimmFeatures',
     'TinyImageNetMobileNetV2',
 ]

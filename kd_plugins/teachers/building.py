@@ -10,10 +10,12 @@ from typing import Any
 
 import torch
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from torch import nn
 
 from kd_plugins import checks
 from kd_plugins.files.weights import load_weights
+from kd_plugins.models.foundation import FoundationBackbone
 from kd_plugins.networks import (
     NetworkCfg,
     build_network,
@@ -25,7 +27,7 @@ from kd_plugins.optim.precision import as_dtype
 from kd_plugins.teachers.base import Teacher
 from kd_plugins.teachers.checkpoints import CheckpointTeacher, CheckpointTree
 from kd_plugins.teachers.classes import choose, classes_in, keep_classes
-from kd_plugins.teachers.input import TeacherInput, declares_input
+from kd_plugins.teachers.input import InputSize, TeacherInput, declares_input
 from kd_plugins.teachers.network import NetworkTeacher
 from kd_plugins.teachers.snapshot import SnapshotTeacher
 
@@ -38,7 +40,7 @@ def build_teacher(
     student: BaseModel | None = None,
     allow_random: bool = False,
     inplace: bool = False,
-    input_size: int | Sequence[int] | None = None,
+    input_size: InputSize | None = None,
     dtype: str | None = None,
     channels_last: bool = False,
     compile: bool | Mapping[str, Any] = False,
@@ -55,7 +57,7 @@ def build_teacher(
         student: The student, for a snapshot of it.
         allow_random: Accept a teacher without any weights.
         inplace: Leave its in-place activations as they are.
-        input_size: Height and width to resize its input to.
+        input_size: Height and width to resize its input to, or ``dict(scale=...)``.
         dtype: What it computes in.
         channels_last: Whether it computes in torch's channels-last layout.
         compile: Whether to compile it, or arguments of ``torch.compile``.
@@ -170,7 +172,8 @@ def _network(
     if isinstance(resolved.get('pretrained'), str):
         # The older spelling of the same, of mmpretrain's classifiers, which counts before it.
         pretrained = resolved.pop('pretrained')
-    ckpt = ckpt or pretrained
+    # Hugging Face's folders hold weights beside the config.
+    ckpt = ckpt or pretrained or (resolved.get('backbone') or {}).get('folder')
     if ckpt is None and not allow_random:
         raise ValueError(
             'model.teacher_ckpt=None leaves the teacher without weights, and an untrained '
@@ -179,6 +182,8 @@ def _network(
         )
     declared = bool(resolved.get('data_preprocessor'))
     network = build_network(resolved, 'model.teacher')
+    if not declared and isinstance(getattr(network, 'backbone', None), FoundationBackbone):
+        network.data_preprocessor = _own_preprocessor(network.backbone)
     classes = None
     if ckpt is None:
         network.init_weights()
@@ -189,3 +194,15 @@ def _network(
         keep_classes(network, index)
         classes = classes and tuple(classes[i] for i in index)
     return network, ckpt, declared or declares_input(network.data_preprocessor), classes
+
+
+def _own_preprocessor(backbone: FoundationBackbone) -> nn.Module:
+    """Return what makes the input that a network of another package says it was trained with."""
+    if backbone.normalises is None:
+        raise ValueError(
+            f'model.teacher ({type(backbone).__name__}) does not say how its input was normalised '
+            '(a folder of Hugging Face says it in preprocessor_config.json): give '
+            'model.teacher.data_preprocessor=dict(mean=[...], std=[...], to_rgb=True), of pixels '
+            'from 0 to 255.'
+        )
+    return MODELS.build(dict(type='mmpretrain.ClsDataPreprocessor', **backbone.normalises))

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from glob import glob
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from kd_plugins.networks import (
     swaps_channels,
 )
 from kd_plugins.registry import name_of
-from kd_plugins.teachers.input import declares_input
+from kd_plugins.teachers.input import InputSize, declares_input
 from kd_plugins.views import RepeatableViews, pipeline_text, samples_hash
 
 #: Packages that change pictures, or what is computed of them.
@@ -35,7 +36,7 @@ def teacher_identity(
     cfg: NetworkCfg,
     ckpt: str | Sequence[str] | None,
     preprocessor: nn.Module,
-    input_size: int | Sequence[int] | None = None,
+    input_size: InputSize | None = None,
     dtype: str | None = None,
     class_map: Sequence[int | str] | None = None,
 ) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def teacher_identity(
     else:
         resolved, pretrained = resolve_network(cfg, 'model.teacher')
         pretrained = _initial(resolved) or pretrained
-        given = ckpt or pretrained or ()
+        given = ckpt or pretrained or (resolved.get('backbone') or {}).get('folder') or ()
         if not given:
             raise ValueError(
                 'model.teacher_cache would keep the answers of a teacher without weights, which '
@@ -174,6 +175,12 @@ def _initial(resolved: Mapping[str, Any]) -> str | None:
 def _hash_of_files(paths: str | Sequence[str]) -> dict[str, str]:
     """Return the hashes of checkpoints, whatever they are called."""
     paths = [paths] if isinstance(paths, str) else paths
+    # A folder of Hugging Face stands for the weights in it.
+    paths = [
+        file
+        for path in paths
+        for file in (sorted(glob(f'{path}/*.safetensors')) if os.path.isdir(path) else [path])
+    ]
     return {f'file {i}': _hash_of_file(path) for i, path in enumerate(paths)}
 
 

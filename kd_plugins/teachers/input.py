@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from kd_plugins import checks
 from kd_plugins.networks import normalisation, swaps_channels
 
+#: A side, height and width, or ``dict(scale=...)``.
+InputSize = int | Sequence[int] | Mapping[str, float]
+
 
 class TeacherInput(nn.Module):
     """Turns the student's preprocessed batch into the teacher's.
@@ -30,7 +33,8 @@ class TeacherInput(nn.Module):
         student: The student's data preprocessor.
         teacher: The teacher's, or None if it declares none and takes the
             student's input as it is.
-        size: Height and width that the teacher was trained for, if another.
+        size: Height and width that the teacher was trained for, if another;
+            ``dict(scale=0.875)`` for a share of the student's, whatever that is.
 
     Raises:
         ValueError: If what one of them computes is not known, or the size is none.
@@ -43,10 +47,11 @@ class TeacherInput(nn.Module):
         self,
         student: nn.Module,
         teacher: nn.Module | None,
-        size: int | Sequence[int] | None = None,
+        size: InputSize | None = None,
     ) -> None:
         super().__init__()
-        self.size = None if size is None else _height_and_width(size)
+        self.scale_of_size = _scale(size) if isinstance(size, Mapping) else None
+        self.size = None if size is None or self.scale_of_size else _height_and_width(size)
         self.declared = teacher is not None
         self.normalises = self.flip = False
         self.pad_value: float | None = None
@@ -77,8 +82,12 @@ class TeacherInput(nn.Module):
             inputs = inputs * self.scale + self.bias
         if self.pad_value is not None:
             inputs = self._pad(inputs, given, data_samples)
-        if self.size is not None and tuple(inputs.shape[-2:]) != self.size:
-            inputs = F.interpolate(inputs, self.size, mode='bilinear', antialias=True)
+        size = self.size
+        if self.scale_of_size is not None:
+            height, width = (max(1, round(x * self.scale_of_size)) for x in inputs.shape[-2:])
+            size = height, width
+        if size is not None and tuple(inputs.shape[-2:]) != size:
+            inputs = F.interpolate(inputs, size, mode='bilinear', antialias=True)
         return inputs
 
     # Compiled code would keep the sizes of the first batch.
@@ -95,11 +104,20 @@ class TeacherInput(nn.Module):
         return inputs
 
 
+def _scale(size: Mapping[str, Any]) -> float:
+    right = 'dict(scale=...), a factor above 0'
+    if set(size) != {'scale'}:
+        raise checks.refuse('model.teacher_input_size', dict(size), right)
+    return checks.number('model.teacher_input_size.scale', size['scale'], right, above=0)
+
+
 def _height_and_width(size: Any) -> tuple[int, int]:
     pair = size if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2 or not all(type(side) is int and side > 0 for side in pair):
         raise checks.refuse(
-            'model.teacher_input_size', size, 'a number of pixels above 0, or (height, width)'
+            'model.teacher_input_size',
+            size,
+            'a number of pixels above 0, (height, width), or dict(scale=...)',
         )
     return pair[0], pair[1]
 

@@ -16,6 +16,8 @@ from kd_plugins.networks import channels_of, forked_random_states, places_of_que
 MOST_EXTRA_TOKENS = 8
 #: What attention weights, (N, heads, L, L), pass, which look like maps.
 _OF_ATTENTION = ('Dropout', 'Softmax')
+#: So do queries and keys, (N, heads, L, C), of modules inside of one whose type's name says this.
+_ATTENTION = 'Attention'
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,10 @@ def flow(network: Any, size: tuple[int, int], where: str, who: str, learns: bool
     last: dict[float, FlowingMap] = {}
     leaves = _strides_left(calls, size, extra)
     for call in calls:
-        weighs = type(network.get_submodule(call.module)).__name__ in _OF_ATTENTION
+        weighs = type(network.get_submodule(call.module)).__name__ in _OF_ATTENTION or any(
+            _ATTENTION in type(network.get_submodule(above)).__name__
+            for above in _above(call.module)
+        )
         if counts[call.module] == 1 and isinstance(call.output, Tensor) and not weighs:
             for found in _maps_of(call, size, extra):
                 if found.stride not in {leaves.get(above) for above in _above(call.module)}:

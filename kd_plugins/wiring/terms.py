@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -55,6 +56,12 @@ TERMS = {
         classifier=dict(loss_weight=7e-5, mask_ratio=0.15, mask_on='channels'),
     ),
     'sl2': Term('kd_plugins.SL2Loss', dict(loss_weight=6.0)),
+    'cosine': Term(
+        'kd_plugins.CosineLoss',
+        dict(loss_weight=5.0),
+        classifier=dict(loss_weight=1.0),
+        norm=False,
+    ),
     'mse': Term('kd_plugins.MSELoss', dict(loss_weight=1.0)),
 }
 
@@ -93,6 +100,13 @@ def resolve_term(
             f'{key}={name_of(cfg["type"])}{wants}, and maps of the student and the teacher are all '
             f'that is wired: take {", ".join(TERMS)}, or write recorders for it.'
         )
+    settings = inspect.signature(kind).parameters
+    for name in cfg:
+        if name not in settings and name not in ('type', '_scope_'):
+            raise ValueError(
+                f'{key}.{name}={cfg[name]!r} is no setting of {kind.__name__}: it has '
+                f'{", ".join(settings)}.'
+            )
     known = next((t for t in TERMS.values() if name_of(t.type) == kind.__name__), Term(''))
     # What is given counts, also which levels.
     return Term(known.type, norm=known.norm), cfg

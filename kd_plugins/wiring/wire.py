@@ -82,7 +82,7 @@ class Wiring:
     @property
     def connects(self) -> bool:
         """Whether layers beside the term bring the student's maps to the teacher's channels."""
-        projects = 'channels_S' in self.loss
+        projects = 'channels_S' in self.loss or class_of(self.loss).any_channels
         return not projects and self.widths[0] != self.widths[1]
 
     def distiller(self) -> dict[str, Any]:
@@ -203,7 +203,8 @@ def _matched(flows: Sequence[Flow], student: Side, teacher: Side, where: str) ->
     odd = any(x.no_square and not x.given for x in flows)
     if not levels and where == 'backbone' and not odd:
         # What comes out first, then the coarsest inside, which says the most of it.
-        for pair in ([x.given or x.inside for x in flows], [x.inside for x in flows]):
+        ends, inside = [x.given or x.inside for x in flows], [x.inside for x in flows]
+        for pair in (ends, [inside[0], ends[1]], inside):
             levels = levels or _same_strides(*pair)[-1:]
     if levels:
         return levels

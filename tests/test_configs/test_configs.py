@@ -49,7 +49,8 @@ def assert_loses_nothing(cfg):
 
 @pytest.mark.parametrize('path', CLASSIFIERS)
 def test_builds_and_gives_finite_losses(path, monkeypatch):
-    install_timm(monkeypatch)
+    if '/cosine/' not in path:
+        install_timm(monkeypatch)
     cfg = load(path)
     assert_loses_nothing(cfg)
     init_default_scope(cfg.get('default_scope'))

@@ -70,3 +70,36 @@ def test_large_maps_are_exact_where_the_published_code_is_infinite():
 def test_bad_temperature_is_refused_by_name(tau):
     with pytest.raises(ValueError, match=r'CWDLoss\.tau='):
         CWDLoss(tau)
+
+
+def test_normed_is_mmrazors_loss_behind_norms_without_gain():
+    """mmyolo's recipe: such a norm of batch statistics on both sides."""
+    student, teacher = maps()
+    theirs = MODELS.build(dict(type='mmrazor.ChannelWiseDivergence', tau=1.0, loss_weight=1.0))
+    norm = torch.nn.BatchNorm2d(3, affine=False, track_running_stats=False).eval()
+    expected = theirs(norm(student), norm(teacher))
+    (of_theirs,) = torch.autograd.grad(expected, student)
+    value = CWDLoss(1.0, 1.0, normed=True)(student, teacher)
+    (of_ours,) = torch.autograd.grad(value, student)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-12)
+    torch.testing.assert_close(of_ours, of_theirs, rtol=1e-9, atol=1e-12)
+    # The scale of neither counts.
+    assert CWDLoss(1.0, 1.0, normed=True)(100 * student + 7, 0.5 * teacher).item() == pytest.approx(
+        value.item(), rel=1e-4
+    )
+    assert CWDLoss(1.0, 1.0)(student, teacher).item() != pytest.approx(value.item(), rel=1e-2)
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 1, 1), (2, 3, 4, 5), (0, 3, 4, 5)])
+def test_normed_maps_of_one_value_or_one_position_are_finite(shape):
+    # A norm of torch raises an error of the first of them.
+    student = torch.ones(shape, requires_grad=True)
+    value = CWDLoss(normed=True)(student, torch.full(shape, 3.0))
+    value.backward()
+    assert value.item() == 0 and torch.isfinite(student.grad).all()
+
+
+@pytest.mark.parametrize('value', [1, None, 'yes'])
+def test_bad_normed_is_refused_by_name(value):
+    with pytest.raises(ValueError, match=r'CWDLoss\.normed='):
+        CWDLoss(normed=value)

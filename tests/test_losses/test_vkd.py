@@ -124,6 +124,17 @@ def test_tokens_and_maps_are_pooled():
     torch.testing.assert_close(loss(grid, maps), expected)
 
 
+def test_a_teachers_tokens_are_pooled_without_its_class_token_or_refused():
+    tokens, teacher = wave((2, 8, 3), 1, 1.1), wave((2, 7, 5), 1, 0.7)
+    loss = VkDLoss(3, 5, extra_tokens=2, extra_tokens_T=1).double()
+    torch.testing.assert_close(loss(tokens, teacher), loss(tokens, teacher[:, 1:].mean(1)))
+    assert loss(tokens, teacher) != loss(tokens, teacher.mean(1))
+    with pytest.raises(ValueError, match=r'extra_tokens_T=None, and the teacher gives tokens'):
+        VkDLoss(3, 5, extra_tokens=2).double()(tokens, teacher)
+    with pytest.raises(ValueError, match=r'VkDLoss\.extra_tokens_T=-1 is wrong'):
+        VkDLoss(3, 5, extra_tokens_T=-1)
+
+
 def test_the_teacher_takes_no_gradient():
     student, teacher = features()
     teacher.requires_grad_()
@@ -171,7 +182,7 @@ def test_bad_input_is_refused():
     for student, teacher in (
         (torch.zeros(2, 4), torch.zeros(2, 5)),
         (torch.zeros(2, 3), torch.zeros(1, 5)),
-        (torch.zeros(2, 3), torch.zeros(2, 5, 7)),
+        (torch.zeros(2, 3), torch.zeros(2, 7, 1, 1)),
     ):
         with pytest.raises(ValueError, match=r'channels_S=3, channels_T=5 do not fit features of'):
             loss(student, teacher)

@@ -111,7 +111,7 @@ def test_where_the_ends_have_nothing_in_common_the_coarsest_inside_is():
     student = Net([32], inside=(4, 8, 16), part='backbone')
     teacher = Net([16], part='backbone')
     wiring = wired(student, teacher, size=(128, 128))
-    assert names(wiring) == [('backbone.maps.16', 'backbone.maps.16')]
+    assert names(wiring) == [('backbone.maps.16', 'backbone')]
     # Of a neck only what it gives is looked at.
     said = refused(Net([32], inside=(16,)), Net([16]), size=(128, 128))
     assert 'the student gives neck[0] (4 channels at stride 32)'.replace('[0]', '') in said

@@ -270,7 +270,9 @@ class _Probe(Hook):
                 teacher.convert(inputs),
                 'the config',
             )
-            findings.examine_size(report, teacher.network, teacher.convert(inputs))
+            # A share of the student's size is chosen for the positions.
+            if not isinstance(model_cfg.get('teacher_input_size'), Mapping):
+                findings.examine_size(report, teacher.network, teacher.convert(inputs))
             if not teacher.has_own_input:
                 report.teacher.mean, report.teacher.std = report.student.mean, report.student.std
                 report.teacher.swaps_channels = report.student.swaps_channels

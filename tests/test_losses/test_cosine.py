@@ -6,8 +6,17 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers.maps import maps
+from helpers.strategies import STAGES, Method, dot, sgd
+from helpers.tiny_pictures import wired
 
 from kd_plugins.losses import CosineLoss, GramLoss, cosine_loss, gram_loss
+
+GRAM = dict(type='kd_plugins.GramLoss')
+PLAIN = dict(data_preprocessor=dict(type='kd_plugins.ClsDataPreprocessor'))
+STRATEGIES = {
+    'Cosine': Method(lambda: wired('cosine') | PLAIN, sgd(), **STAGES),
+    'Gram + DOT': Method(lambda: wired(GRAM) | PLAIN, dot(), **STAGES),
+}
 
 
 def cosine(a, b):

@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import launch
+from kd_plugins import command_line, launch
 from kd_plugins.inspect.check import check
 from kd_plugins.inspect.check.pictures import Pictures
 from kd_plugins.inspect.check.report import Calibration
@@ -32,7 +32,7 @@ from kd_plugins.inspect.check.show import show
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Check a config before training with it.',
         epilog='example: python tools/check.py configs/dkd/dkd_digits.py',
     )
@@ -67,7 +67,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--debug', action='store_true', help='stop at the first error, with its traceback'
     )
-    args = parser.parse_args()
+    args = parser.parse()
     if args.pictures and Path(args.pictures).suffix.lower() not in ('.png', '.pdf', '.svg'):
         parser.error(f'--pictures {args.pictures!r} is no picture: give a name that ends in .png.')
     if (args.iterations is not None and args.iterations < 1) or args.teacher_batches < 0:

@@ -10,7 +10,6 @@ each of them finds.
 """
 
 import argparse
-import os
 import statistics
 import sys
 import time
@@ -34,10 +33,12 @@ from rich.table import Table
 from torchvision.ops import box_iou
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.compat import chatter
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.experiments.results import Result, Run, load_config
 from kd_plugins.experiments.summary import gain, said
+from kd_plugins.experiments.timing import duration
 from kd_plugins.inspect.quiet import silence
 
 
@@ -102,7 +103,7 @@ SCORE = 0.4
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=__doc__.split('\n')[0],
         epilog='example: python tools/demo_detection.py --detectors gfl --seeds 0 1',
     )
@@ -112,7 +113,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--detectors', nargs='+', choices=GROUPS, default=list(GROUPS), help='by default both'
     )
-    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
+    parser.add_argument(
+        '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
+    )
     parser.add_argument(
         '--work-dir',
         type=Path,
@@ -120,7 +123,7 @@ def parse_args() -> argparse.Namespace:
         help='where results go; by default %(default)s',
     )
     chatter.add_argument(parser)
-    return parser.parse_args()
+    return parser.parse()
 
 
 def summarise(group: Group, results: dict[str, list[Result]], teacher: Result) -> Table:
@@ -253,15 +256,12 @@ def main() -> None:
         'gain: in AP over the student alone; "?" where it is within two standard errors of zero.\n'
         's/run: seconds in iterations; loading and saving come on top.'
     )
-    figures = ', '.join(group.figure for group in groups)
+    figures = ' and '.join(str(args.work_dir / group.figure) for group in groups)
     console.print(
-        f'Pictures ({figures}), logs and checkpoints: {args.work_dir}   '
-        f'Total: {time.monotonic() - start:.0f} s'
+        f'wrote {figures}; logs and checkpoints are in {args.work_dir}; '
+        f'{duration(time.monotonic() - start)} in all'
     )
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit('interrupted; the same command goes on where this one stopped')
+    command_line.start(main)

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.compat import chatter
 from kd_plugins.datasets.boxes import Boxes, faults
 from kd_plugins.new_config.methods import methods
@@ -31,7 +32,7 @@ from kd_plugins.wiring import WHERE
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Write the config of a distillation.',
         epilog='example: python tools/new_config.py --student my_student.py '
         '--teacher my_teacher.py --method dkd --out my_dkd.py',
@@ -81,7 +82,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument('--out', type=Path, required=True, help='config file to write')
     chatter.add_argument(parser)
-    args = parser.parse_args()
+    args = parser.parse()
     for option in ('student', 'teacher'):
         path = getattr(args, option)
         if path and '::' not in path and not Path(path).is_file():

@@ -11,12 +11,12 @@ import argparse
 from mmengine.config import Config
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import launch
+from kd_plugins import command_line, launch
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Train a config on the upstream runner.',
         epilog='example: python tools/train.py configs/dkd/dkd_digits.py',
     )
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="scale the learning rate by the batch size over auto_scale_lr's base batch size",
     )
-    return parser.parse_args()
+    return parser.parse()
 
 
 def apply(args: argparse.Namespace, cfg: Config) -> None:

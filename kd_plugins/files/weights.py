@@ -24,6 +24,15 @@ _SIZES = re.compile(
 )
 
 
+def need_checkpoint(path: str, key: str, role: str) -> None:
+    """Raise a FileNotFoundError if a path is no address, and no file; see :func:`load_weights`."""
+    if '://' not in path and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'{key}={path!r} is not a file{relative_to(path)}: train the {role} first, or give '
+            'the path or address of its checkpoint.'
+        )
+
+
 def load_weights(
     network: nn.Module, path: str, key: str = 'model.teacher_ckpt', role: str = 'teacher'
 ) -> dict[str, Any]:
@@ -52,11 +61,7 @@ def load_weights(
         FileNotFoundError: If there is no such file, or it cannot be fetched.
         ValueError: If a weight is missing, left over or of another shape.
     """
-    if '://' not in path and not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'{key}={path!r} is not a file{relative_to(path)}: train the {role} first, or give '
-            'the path or address of its checkpoint.'
-        )
+    need_checkpoint(path, key, role)
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except URLError as error:

@@ -1,0 +1,59 @@
+"""What the command lines of all tools have in common."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from mmengine.config import DictAction
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one sentence what is wrong, without the list of options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it, and end with the exit code 2."""
+        # argparse's own sentences have no full stop, and do not tell what would be right.
+        hint = '' if message.endswith('.') else f'; {self.prog} --help lists the options.'
+        self.exit(2, f'{message}{hint}\n')
+
+    def parse(self) -> argparse.Namespace:
+        """Read the command line; ``config``, or each of ``configs``, has to be a file."""
+        args = self.parse_args()
+        self.need_files(*getattr(args, 'configs', ()), getattr(args, 'config', None))
+        return args
+
+    def need_files(self, *configs: str | Path | None) -> None:
+        """Refuse configs that are no files; None is passed over."""
+        for config in configs:
+            if config is not None and not Path(config).is_file():
+                self.error(f'config {str(config)!r} is not a file: give the path of a config.')
+
+
+def add_cfg_options(parser: argparse.ArgumentParser, where: str = 'of the config') -> None:
+    """Add ``--cfg-options``.
+
+    Args:
+        parser: Of the tool.
+        where: What has the settings.
+    """
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help=f'settings {where} to override, for example train_cfg.max_epochs=2; lists are written '
+        'as key="[a,b]"',
+    )
+
+
+def start(main: Callable[[], None]) -> None:
+    """Run the ``main`` of a tool that goes on where it was interrupted."""
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit('interrupted; the same command goes on where this one stopped')

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mmengine.config import DictAction
+from rich.console import Console
 
 
 class Parser(argparse.ArgumentParser):
@@ -49,6 +50,12 @@ def add_cfg_options(parser: argparse.ArgumentParser, where: str = 'of the config
         help=f'settings {where} to override, for example train_cfg.max_epochs=2; lists are written '
         'as key="[a,b]"',
     )
+
+
+def console() -> Console:
+    """Return where a tool prints: in a file, sentences are not broken into lines."""
+    width = None if sys.stdout.isatty() else 120
+    return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
 
 
 def start(main: Callable[[], None]) -> None:

@@ -13,7 +13,6 @@ import argparse
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line, launch
@@ -46,7 +45,7 @@ def main() -> None:
     launcher = cfg.launcher
     cfg = quiet(cfg, cfg.work_dir)
     cfg.launcher = launcher
-    progress, told = Progress(Console()), False
+    progress, told = Progress(command_line.console()), False
 
     def tell(teacher: StoredTeacher, done: int, of: int) -> None:
         nonlocal told

@@ -24,6 +24,7 @@ from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line, launch
+from kd_plugins.experiments.progress import Progress
 from kd_plugins.inspect.check import check
 from kd_plugins.inspect.check.pictures import Pictures
 from kd_plugins.inspect.check.report import Calibration
@@ -86,22 +87,25 @@ def main() -> None:
     calibration, pictures = None, Pictures() if args.pictures else None
     if args.calibrate is not None:
         calibration = Calibration(args.calibrate, args.iterations or 20)
-    report = check(
-        cfg,
-        3 if calibration else args.iterations or 3,
-        args.teacher_batches,
-        args.debug,
-        calibration,
-        args.alone,
-        pictures,
-    )
+    # What is printed may be JSON.
+    with Progress(Console(stderr=True)) as progress:
+        report = check(
+            cfg,
+            3 if calibration else args.iterations or 3,
+            args.teacher_batches,
+            args.debug,
+            calibration,
+            args.alone,
+            pictures,
+            progress.count,
+        )
     if pictures is not None and pictures.shown:
         Path(args.pictures).parent.mkdir(parents=True, exist_ok=True)
         pictures.draw().savefig(args.pictures, dpi=120)
     if args.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        show(report, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
+        show(report, command_line.console())
     if pictures is not None and not args.json:
         print(f'wrote {args.pictures}' if pictures.shown else 'there was no picture to draw')
     sys.exit(0 if report.ok else 1)

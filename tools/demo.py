@@ -10,7 +10,6 @@ them. Prints a table and draws the curves.
 
 import argparse
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from demo_common import CONFIGS, student_runs, train
-from rich.console import Console
 from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
@@ -127,7 +125,7 @@ def draw(results: dict[str, list[Result]], teacher: Result, path: Path) -> None:
 def main() -> None:
     """Train, print, draw."""
     args = parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = command_line.console()
     start = time.monotonic()
     log = args.work_dir / 'output.log'
     console.print('Training the teacher (once; later runs reuse it).')
@@ -139,7 +137,7 @@ def main() -> None:
     results = {name: [done[run] for run in runs if run.name == name] for name in STUDENTS}
     figure = args.work_dir / 'curves.png'
     draw(results, teacher, figure)
-    console.print(summarise(results, teacher))
+    console.print(summarise(results, teacher), soft_wrap=False)
     console.print(
         'gain: over the student alone; "?" where it is within two standard errors of zero.\n'
         'as teacher: test scans on which the last student answers as the teacher does, in %.\n'

@@ -11,7 +11,6 @@ each of them finds.
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ from demo_common import CONFIGS, student_runs, train
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from mmengine.config import Config
-from rich.console import Console
 from rich.table import Table
 from torchvision.ops import box_iou
 
@@ -226,7 +224,7 @@ def main() -> None:
     """Draw the data, train, print, draw the results."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = command_line.console()
     start = time.monotonic()
     log = args.work_dir / 'output.log'
     groups = [GROUPS[name] for name in args.detectors]
@@ -251,7 +249,7 @@ def main() -> None:
         with silence():
             shown = {'teacher': group.teacher_run, **firsts}
             draw(group, shown, args.work_dir / group.figure)
-        console.print(summarise(group, results, done[group.teacher_run]))
+        console.print(summarise(group, results, done[group.teacher_run]), soft_wrap=False)
     console.print(
         'gain: in AP over the student alone; "?" where it is within two standard errors of zero.\n'
         's/run: seconds in iterations; loading and saving come on top.'

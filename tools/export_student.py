@@ -17,7 +17,6 @@ import sys
 from pathlib import Path
 
 from mmengine.config import Config
-from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
@@ -119,7 +118,7 @@ def main() -> None:
     )
     if args.onnx is not None:
         try:
-            with Progress(Console(file=sys.stdout)) as progress:
+            with Progress(command_line.console()) as progress:
                 ship(args, cfg, checkpoint, path.with_suffix('.onnx'), progress)
         except ImportError as error:
             sys.exit(f'--onnx needs onnx and onnxruntime ({error}): pip install onnx onnxruntime')

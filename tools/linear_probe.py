@@ -16,6 +16,7 @@ from mmengine.config import Config
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line, launch
 from kd_plugins.experiments.linear_probe import linear_probe
+from kd_plugins.experiments.progress import Progress
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,10 +43,11 @@ def main() -> None:
     """Probe, print, write."""
     args = parse_args()
     try:
-        found = linear_probe(
-            Config.fromfile(args.config), args.checkpoint, args.data, args.size, args.epochs,
-            args.lr, batch_size=args.batch_size, seed=args.seed,
-        )  # fmt: skip
+        with Progress(command_line.console()) as progress:
+            found = linear_probe(
+                Config.fromfile(args.config), args.checkpoint, args.data, args.size, args.epochs,
+                args.lr, batch_size=args.batch_size, seed=args.seed, tell=progress.count,
+            )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     print(

@@ -15,7 +15,6 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -84,7 +83,7 @@ def number(value: float | None, column: str) -> str:
 def main() -> None:
     """Train, print, write."""
     args = parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = command_line.console()
     name = args.config.stem
     runs = [
         Run(name, str(args.config), seed, str(args.work_dir / str(seed)), args.cfg_options)
@@ -101,7 +100,7 @@ def main() -> None:
     if other := set_aside(path, identity):
         console.print(f'results of another config were here, and are kept in {escape(str(other))}')
     write_aside(json.dumps(summary, indent=2).encode() + b'\n', path)
-    console.print(table(summary))
+    console.print(table(summary), soft_wrap=False)
     console.print(
         f'On {summary["hardware"]}, torch {summary["versions"]["torch"]}, config '
         f'{summary["config_hash"]}.'

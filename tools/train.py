@@ -62,7 +62,11 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
     apply(args, cfg)
-    launch.build_runner(cfg).train()
+    try:
+        runner = launch.build_runner(cfg)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
+    runner.train()
 
 
 if __name__ == '__main__':

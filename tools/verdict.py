@@ -16,7 +16,6 @@ import json
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -91,7 +90,7 @@ def main() -> None:
     """Look, train, conclude, write."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console = command_line.console()
     try:
         whole = plan(args.configs, args.seeds, args.work_dir, args.alone, args.cfg_options)
         seen = inspect_all(whole, lambda name: console.print(f'looking at {escape(name)}'))
@@ -125,7 +124,7 @@ def main() -> None:
     ]
     write_aside(json.dumps(verdict, indent=2).encode() + b'\n', path)
     write_aside(verdict_page.page(verdict, curves).encode(), page)
-    console.print(table(verdict))
+    console.print(table(verdict), soft_wrap=False)
     for config in verdict['configs']:
         console.print(f'[bold]{escape(config["name"])}[/]: {escape(config["says"])}')
         for reason in config.get('reasons', ()):

@@ -83,8 +83,7 @@ def export_detector(
     for free in (True, False):
         images, samples = cases[-1] if free else cases[0]
         inputs = inputs_of(images, samples)
-        with torch.no_grad():
-            network(*inputs.values())  # which tells the names of maps
+        _try(network, inputs, path)  # which tells the names of maps
         axes = _axes(network, free, pictures.size is None)
         try:
             content = write_onnx(network, inputs, network.names, axes, opset, metadata)
@@ -139,6 +138,24 @@ def _cases(pictures: Pictures) -> Iterator[tuple[Tensor, list[Any]]]:
         yield torch.cat([images[:1], images[1:].flip(-1)]), samples
     for i in range(0, len(indices) - 1, 2):
         yield pictures.batch(indices[i : i + 2])
+
+
+def _try(network: Any, inputs: dict[str, Tensor], path: Path) -> None:
+    """Run the detector in torch.
+
+    Raises:
+        ValueError: If it cannot: some have a smallest size.
+    """
+    try:
+        with torch.no_grad():
+            network(*inputs.values())
+    except (RuntimeError, IndexError) as error:
+        sides = ' x '.join(map(str, inputs['images'].shape[-2:]))
+        raise ValueError(
+            f'{str(path)!r} was not written: torch itself cannot run {type(network.detector).__name__} '
+            f'on validation pictures of {sides} ({first_sentence(error)}): make them larger, in the '
+            'pipeline of val_dataloader or by --onnx HEIGHT WIDTH.'
+        ) from None
 
 
 def _axes(network: Any, batch: bool, size: bool) -> Axes:

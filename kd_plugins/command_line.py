@@ -58,6 +58,11 @@ def console() -> Console:
     return Console(file=sys.stdout, width=width, highlight=False, soft_wrap=True)
 
 
+def call_of(tool: str) -> str:
+    """Return how to start another tool, as this one was started."""
+    return f'python {Path(sys.argv[0]).with_name(tool)}'
+
+
 def start(main: Callable[[], None]) -> None:
     """Run the ``main`` of a tool that goes on where it was interrupted."""
     try:

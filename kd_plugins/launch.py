@@ -20,6 +20,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from kd_plugins import command_line
 from kd_plugins.compat import chatter, operators
+from kd_plugins.files.configs import read_config
 from kd_plugins.files.writing import write_aside
 from kd_plugins.registry import name_of
 
@@ -49,11 +50,9 @@ def load_config(args: argparse.Namespace) -> Config:
     chatter.hush(unless=args.verbose)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
-        cfg = Config.fromfile(args.config)
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            f'config {args.config!r} needs a package that is missing: {error}'
-        ) from None
+        cfg = read_config(args.config, args.cfg_options)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
     scope = cfg.get('default_scope')
     if scope and importlib.util.find_spec(scope) is None:
         raise SystemExit(
@@ -61,7 +60,6 @@ def load_config(args: argparse.Namespace) -> Config:
             f'install {scope}.'
         )
     cfg.launcher = args.launcher
-    cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

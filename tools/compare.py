@@ -22,11 +22,11 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from mmengine.config import Config
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
 from kd_plugins.compat import chatter
+from kd_plugins.files.configs import read_config
 from kd_plugins.inspect.compare import VIEWS, Choice, compare
 
 
@@ -82,10 +82,9 @@ def main() -> None:
     """Compare, print, write."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
     choice = Choice(args.images, args.samples, args.moments)
     try:
+        cfg = read_config(args.config, args.cfg_options)
         figure, said = compare(cfg, args.checkpoint, args.view, choice)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))

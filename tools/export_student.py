@@ -22,6 +22,7 @@ import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
 from kd_plugins.compat import chatter
 from kd_plugins.experiments.progress import Progress
+from kd_plugins.files.configs import read_config
 from kd_plugins.files.export_student import export_student, save
 from kd_plugins.inspect.quiet import silence
 from kd_plugins.shipping import Shipment, table
@@ -95,7 +96,7 @@ def how_to_test(cfg: Config, path: Path) -> str:
     """Return the command that tests the student alone."""
     if cfg.get('default_scope') == 'mmdet':
         # mim imports mmdet before anybody can give it operators.
-        return f'python tools/test.py STUDENT_CONFIG {path}'
+        return f'{command_line.call_of("test.py")} STUDENT_CONFIG {path}'
     return f'mim test {cfg.get("default_scope")} STUDENT_CONFIG --checkpoint {path}'
 
 
@@ -103,9 +104,8 @@ def main() -> None:
     """Export."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
     try:
+        cfg = read_config(args.config, args.cfg_options)
         checkpoint = export_student(cfg, args.checkpoint, args.raw)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))

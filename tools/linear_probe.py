@@ -11,12 +11,11 @@ import argparse
 import sys
 from dataclasses import asdict
 
-from mmengine.config import Config
-
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line, launch
 from kd_plugins.experiments.linear_probe import linear_probe
 from kd_plugins.experiments.progress import Progress
+from kd_plugins.files.configs import read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -45,7 +44,7 @@ def main() -> None:
     try:
         with Progress(command_line.console()) as progress:
             found = linear_probe(
-                Config.fromfile(args.config), args.checkpoint, args.data, args.size, args.epochs,
+                read_config(args.config), args.checkpoint, args.data, args.size, args.epochs,
                 args.lr, batch_size=args.batch_size, seed=args.seed, tell=progress.count,
             )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:

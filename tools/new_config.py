@@ -118,7 +118,7 @@ def main() -> None:
         sys.exit(str(error))
     if asked.boxes is not None:
         describe(asked.boxes)
-    print(f'wrote {args.out}; next: python tools/check.py {args.out}')
+    print(f'wrote {args.out}; next: {command_line.call_of("check.py")} {args.out}')
 
 
 if __name__ == '__main__':

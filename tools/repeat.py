@@ -89,7 +89,10 @@ def main() -> None:
         Run(name, str(args.config), seed, str(args.work_dir / str(seed)), args.cfg_options)
         for seed in args.seeds
     ]
-    identity = hash_of_all_seeds(runs[0])
+    try:
+        identity = hash_of_all_seeds(runs[0])
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
     done, failures = train(runs, args.jobs, args.work_dir / 'output.log', console)
     said = f'{len(failures)} of {len(runs)} seeds failed; see {args.work_dir / "output.log"}'
     if not done:

@@ -146,7 +146,7 @@ class RunsProgress:
         """Say how far all are, and each that runs."""
         if not running:
             return f"the teacher's answers are being stored, {used} so far"
-        each = ', '.join(
+        each = '; '.join(
             f'{self.name(run)}: {self.done[run]} of {self.lengths[run]}' for run in running
         )
         left = self.seconds_left(running)

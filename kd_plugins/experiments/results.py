@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from mmengine.config import Config
 from kd_plugins.experiments.environment import versions
 from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.metrics import HEADLINES, Headline, headline
+from kd_plugins.files.configs import read_config
 
 #: What a run keeps in its directory: the result, the validations so far, what was started.
 RESULT, VALIDATIONS, STARTED = 'result.json', 'metrics.json', 'started.json'
@@ -99,16 +99,9 @@ def load_config(run: Run) -> Config:
     """Read the config of a run, with its overrides, seed and work directory.
 
     Raises:
-        ValueError: If an override does not fit the config.
+        ValueError, FileNotFoundError: See :func:`kd_plugins.files.configs.read_config`.
     """
-    cfg = Config.fromfile(run.config)
-    try:
-        cfg.merge_from_dict(copy.deepcopy(dict(run.options)))
-    except (KeyError, TypeError) as error:
-        said = error.args[0] if error.args else error
-        raise ValueError(
-            f'--cfg-options {" ".join(run.options)} does not fit {run.config}: {said}'
-        ) from None
+    cfg = read_config(run.config, run.options)
     cfg.work_dir = run.work_dir
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=run.seed)
     return cfg

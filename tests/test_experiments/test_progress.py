@@ -98,7 +98,7 @@ def test_the_rest_is_laid_out_over_the_trainings_at_a_time(clock, runs):
     complete(slow, 2)  # before it was interrupted
     seen.look(two)
     assert seen.line(two, '0 s') == (
-        '2 of 28 epochs after 0 s (slow, seed 0: 2 of 10, fast, seed 0: 0 of 4); no estimate yet'
+        '2 of 28 epochs after 0 s (slow, seed 0: 2 of 10; fast, seed 0: 0 of 4); no estimate yet'
     )
     # The first epochs come with starting up.
     clock(1000)

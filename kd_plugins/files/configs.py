@@ -1,0 +1,39 @@
+"""Reading the config that a tool is given."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+
+def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
+    """Return a config with some settings overridden.
+
+    Args:
+        path: The config file.
+        options: What to override in it, as ``--cfg-options`` gives it.
+
+    Raises:
+        ValueError: If it, or a config that it inherits, is no Python, or needs a package
+            that is missing, or an override does not fit.
+        FileNotFoundError: If one that it inherits is not there.
+    """
+    try:
+        cfg = Config.fromfile(path)
+    except SyntaxError as error:
+        line = f', line {error.lineno}' if error.lineno else ''
+        raise ValueError(f'config {str(path)!r}{line} is no Python: {error.msg}.') from None
+    except ModuleNotFoundError as error:
+        raise ValueError(f'config {str(path)!r} needs a package that is missing: {error}') from None
+    try:
+        cfg.merge_from_dict(copy.deepcopy(dict(options or {})))
+    except (KeyError, TypeError) as error:
+        said = error.args[0] if error.args else error
+        raise ValueError(
+            f'--cfg-options {" ".join(options or ())} does not fit {path}: {said}'
+        ) from None
+    return cfg

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,10 +22,22 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f'{message}{hint}\n')
 
     def parse(self) -> argparse.Namespace:
-        """Read the command line; ``config``, or each of ``configs``, has to be a file."""
+        """Read the command line, and refuse what its common arguments cannot mean."""
         args = self.parse_args()
         self.need_files(*getattr(args, 'configs', ()), getattr(args, 'config', None))
+        if hasattr(args, 'jobs'):
+            self._check_runs(args)
         return args
+
+    def _check_runs(self, args: argparse.Namespace) -> None:
+        if len(set(args.seeds)) < len(args.seeds):
+            self.error(f'--seeds {args.seeds} repeats a seed, which would only repeat its result.')
+        if any(not 0 <= seed < 2**32 for seed in args.seeds):
+            self.error(f'--seeds {args.seeds} are no seeds: give numbers from 0 to 2**32 - 1.')
+        if args.jobs is not None and args.jobs < 1:
+            self.error(f'--jobs {args.jobs} is not a number of runs above 0.')
+        if args.work_dir and args.work_dir.exists() and not args.work_dir.is_dir():
+            self.error(f'--work-dir {str(args.work_dir)!r} is a file: give a folder.')
 
     def need_files(self, *configs: str | Path | None) -> None:
         """Refuse configs that are no files; None is passed over."""
@@ -49,6 +61,31 @@ def add_cfg_options(parser: argparse.ArgumentParser, where: str = 'of the config
         metavar='KEY=VALUE',
         help=f'settings {where} to override, for example train_cfg.max_epochs=2; lists are written '
         'as key="[a,b]"',
+    )
+
+
+def add_runs_options(
+    parser: argparse.ArgumentParser, seeds: Sequence[int], work_dir: str, known: bool = True
+) -> None:
+    """Add the options of tools that train over seeds: ``--seeds``, ``--jobs``, ``--work-dir``.
+
+    Args:
+        parser: Of the tool.
+        seeds: Those by default.
+        work_dir: Where results go by default.
+        known: Whether that is a folder; else words, and the default is None.
+    """
+    parser.add_argument(
+        '--seeds', type=int, nargs='+', default=[*seeds], help='by default %(default)s'
+    )
+    parser.add_argument(
+        '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=Path,
+        default=Path(work_dir) if known else None,
+        help=f'where results go; by default {work_dir}',
     )
 
 

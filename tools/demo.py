@@ -45,18 +45,7 @@ def parse_args() -> argparse.Namespace:
         description=__doc__.split('\n')[0],
         epilog='example: python tools/demo.py --seeds 0 1',
     )
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'
-    )
-    parser.add_argument(
-        '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
-    )
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/demo'),
-        help='where results go; by default %(default)s',
-    )
+    command_line.add_runs_options(parser, range(5), 'work_dirs/demo')
     return parser.parse()
 
 

@@ -105,20 +105,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__.split('\n')[0],
         epilog='example: python tools/demo_detection.py --detectors gfl --seeds 0 1',
     )
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0, 1, 2], help='by default %(default)s'
-    )
+    command_line.add_runs_options(parser, range(3), 'work_dirs/demo_detection')
     parser.add_argument(
         '--detectors', nargs='+', choices=GROUPS, default=list(GROUPS), help='by default both'
-    )
-    parser.add_argument(
-        '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
-    )
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/demo_detection'),
-        help='where results go; by default %(default)s',
     )
     chatter.add_argument(parser)
     return parser.parse()

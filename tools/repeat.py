@@ -34,21 +34,9 @@ def parse_args() -> argparse.Namespace:
         epilog='example: python tools/repeat.py configs/kd/kd_digits.py --seeds 0 1 2',
     )
     parser.add_argument('config', type=Path, help='config file')
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'
-    )
-    parser.add_argument(
-        '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
-    )
-    parser.add_argument('--work-dir', type=Path, help='by default work_dirs/repeat/CONFIG')
+    command_line.add_runs_options(parser, range(5), 'work_dirs/repeat/CONFIG', known=False)
     command_line.add_cfg_options(parser)
     args = parser.parse()
-    if not args.config.is_file():
-        parser.error(f'config {str(args.config)!r} is not a file: give the path of a config.')
-    if len(set(args.seeds)) < len(args.seeds):
-        parser.error(f'--seeds {args.seeds} repeats a seed, which would only repeat its result.')
-    if args.jobs is not None and args.jobs < 1:
-        parser.error(f'--jobs {args.jobs} is not a number of runs above 0.')
     args.work_dir = args.work_dir or Path('work_dirs/repeat') / args.config.stem
     return args
 
@@ -91,9 +79,9 @@ def main() -> None:
     ]
     try:
         identity = hash_of_all_seeds(runs[0])
+        done, failures = train(runs, args.jobs, args.work_dir / 'output.log', console)
     except (ValueError, FileNotFoundError) as error:
         sys.exit(str(error))
-    done, failures = train(runs, args.jobs, args.work_dir / 'output.log', console)
     said = f'{len(failures)} of {len(runs)} seeds failed; see {args.work_dir / "output.log"}'
     if not done:
         sys.exit(said)

@@ -13,6 +13,7 @@ needs nothing else, and ``verdict.json``. The exit code is 1 if a run failed.
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 
@@ -41,9 +42,7 @@ def parse_args() -> argparse.Namespace:
         epilog='example: python tools/verdict.py configs/dkd/dkd_digits.py --seeds 0 1 2',
     )
     parser.add_argument('configs', type=Path, nargs='+', metavar='CONFIG', help='distillations')
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0, 1, 2], help='by default %(default)s'
-    )
+    command_line.add_runs_options(parser, range(3), 'work_dirs/verdict')
     parser.add_argument(
         '--alone',
         type=Path,
@@ -57,22 +56,14 @@ def parse_args() -> argparse.Namespace:
         metavar='POINTS',
         help='the gain that a distillation has to be above; by default %(default)s',
     )
-    parser.add_argument(
-        '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
-    )
-    parser.add_argument(
-        '--work-dir', type=Path, default=Path('work_dirs/verdict'), help='by default %(default)s'
-    )
     command_line.add_cfg_options(
         parser, 'of all configs (with --alone those of model of the distillations only)'
     )
     chatter.add_argument(parser)
     args = parser.parse()
     parser.need_files(args.alone)
-    if len(set(args.seeds)) < len(args.seeds):
-        parser.error(f'--seeds {args.seeds} repeats a seed, which would only repeat its result.')
-    if args.jobs is not None and args.jobs < 1:
-        parser.error(f'--jobs {args.jobs} is not a number of runs above 0.')
+    if not math.isfinite(args.worth):
+        parser.error(f'--worth {args.worth} is no number of points: give a finite one.')
     return args
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from kd_plugins import checks
 from kd_plugins.experiments.environment import versions
 from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.metrics import HEADLINES, Headline, headline
@@ -141,11 +142,19 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def length(cfg: Config) -> tuple[int, str]:
-    """Return how long a training is, and in what: ``'epochs'`` or ``'iterations'``."""
-    loop = cfg.get('train_cfg') or {}
-    if 'max_epochs' in loop:
-        return loop['max_epochs'], 'epochs'
-    return loop.get('max_iters', 0), 'iterations'
+    """Return how long a training is, and in what: ``'epochs'`` or ``'iterations'``.
+
+    Raises:
+        ValueError: If the config trains nothing, or not for a whole number of these.
+    """
+    loop = cfg.get('train_cfg')
+    if not loop:
+        raise ValueError(
+            f'{cfg.filename}: train_cfg={loop!r}, so there is nothing to train: give the config of '
+            'a training.'
+        )
+    key, unit = ('max_epochs', 'epochs') if 'max_epochs' in loop else ('max_iters', 'iterations')
+    return checks.whole_number(f'train_cfg.{key}', loop.get(key)), unit
 
 
 def steps_done(run: Run, unit: str = 'epochs') -> int:

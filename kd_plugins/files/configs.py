@@ -36,4 +36,6 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
         raise ValueError(
             f'--cfg-options {" ".join(options or ())} does not fit {path}: {said}'
         ) from None
+    if not isinstance(cfg.get('model', {}), Mapping):
+        raise ValueError(f'{path}: model={cfg.model!r} is no model: give a dict with its type.')
     return cfg

@@ -22,7 +22,7 @@ import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
 from kd_plugins.experiments.metrics import headline
 from kd_plugins.experiments.progress import train
-from kd_plugins.experiments.results import Run, hash_of_all_seeds
+from kd_plugins.experiments.results import Run, check_run, hash_of_all_seeds, load_config
 from kd_plugins.experiments.summary import COLUMNS, set_aside, summarise
 from kd_plugins.files.writing import write_aside
 
@@ -78,6 +78,7 @@ def main() -> None:
         for seed in args.seeds
     ]
     try:
+        check_run(load_config(runs[0]))
         identity = hash_of_all_seeds(runs[0])
         done, failures = train(runs, args.jobs, args.work_dir / 'output.log', console)
     except (ValueError, FileNotFoundError) as error:

@@ -157,6 +157,25 @@ def length(cfg: Config) -> tuple[int, str]:
     return checks.whole_number(f'train_cfg.{key}', loop.get(key)), unit
 
 
+def check_run(cfg: Config) -> None:
+    """Refuse a config whose training would give no result.
+
+    Raises:
+        ValueError: If it trains nothing, or is never validated.
+    """
+    steps, unit = length(cfg)
+    if cfg.get('val_cfg') is None:
+        raise ValueError(
+            f'{cfg.filename}: val_cfg=None leaves nothing to report: give val_dataloader, '
+            'val_evaluator and val_cfg.'
+        )
+    if cfg.train_cfg.get('val_begin', 1) > steps:
+        raise ValueError(
+            f'{cfg.filename}: train_cfg.val_begin={cfg.train_cfg.val_begin} is after the end of '
+            f'the training, which has {steps} {unit}: give one of these.'
+        )
+
+
 def steps_done(run: Run, unit: str = 'epochs') -> int:
     """Return how many epochs, or iterations, a run has completed as far as its files tell."""
     folder = Path(run.work_dir)

@@ -18,8 +18,8 @@ from kd_plugins.experiments.results import (
     Failure,
     Result,
     Run,
+    check_run,
     hash_of_all_seeds,
-    length,
     load_config,
     other_versions,
 )
@@ -140,7 +140,7 @@ def _contender(
         for seed in seeds
     ]
     cfg = load_config(runs[0])
-    length(cfg)
+    check_run(cfg)
     return Contender(config.stem, cfg, runs)
 
 

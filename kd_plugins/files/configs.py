@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,3 +40,12 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     if not isinstance(cfg.get('model', {}), Mapping):
         raise ValueError(f'{path}: model={cfg.model!r} is no model: give a dict with its type.')
     return cfg
+
+
+def _no_python(path: str | Path, error: SyntaxError) -> str:
+    """Say which config is no Python: mmengine does not."""
+    try:
+        ast.parse(Path(path).read_text(encoding='utf-8'))
+    except SyntaxError as own:
+        return f'config {str(path)!r}, line {own.lineno}, is no Python: {own.msg}.'
+    return f'a config that {str(path)!r} inherits is no Python, line {error.lineno}: {error.msg}.'

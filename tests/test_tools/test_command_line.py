@@ -179,7 +179,7 @@ def test_mim_trains_a_config_by_its_path(tmp_path, package):
             (KD, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}'),
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)',
         ),
-        (('broken.py',), "config 'broken.py', line 1 is no Python"),
+        (('broken.py',), "config 'broken.py', line 1, is no Python"),
         (
             (KD,),
             "model.teacher_ckpt='work_dirs/digits_teacher/epoch_30.pth' is not a file ",
@@ -215,7 +215,7 @@ def test_tools_refuse_a_config_in_one_way(name, tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == sentence
     (tmp_path / 'broken.py').write_text('model = (\n')
     said = refusal(f'{name}.py', 'broken.py', *of_a_config(name), **arguments)
-    assert said == "config 'broken.py', line 1 is no Python: '(' was never closed."
+    assert said == "config 'broken.py', line 1, is no Python: '(' was never closed."
     assert refusal(f'{name}.py', '--nonsense', 'a.py', *of_a_config(name), **arguments) == '2'
     said = capsys.readouterr().err
     assert '--nonsense; ' in said and said.endswith(f'{name}.py --help lists the options.\n')

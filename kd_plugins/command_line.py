@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 from rich.console import Console
@@ -46,6 +46,14 @@ class Parser(argparse.ArgumentParser):
                 self.error(f'config {str(config)!r} is not a file: give the path of a config.')
 
 
+class _Settings(DictAction):
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        for value in values:
+            if '=' not in value:
+                parser.error(f'{option} {value!r} is no setting: give KEY=VALUE.')
+        super().__call__(parser, namespace, values, option)
+
+
 def add_cfg_options(parser: argparse.ArgumentParser, where: str = 'of the config') -> None:
     """Add ``--cfg-options``.
 
@@ -56,7 +64,7 @@ def add_cfg_options(parser: argparse.ArgumentParser, where: str = 'of the config
     parser.add_argument(
         '--cfg-options',
         nargs='+',
-        action=DictAction,
+        action=_Settings,
         default={},
         metavar='KEY=VALUE',
         help=f'settings {where} to override, for example train_cfg.max_epochs=2; lists are written '

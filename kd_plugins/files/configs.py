@@ -26,10 +26,11 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     try:
         cfg = Config.fromfile(path)
     except SyntaxError as error:
-        line = f', line {error.lineno}' if error.lineno else ''
-        raise ValueError(f'config {str(path)!r}{line} is no Python: {error.msg}.') from None
-    except ModuleNotFoundError as error:
-        raise ValueError(f'config {str(path)!r} needs a package that is missing: {error}') from None
+        raise ValueError(_no_python(path, error)) from None
+    except ImportError as error:
+        # mmengine adds all of sys.path, a line each.
+        said = str(error).partition(', the current sys.path')[0]
+        raise ValueError(f'config {str(path)!r} needs what cannot be imported: {said}') from None
     try:
         cfg.merge_from_dict(copy.deepcopy(dict(options or {})))
     except (KeyError, TypeError) as error:

@@ -23,7 +23,7 @@ def test_settings_are_overridden_and_the_options_stay_as_they_are():
 
 @pytest.mark.parametrize('content, options, says', [
     ('a = 1\nb = (\n', {}, r"^config 'config.py', line 2, is no Python: '\(' was never closed\.$"),
-    ("_base_ = 'base.py'\n", {}, r"^a config that 'config.py' inherits is no Python, line 1: '\(' "),
+    ("_base_ = 'base.py'\n", {}, r"^a config that 'config.py' inherits is no Python, line 1: "),
     ("custom_imports = dict(imports=['nothing_of_this_name'])\n", {},
      r"^config 'config.py' needs what cannot be imported: [^\n]*nothing_of_this_name'\]}$"),
     ("_base_ = 'mmnowhere::a.py'\n", {}, r"^config 'config.py' needs what .*mmnowhere is not inst"),

@@ -216,6 +216,10 @@ def test_tools_refuse_a_config_in_one_way(name, tmp_path, monkeypatch, capsys):
     (tmp_path / 'broken.py').write_text('model = (\n')
     said = refusal(f'{name}.py', 'broken.py', *of_a_config(name), **arguments)
     assert said == "config 'broken.py', line 1, is no Python: '(' was never closed."
+    if name != 'linear_probe':
+        given = ['a.py', *of_a_config(name), '--cfg-options', 'lr=1', 'lr']
+        assert refusal(f'{name}.py', *given, **arguments) == '2'
+        assert capsys.readouterr().err == "--cfg-options 'lr' is no setting: give KEY=VALUE.\n"
     assert refusal(f'{name}.py', '--nonsense', 'a.py', *of_a_config(name), **arguments) == '2'
     said = capsys.readouterr().err
     assert '--nonsense; ' in said and said.endswith(f'{name}.py --help lists the options.\n')

@@ -148,8 +148,7 @@ def classifier_row(folder):
     try:
         path, cfg = stock('mmpretrain', folder)
     except RuntimeError as error:  # mmengine's, of upstream's replknet
-        said = f'mmengine cannot read the config ({type(error).__name__})'
-        runs = dict.fromkeys(('student', 'teacher', 'maps', 'dense'), said)
+        runs = _unread(error, 'student', 'teacher', 'maps', 'dense')
         return dict(config=f'{CLASSIFIERS[folder]}.py', network='-', **runs, dot='-')
     classes = classes_in_cfg(cfg.model) or 1000
     with tempfile.TemporaryDirectory() as scratch:
@@ -170,6 +169,10 @@ def classifier_row(folder):
         dense=_dense(path, cfg),
         dot='yes' if optimizer == 'SGD' else optimizer,
     )
+
+
+def _unread(error, *columns):
+    return dict.fromkeys(columns, f'mmengine cannot read the config ({type(error).__name__})')
 
 
 def _maps(path, cfg):
@@ -194,7 +197,9 @@ def _maps(path, cfg):
                     allow_random_teacher=True, distiller=distiller, calculate_student_loss=False,
                 )
             )  # fmt: skip
-            losses = model.train().loss(torch.randn(2, channels, *size), None)
+            # A second picture of SAM's 1024 pixels would take 8 GB more.
+            pictures = torch.randn(2 if max(size) < 1024 else 1, channels, *size)
+            losses = model.train().loss(pictures, None)
             total, _ = model.parse_losses(losses)
             total.backward()
     except Exception as error:  # whatever upstream throws is a row of the table
@@ -330,7 +335,11 @@ def _built(path):
 
 def detector_row(folder):
     """Say what comes of a detector that teaches one of its own kind."""
-    path, cfg = stock('mmdet', folder)
+    try:
+        path, cfg = stock('mmdet', folder)
+    except ValueError as error:  # mmengine's, of the folder gn+ws: no address has a plus
+        runs = _unread(error, 'bckd', 'rois', 'features')
+        return dict(config=f'{DETECTORS[folder][0]}.py', network='-', head='-', **runs)
     row = dict(config=path.split('/', 1)[1], network=cfg.model.type, head=_head(cfg.model))
     with whole_detectors.shallow():
         row['bckd'] = _detects(path, folder, 'bckd')

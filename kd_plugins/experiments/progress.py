@@ -64,7 +64,7 @@ class Progress:
             self.console.print(escape(line), soft_wrap=True, highlight=False)
 
     def count(self, done: int, total: int, what: str) -> None:
-        """Say how many are done; from the second call on, what is left at the pace since the first.
+        """Say how many are done; from the second call on, what is left at the pace since.
 
         What was done, and waited for, before the first call tells nothing of the pace.
 
@@ -74,8 +74,6 @@ class Progress:
         """
         now, left = time.monotonic(), ''
         if what != self._what:
-            # The first thing that is counted began with the tool.
-            self.began = now if self._what else self.began
             self._what, self._first = what, (now, done)
         began, before = self._first
         if before < done < total:

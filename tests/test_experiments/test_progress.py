@@ -61,8 +61,8 @@ def test_another_thing_has_a_pace_of_its_own(clock):
         started.count(2, 10, 'cups')
 
     assert said(work)[-2:] == [
-        '1 of 10 cups after 0 s',
-        '2 of 10 cups after 60.0 s; about 8 min left at the pace so far',
+        '1 of 10 cups after 100.0 s',
+        '2 of 10 cups after 3 min; about 8 min left at the pace so far',
     ]
 
 

@@ -26,7 +26,6 @@ def test_settings_are_overridden_and_the_options_stay_as_they_are():
     ("_base_ = 'base.py'\n", {}, r"^a config that 'config.py' inherits is no Python, line 1: "),
     ("custom_imports = dict(imports=['nothing_of_this_name'])\n", {},
      r"^config 'config.py' needs what cannot be imported: [^\n]*nothing_of_this_name'\]}$"),
-    ("_base_ = 'mmnowhere::a.py'\n", {}, r"^config 'config.py' needs what .*mmnowhere is not inst"),
     ('model = 3\n', {}, r'^config.py: model=3 is no model: give a dict with its type\.$'),
     ('model = [1]\n', {'model.3.a': 1}, r'^--cfg-options model.3.a does not fit config.py: '),
 ])  # fmt: skip

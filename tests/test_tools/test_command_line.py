@@ -290,7 +290,7 @@ def test_a_config_of_a_package_that_is_not_there_says_which(tmp_path, monkeypatc
     here, there = tmp_path / 'here.py', tmp_path / 'there.py'
     here.write_text("default_scope = 'mmnowhere'\n")
     there.write_text("_base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'\n")
-    args = argparse.Namespace(config=str(here), local_rank=0, verbose=True)
+    args = argparse.Namespace(config=str(here), local_rank=0, verbose=True, cfg_options={})
     with pytest.raises(SystemExit, match="default_scope='mmnowhere'.*install mmnowhere"):
         launch.load_config(args)
     monkeypatch.setattr('mmengine.config.config.is_installed', lambda package: False)

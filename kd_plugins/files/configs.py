@@ -34,9 +34,9 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
     try:
         cfg.merge_from_dict(copy.deepcopy(dict(options or {})))
     except (KeyError, TypeError) as error:
-        said = error.args[0] if error.args else error
+        why = error.args[0] if error.args else error
         raise ValueError(
-            f'--cfg-options {" ".join(options or ())} does not fit {path}: {said}'
+            f'--cfg-options {" ".join(options or ())} does not fit {path}: {why}'
         ) from None
     if not isinstance(cfg.get('model', {}), Mapping):
         raise ValueError(f'{path}: model={cfg.model!r} is no model: give a dict with its type.')

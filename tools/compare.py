@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
 from kd_plugins.compat import chatter
+from kd_plugins.experiments.progress import Progress
 from kd_plugins.files.configs import read_config
 from kd_plugins.inspect.compare import VIEWS, Choice, compare
 
@@ -82,10 +83,11 @@ def main() -> None:
     """Compare, print, write."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    choice = Choice(args.images, args.samples, args.moments)
     try:
         cfg = read_config(args.config, args.cfg_options)
-        figure, said = compare(cfg, args.checkpoint, args.view, choice)
+        with Progress(command_line.console()) as progress:
+            choice = Choice(args.images, args.samples, args.moments, progress.count)
+            figure, said = compare(cfg, args.checkpoint, args.view, choice)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     out = args.out or Path(f'{args.view}.png')

@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--where',
         choices=WHERE,
-        help='whose maps are compared by a term on maps (cwd, mgd, mse, pkd, sl2); default: the '
+        help='whose maps are compared by a term on maps (cwd, mgd, mse, pkd, sl2); by default the '
         'necks of two detectors that have one, else the backbones',
     )
     for side in ('student', 'teacher'):
@@ -68,7 +68,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--batch-size',
         type=int,
-        help="pictures of a batch on one process, for --data of detectors; default: the student's",
+        help='pictures of a batch on one process, for --data of detectors; by default those of '
+        'the student',
     )
     parser.add_argument(
         '--unlabelled', type=Path, help='a folder of pictures without labels, at any depth'
@@ -78,7 +79,8 @@ def parse_args() -> argparse.Namespace:
         type=lambda text: text if text == 'all' else int(text),
         default=1,
         metavar='R',
-        help='how many of them a batch has for each labelled picture (default 1); all: no labels',
+        help='how many of them a batch has for each labelled picture, by default %(default)s; all: '
+        'no labels',
     )
     parser.add_argument('--out', type=Path, required=True, help='config file to write')
     chatter.add_argument(parser)

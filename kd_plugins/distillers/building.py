@@ -20,7 +20,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from kd_plugins.distillers.protocols import check_protocols
-from kd_plugins.losses.base import LogitsLoss, needed_arguments
+from kd_plugins.losses.base import LogitsLoss, check_tensors, needed_arguments
 from kd_plugins.networks import classes_of, places_of_queries
 from kd_plugins.recorders.building import name_recorders
 from kd_plugins.teachers.base import Teacher
@@ -185,6 +185,14 @@ def check_records(distiller: Any) -> None:
             side = 'student' if record['from_student'] else 'teacher'
             recorder = _recorder(distiller, record)
             if len(recorder.data_buffer) <= record.get('record_idx', 0):
+                if side == 'student' and 'task_heads' in recorder.source.split('.'):
+                    raise RuntimeError(
+                        f'{KEY}.{side}_recorders.{record["recorder"]}.source={recorder.source!r} '
+                        'was not called: a MultiTaskHead shows it the pictures that have a label '
+                        'of its task, and this batch has none; record logits with dict(type='
+                        "'kd_plugins.TaskLogits', task=...) on both sides, for a term that needs "
+                        'no labels, such as kd_plugins.KDLoss.'
+                    )
                 raise RuntimeError(
                     f'{KEY}.{side}_recorders.{record["recorder"]}.source={recorder.source!r} was '
                     f'called {len(recorder.data_buffer)} times in this step, too few for '
@@ -235,20 +243,43 @@ def compute_losses(distiller: Any) -> dict[str, Tensor]:
     """Return the values of the terms by name.
 
     Raises:
-        ValueError, RuntimeError: What a term or its connector raises, naming the term.
+        ValueError, RuntimeError: What a term or its connector raises, naming the term; also where
+            it takes a tensor and is given all that a module returns.
     """
     try:
         return distiller.compute_distill_losses()
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AttributeError, TypeError) as error:
         loops = (
             frame.f_locals.get('loss_name')
             for frame, _ in traceback.walk_tb(error.__traceback__)
             if frame.f_code.co_name == 'compute_distill_losses'
         )
         name = next((name for name in loops if name is not None), None)
+        if name is not None and type(error) in (AttributeError, TypeError):
+            _check_given(distiller, name, error)
         if name is None or type(error) not in (ValueError, RuntimeError):
             raise  # torch's own kinds, such as that of memory, mean something
         raise type(error)(f'{KEY}.distill_losses.{name}: {error}') from error
+
+
+def _check_given(distiller: Any, name: str, error: Exception) -> None:
+    """Tell where a term that failed, mmrazor's say, was given all that a module returns.
+
+    Raises:
+        ValueError: Naming the term, its argument and what it was given.
+    """
+    for argument, record in distiller.loss_forward_mappings[name].items():
+        plain = {k: v for k, v in record.items() if not k.startswith('connector')}
+        value = distiller.get_record(**plain)
+        if not isinstance(value, (tuple, list)) or type(value).__name__ not in str(error):
+            continue
+        taker = distiller.distill_losses[name]
+        if 'connector' in record:
+            taker = distiller.connectors[record['connector']]
+        try:
+            check_tensors(type(taker).__name__, **{argument: value})
+        except ValueError as found:
+            raise ValueError(f'{KEY}.distill_losses.{name}: {found}') from error
 
 
 def reset_records(distiller: Any) -> None:
@@ -401,9 +432,9 @@ def _check_proposals(distiller: Any) -> None:
     for name, mapping in distiller.loss_forward_mappings.items():
         sources: dict[bool, str] = {}
         for record in mapping.values():
-            source = str(getattr(_recorder(distiller, record), 'source', ''))
-            if source.startswith('roi_head.') and not source.startswith(_OF_PICTURES):
-                sources[record['from_student']] = source
+            for source in _sources(_recorder(distiller, record)):
+                if source.startswith('roi_head.') and not source.startswith(_OF_PICTURES):
+                    sources[record['from_student']] = source
         if len(sources) == 2:
             raise ValueError(
                 f'{KEY}.distill_losses.{name} would compare {sources[True]!r} of the student with '
@@ -423,9 +454,11 @@ def _check_queries(distiller: Any, student: nn.Module, teacher: nn.Module | None
         sources = {}
         for record in mapping.values():
             side = 'student' if record['from_student'] else 'teacher'
-            source = str(getattr(_recorder(distiller, record), 'source', ''))
-            if 'connector' not in record and source.split('.')[0] in sides[side]:
-                sources[side] = source
+            if _may_match(distiller, record):
+                continue
+            for source in _sources(_recorder(distiller, record)):
+                if source.split('.')[0] in sides[side]:
+                    sources[side] = source
         if len(sources) == 2:
             raise ValueError(
                 f'{KEY}.distill_losses.{name} would compare {sources["student"]!r} of the student '
@@ -433,6 +466,19 @@ def _check_queries(distiller: Any, student: nn.Module, teacher: nn.Module | None
                 'learned queries of its own, in no common order: compare what has a place in the '
                 "picture, 'backbone' or 'neck', or match the queries in a connector."
             )
+
+
+def _sources(recorder: Any) -> list[str]:
+    """Return the modules that a recorder reads."""
+    return str(getattr(recorder, 'source', '')).split(', ')
+
+
+def _may_match(distiller: Any, record: Mapping[str, Any]) -> bool:
+    """Whether a connector of the user's stands between, which may match queries; ours do not."""
+    if 'connector' not in record:
+        return False
+    package = type(distiller.connectors[record['connector']]).__module__.split('.')[0]
+    return package not in ('kd_plugins', 'mmrazor')
 
 
 def _recorder(distiller: Any, record: Mapping[str, Any]) -> Any:

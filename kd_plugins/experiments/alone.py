@@ -147,11 +147,11 @@ def _student(cfg: Config) -> tuple[dict[str, Any], list[float]]:
         weights = [loss.get('loss_weight', 1.0)]
         loss['loss_weight'] = usual
     preprocessor = model.get('data_preprocessor')
-    if cfg.get('data_preprocessor') is not None:
+    if preprocessor is not None:
+        student['data_preprocessor'] = preprocessor
+    elif cfg.get('data_preprocessor') is not None:
         # The Runner puts it only where there is none, and in a distillation it counts first.
         student.pop('data_preprocessor', None)
-    elif preprocessor is not None:
-        student['data_preprocessor'] = preprocessor
     if model.get('init_cfg'):
         own = student.get('init_cfg')
         student['init_cfg'] = [*initialisations(model.init_cfg), *initialisations(own)]
@@ -251,10 +251,8 @@ def _preprocessor(cfg: Config) -> Any:
     """Return the student's preprocessor, wherever it is."""
     model = cfg.get('model') or {}
     own, top = model.get('data_preprocessor'), cfg.get('data_preprocessor')
-    if 'architecture' not in model:
+    if 'architecture' not in model or own or top:
         return own or top
-    if top or own:
-        return top or own
     architecture = model['architecture']
     if 'cfg_path' in architecture:
         architecture, _ = resolve_network(architecture, 'model.architecture')

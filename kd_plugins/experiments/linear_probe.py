@@ -16,8 +16,9 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from kd_plugins import checks
+from kd_plugins.files.export_student import build_student
 from kd_plugins.files.weights import load_weights
-from kd_plugins.networks import build_student_network, classifier
+from kd_plugins.networks import channels_of, classifier
 
 #: What the folder to measure on may be called.
 HELD_OUT = ('val', 'valid', 'test')
@@ -93,7 +94,8 @@ def linear_probe(
             f'--data {data!r} has not the folders train and one of {", ".join(HELD_OUT)}: give a '
             'folder that has both, with a folder of pictures for every class in each.'
         )
-    sets = [_loader(cfg, root / name, size, batch_size) for name in ('train', held_out)]
+    channels = channels_of(network)
+    sets = [_loader(cfg, root / name, size, batch_size, channels) for name in ('train', held_out)]
     names = [each.dataset.metainfo['classes'] for each in sets]
     if names[0] != names[1] or len(names[0]) < 2:
         raise ValueError(
@@ -161,20 +163,18 @@ def fit(
 
 
 def _student(cfg: Config, checkpoint: str) -> Any:
-    preprocessor = cfg.get('data_preprocessor')
-    if preprocessor is not None and not _reads_files(cfg):
-        # mmpretrain's data sets of arrays are RGB, and files are read as BGR.
-        preprocessor = dict(preprocessor, to_rgb=not preprocessor.get('to_rgb', False))
-    network = build_student_network(cfg.model.get('architecture', cfg.model), preprocessor)
+    network: Any = build_student(cfg)
     load_weights(network, checkpoint, 'checkpoint', 'student')
+    if not _reads_files(cfg):
+        # mmpretrain's data sets of arrays are RGB, and files are read as BGR.
+        network.data_preprocessor.to_rgb = not network.data_preprocessor.to_rgb
     return network
 
 
-def _loader(cfg: Config, folder: Path, size: int | None, batch_size: int) -> Any:
+def _loader(cfg: Config, folder: Path, size: int | None, batch_size: int, channels: int) -> Any:
     steps = [dict(step) for step in cfg.val_dataloader.dataset.pipeline]
     if not _reads_files(cfg):
-        grey = len((cfg.get('data_preprocessor') or {}).get('mean') or ()) == 1
-        kind = 'grayscale' if grey else 'color'
+        kind = 'grayscale' if channels == 1 else 'color'
         steps.insert(0, dict(type='LoadImageFromFile', color_type=kind))
     if size is not None:
         # Instead of the validation's own sizes, which would come after it.

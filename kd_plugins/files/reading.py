@@ -22,11 +22,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any, BinaryIO
+from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
 from torch.serialization import default_restore_location
 
+from kd_plugins import checks
 from kd_plugins.files.unpickling import NotAllowedError, Storage, unpickle
 
 #: Set to 1, it reads files as upstream does: whatever they contain is run.
@@ -290,7 +292,30 @@ def load_url(
     """Read a checkpoint from an address, or from where an earlier call has put it.
 
     The arguments and the place are those of ``torch.hub.load_state_dict_from_url``.
+
+    Raises:
+        FileNotFoundError: If it cannot be fetched; upstream's error does not say what.
     """
+    try:
+        return _load_url(url, model_dir, map_location, progress, check_hash, file_name)
+    except (URLError, ConnectionError, TimeoutError) as error:
+        reason = getattr(error, 'reason', None) or checks.said(error)
+        place = Path(model_dir or Path(torch.hub.get_dir(), 'checkpoints'))
+        place /= file_name or Path(urlparse(url).path).name
+        raise FileNotFoundError(
+            f'{url!r} could not be fetched ({reason}): fetch it where the network reaches it, and '
+            f'give the path of the file, or put it to {str(place)!r}.'
+        ) from error
+
+
+def _load_url(
+    url: str,
+    model_dir: str | None,
+    map_location: Any,
+    progress: bool,
+    check_hash: bool,
+    file_name: str | None,
+) -> Any:
     if trusted():
         return torch.hub.load_state_dict_from_url(
             url, model_dir, map_location, progress, check_hash, file_name

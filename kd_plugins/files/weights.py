@@ -7,11 +7,11 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping, Set
 from typing import Any
-from urllib.error import URLError
 
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
+from kd_plugins import checks
 from kd_plugins.files.matching import MMRAZOR_STUDENT, TERMS, Mismatch, describe
 from kd_plugins.files.paths import relative_to
 from kd_plugins.files.published import classifier_weights
@@ -64,10 +64,15 @@ def load_weights(
     need_checkpoint(path, key, role)
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
-    except URLError as error:
+    except FileNotFoundError as error:
+        said = str(error)
+        said = f'{key}={said}' if said.startswith(repr(path)) else f'{key}={path!r}: {said}'
+        raise FileNotFoundError(said) from error
+    except (KeyError, ImportError) as error:
+        # What mmengine's loaders of other schemes say of a name that they lack, or need.
         raise FileNotFoundError(
-            f'{key}={path!r} could not be fetched ({error.reason}): fetch it where the network '
-            'reaches it, and give the path of the file.'
+            f'{key}={path!r} is no checkpoint that mmengine finds ({type(error).__name__}: '
+            f'{checks.said(error)}): give the path or address of a file.'
         ) from error
     plain = _state_dict_of(checkpoint, f'{key}={path!r}', set(network.state_dict()))
     weights = classifier_weights(plain, network)
@@ -111,15 +116,22 @@ def _state_dict_of(checkpoint: Any, name: str, expected: Set[str]) -> dict[str, 
     if not isinstance(checkpoint, dict):
         raise ValueError(f'{name} is not a checkpoint, but a {type(checkpoint).__name__}.')
     if not _holds_weights(checkpoint):
-        found = [key for key, value in checkpoint.items() if _holds_weights(value)]
+        inside = _state_dicts_in(checkpoint)
+        found = [*inside]
         known = [key for key in ('state_dict', 'model') if key in found]
         if not known and len(found) != 1:
+            others = [key for key, value in checkpoint.items() if not isinstance(value, Tensor)]
+            if len(others) < len(checkpoint):
+                raise ValueError(
+                    f'{name} holds tensors, and beside them what is none, under {others[:10]}: '
+                    'save the tensors as a file of their own.'
+                )
             said = f'several state dicts, under {found}' if found else 'no state dict of tensors'
             raise ValueError(
                 f'{name} holds {said} (its keys: {[*checkpoint][:10]}): save the one that is meant '
                 'as a file of its own, torch.save(torch.load(FILE)[KEY], OTHER_FILE).'
             )
-        checkpoint = checkpoint[(known or found)[0]]
+        checkpoint = inside[(known or found)[0]]
     metadata = getattr(checkpoint, '_metadata', None)
     plain = _plain(checkpoint)
     # The names of modules, the network's own being empty.
@@ -134,6 +146,22 @@ def _state_dict_of(checkpoint: Any, name: str, expected: Set[str]) -> dict[str, 
             (key.removesuffix('.'), value) for key, value in versions.items()
         )
     return weights
+
+
+def _state_dicts_in(checkpoint: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the state dicts inside of a checkpoint by their keys, of the first level with any."""
+    level = {str(key): value for key, value in checkpoint.items()}
+    for _ in range(3):
+        found = {key: value for key, value in level.items() if _holds_weights(value)}
+        if found:
+            return found
+        level = {
+            f'{key}.{inner}': value
+            for key, mapping in level.items()
+            if isinstance(mapping, Mapping)
+            for inner, value in mapping.items()
+        }
+    return {}
 
 
 def _holds_weights(value: Any) -> bool:

@@ -108,7 +108,7 @@ class CTCHook(Hook):
         for term in self._terms(model).values():
             term.set_classes(
                 dataset.get_gt_labels(), all_gather_object(runner.seed)[0],
-                runner.train_dataloader.batch_size or 0,
+                _batch_size(runner.train_dataloader) or 0,
             )  # fmt: skip
             # In the epoch of the change a checkpoint may be of either.
             expected = 1 if runner.epoch < self.stage_two_epoch else 2
@@ -167,11 +167,11 @@ class CTCHook(Hook):
 
 def _whole(loader: DataLoader) -> DataLoader:
     """Return a loader of every sample: one may drop the last batch, or repeat a part of them."""
-    if loader.batch_size is None:
+    if loader.batch_size is None and loader.batch_sampler is None:
         return loader
     whole = DataLoader(
         loader.dataset,
-        loader.batch_size,
+        _batch_size(loader) or 64,  # which changes nothing: the snapshot is in eval mode
         sampler=DefaultSampler(loader.dataset, shuffle=False),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
@@ -179,3 +179,8 @@ def _whole(loader: DataLoader) -> DataLoader:
         worker_init_fn=loader.worker_init_fn,
     )
     return number_if_repeatable(whole)
+
+
+def _batch_size(loader: DataLoader) -> int | None:
+    """Return the most samples of a batch, of which a sampler of batches knows."""
+    return loader.batch_size or getattr(loader.batch_sampler, 'batch_size', None)

@@ -17,6 +17,7 @@ from torch import nn
 from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
 from kd_plugins.files.matching import TERMS
 from kd_plugins.hooks.of_runner import teacher_in, trained_model
+from kd_plugins.networks import classes_of
 from kd_plugins.registry import name_of
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.classes import difference
@@ -24,6 +25,9 @@ from kd_plugins.teachers.upstreams import check_upstreams_teacher
 from kd_plugins.views.dataset import without_views
 from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
+
+#: What the log says of terms.
+_OF_TERMS = ('train/distill.', 'train/distill_loss', 'train/unlabelled_', 'train/grad_cosine')
 
 
 def before_train(runner: Any) -> None:
@@ -58,7 +62,10 @@ def before_train(runner: Any) -> None:
             check_categories(getattr(loader, 'dataset', None))
         teacher = teacher_in(model)
         check_classes(
-            _with_names(runner.train_dataloader, of_val), teacher.classes, teacher.class_map
+            _with_names(runner.train_dataloader, of_val),
+            teacher.classes,
+            teacher.class_map,
+            classes_of(getattr(model, 'architecture', model)),
         )
         check_measured_classes(runner.train_dataloader, of_val)
         check_last_batch(runner.train_dataloader, model)
@@ -142,7 +149,7 @@ def before_train_iter(runner: Any) -> None:
 def _forget_terms(hub: Any) -> None:
     """Take the terms out of the log, which would repeat their last values for ever."""
     for name in [*hub.log_scalars]:
-        if name.startswith(('train/distill.', 'train/distill_loss')):
+        if name.startswith(_OF_TERMS):
             del hub.log_scalars[name]
 
 
@@ -150,8 +157,16 @@ def check_classes(
     loader: Any,
     teacher: Sequence[str] | None,
     class_map: Sequence[int | str] | None = None,
+    count: int | None = None,
 ) -> None:
     """Compare the names of the teacher's classes with those of the training set.
+
+    Args:
+        loader: The training's.
+        teacher: The names of the teacher's classes, after the ``class_map``.
+        class_map: The ``teacher_class_map``, if there is one.
+        count: The student's classes. Where they are as many as the teacher's, and the
+            training set lacks some, those that it has must have their numbers.
 
     Raises:
         ValueError: If the same number stands for another class.
@@ -159,7 +174,11 @@ def check_classes(
     if teacher is None:
         return
     for dataset in _datasets(getattr(loader, 'dataset', None)):
-        found = difference(teacher, _names_of_labels(dataset), class_map)
+        names = _names_of_labels(dataset)
+        if names is not None and len(names) < len(teacher) == count:
+            # What is lacking at the end moves nothing.
+            names = [*names, *teacher[len(names) :]]
+        found = difference(teacher, names, class_map)
         if found is not None:
             raise ValueError(
                 f"the classes in the teacher's checkpoint are not those of the training set: "
@@ -213,17 +232,18 @@ def _with_names(train: Any, val: Any) -> Any:
 
 
 def check_categories(dataset: Any) -> None:
-    """Refuse class names that the annotations of a COCO file lack.
+    """Refuse names of classes that are not those of the labels.
 
-    mmdet leaves such a class out and numbers the later ones anew, so that every
-    label after it is that of another class.
+    Of a class that a COCO file lacks mmdet numbers all later ones anew, so that every
+    label after it is that of another class. mmpretrain numbers folders by their names.
 
     Raises:
-        ValueError: Naming the classes and the categories of the file.
+        ValueError: Naming the classes, and the categories of the file or the folder.
     """
     for inner in _datasets(dataset):
         categories = getattr(inner, 'cat_ids', None)
         classes = (getattr(inner, 'metainfo', None) or {}).get('classes')
+        _check_folders(inner, classes)
         if categories is None or classes is None or len(categories) == len(classes):
             continue
         known = [category['name'] for category in _categories(inner)]
@@ -233,6 +253,22 @@ def check_categories(dataset: Any) -> None:
             f'categories of {str(inner.ann_file)!r} are {known}: mmdet would leave them out and '
             'number every later class anew. Give the names as the file has them.'
         )
+
+
+def _check_folders(dataset: Any, classes: Sequence[Any] | None) -> None:
+    """Refuse names in another order than mmpretrain numbers the folders that it finds."""
+    numbers = {} if getattr(dataset, 'ann_file', None) else getattr(dataset, 'folder_to_idx', {})
+    folders = sorted(numbers, key=numbers.__getitem__)
+    if classes is None or sorted(map(str, classes)) != sorted(folders):
+        return  # ImageNet's folders have names of their own
+    for i, (name, folder) in enumerate(zip(classes, folders, strict=True)):
+        if name != folder:
+            raise ValueError(
+                f'metainfo.classes of {type(dataset).__name__} calls class {i} {name!r}, and its '
+                f'pictures are those of the folder {folder!r}: mmpretrain numbers folders in the '
+                'order of their names, whatever the order of metainfo.classes. Leave '
+                'metainfo.classes out, or give it in that order.'
+            )
 
 
 def _datasets(dataset: Any) -> Iterator[Any]:
@@ -284,7 +320,8 @@ def _categories(dataset: Any) -> list[dict[str, Any]]:
 def check_last_batch(loader: Any, model: nn.Module) -> None:
     """Refuse a last batch of one sample beside terms that normalise over the batch.
 
-    Torch would stop at the end of the first epoch.
+    Torch would stop at the end of the first epoch. Norms of maps of one position raise
+    in the first step.
 
     Raises:
         ValueError: Naming the term and the batch.
@@ -303,13 +340,30 @@ def check_last_batch(loader: Any, model: nn.Module) -> None:
         return
     if len(sampler) % size != 1 and size != 1:  # type: ignore[arg-type]
         return
-    for name in _norms_of_vectors(getattr(model, 'distiller', nn.Module())):
-        raise ValueError(
-            f'train_dataloader.batch_size={size} leaves a last batch of one sample (of '
-            f'{len(sampler)} on this process), and model.distiller.{name} normalises over the '  # type: ignore[arg-type]
-            'batch: set train_dataloader.drop_last=True (or that of its batch_sampler), or another '
-            'batch_size.'
-        )
+    distiller = getattr(model, 'distiller', nn.Module())
+    said = (
+        f'train_dataloader.batch_size={size} leaves a last batch of one sample (of '
+        f'{len(sampler)} on this process), and model.distiller.{{}} normalises over the '  # type: ignore[arg-type]
+        'batch: set train_dataloader.drop_last=True (or that of its batch_sampler), or another '
+        'batch_size.'
+    )
+    for name in _norms_of_vectors(distiller):
+        raise ValueError(said.format(name))
+    for name, module in distiller.named_modules():
+        # Whether its maps have one position the first step tells.
+        if module.training and type(module) is nn.BatchNorm2d:
+            _refuse_points(module, said.format(name))
+
+
+def _refuse_points(norm: nn.Module, said: str) -> None:
+    """Look once whether a norm of maps is given maps of one position."""
+
+    def look(norm: nn.Module, args: tuple) -> None:
+        handle.remove()
+        if args[0].shape[2:].numel() == 1:
+            raise ValueError(said)
+
+    handle = norm.register_forward_pre_hook(look)
 
 
 def check_labels(loader: Any, model: nn.Module) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from mmengine.hooks import Hook
 
-from kd_plugins.hooks.of_runner import is_logged
+from kd_plugins.hooks.of_runner import is_logged, trained_model
 from kd_plugins.optim import DOTOptimWrapper
 from kd_plugins.registry import HOOKS
 
@@ -36,5 +36,6 @@ class GradientCosineHook(Hook):
 
     def before_train_iter(self, runner: Any, batch_idx: int, data_batch: Any = None) -> None:
         """Ask for the cosine of this iteration if it will be logged."""
-        if is_logged(self, runner, batch_idx):
+        stopped = getattr(trained_model(runner), 'distillation_stopped', False)
+        if is_logged(self, runner, batch_idx) and not stopped:
             runner.optim_wrapper.cosine_wanted = True

@@ -14,6 +14,9 @@ from kd_plugins import checks
 from kd_plugins.structures import Progress, TopLogits
 from kd_plugins.temperatures import as_temperature
 
+#: How far from 1 the labels of a picture may sum, in half precision.
+MIXTURE = 1e-2
+
 
 def at_least_float32(logits: Tensor) -> Tensor:
     """Return logits, or features, in float32, or in float64 if they are that already.
@@ -65,7 +68,8 @@ def check_tensors(owner: str, **preds: Any) -> None:
         kind, right = type(value).__name__, 'map it to a record of a tensor in'
         if isinstance(value, (tuple, list)):
             kind += f' of {len(value)}'
-            right = f'add data_idx=0 (to {len(value) - 1}) to its entry in'
+            to = f' (to {len(value) - 1})' if len(value) > 1 else ''
+            right = f'add data_idx=0{to} to its entry in'
         raise ValueError(
             f'{owner}.{name} is a {kind}, not a tensor: {right} loss_forward_mappings.'
         )
@@ -90,6 +94,25 @@ def check_logits(owner: str, preds_S: Tensor, preds_T: Tensor, least: int = 2) -
     if preds_S.shape[1] < least:
         raise ValueError(
             f'{owner} needs at least {least} classes, but the logits have {preds_S.shape[1]}.'
+        )
+
+
+def check_labels(owner: str, gt_labels: Tensor, preds: Tensor) -> None:
+    """Refuse anything but classes, (N,), or mixed labels, (N, C), of logits (N, C).
+
+    In every batch: labels of one picture would be compared with all of them.
+    """
+    check_tensors(owner, gt_labels=gt_labels)
+    shape, number = tuple(gt_labels.shape), len(preds)
+    integers = not gt_labels.is_floating_point() and gt_labels.dtype != torch.bool
+    if shape != tuple(preds.shape) and not (shape == (number,) and integers):
+        fewer = '; where some pictures have no label, as of a task of a MultiTaskHead, take '
+        fewer += 'kd_plugins.KDLoss, which needs none'
+        raise ValueError(
+            f'{owner}.gt_labels has shape {shape} and dtype {gt_labels.dtype} for logits of shape '
+            f'{tuple(preds.shape)}: give integer classes of shape (N,) or mixed labels of shape '
+            '(N, C), for example the inputs of head.loss_module, data_idx=1'
+            f'{fewer if shape and shape[0] < number else ""}.'
         )
 
 

@@ -11,13 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_plugins import checks
-from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
+from kd_plugins.losses.base import MIXTURE, LogitsLoss, agreement, batch_mean, check_labels
 from kd_plugins.registry import MODELS
 from kd_plugins.schedules import warmup as warmup_of
 from kd_plugins.temperatures.base import per_sample
-
-#: How far from 1 the labels of a mixture may sum, in half precision.
-MIXTURE = 1e-2
 
 
 def dkd_loss(
@@ -139,7 +136,7 @@ class DKDLoss(LogitsLoss):
         preds_S, preds_T, tau = self._prepare(preds_S, preds_T)
         gt_labels = self._targets(preds_T, gt_labels)
         if self._first_call:
-            self._check_first_batch(preds_S, gt_labels)
+            self._check_first_batch(gt_labels, preds_S.shape[1])
             self._first_call = False
         tckd, nckd = self._parts(preds_S, preds_T, gt_labels, tau)
         return batch_mean(self.alpha * tckd + self.beta * nckd) * factor
@@ -157,8 +154,9 @@ class DKDLoss(LogitsLoss):
         return dict(seen, agreement=agreement(preds_S, preds_T))
 
     def _targets(self, preds_T: Tensor, gt_labels: Tensor | None) -> Tensor:
-        """Return the labels, or what stands for them."""
+        """Return the labels, or what stands for them; their shape is looked at in every batch."""
         if gt_labels is not None:
+            check_labels(type(self).__name__, gt_labels, preds_T)
             return gt_labels
         if self.needs_labels:
             raise ValueError(
@@ -183,36 +181,27 @@ class DKDLoss(LogitsLoss):
         tckd, nckd = (share[:, 0] * a + share[:, 1] * b for a, b in zip(first, second, strict=True))
         return tckd, nckd
 
-    def _check_first_batch(self, preds_S: Tensor, gt_labels: Tensor) -> None:
-        """Check what is the same in every batch, once: it costs a synchronisation."""
-        classes = preds_S.shape[1]
+    def _check_first_batch(self, gt_labels: Tensor, classes: int) -> None:
+        """Look at the values of the labels, once: it costs a synchronisation."""
         if classes == 2 and self.beta > 0:
             warnings.warn(
                 'DKDLoss: with 2 classes there is one non-target class, so NCKD is always 0 and '
                 f'beta={self.beta:g} has no effect; KDLoss says the same with one number less.',
                 stacklevel=3,
             )
-        integers = not gt_labels.is_floating_point() and gt_labels.dtype != torch.bool
-        if gt_labels.dim() == 1 and integers and gt_labels.shape[0] == preds_S.shape[0]:
+        if gt_labels.dim() == 1:
             return
-        if gt_labels.shape == preds_S.shape:
-            labels = gt_labels.float()
-            two_largest, sums = labels.topk(2, dim=1).values.sum(dim=1), labels.sum(dim=1)
-            if not torch.allclose(sums, torch.ones_like(sums), atol=MIXTURE):
-                raise ValueError(
-                    'DKDLoss.gt_labels has pictures whose labels sum to '
-                    f'{sums[(sums - 1).abs().argmax()]:g}: they have several classes, or none, and '
-                    "DKD's classes share a softmax. Use kd_plugins.SigmoidKDLoss."
-                )
-            if torch.allclose(two_largest, sums, atol=MIXTURE):
-                return
+        labels = gt_labels.float()
+        two_largest, sums = labels.topk(2, dim=1).values.sum(dim=1), labels.sum(dim=1)
+        if not torch.allclose(sums, torch.ones_like(sums), atol=MIXTURE):
+            raise ValueError(
+                'DKDLoss.gt_labels has pictures whose labels sum to '
+                f'{sums[(sums - 1).abs().argmax()]:g}: they have several classes, or none, and '
+                "DKD's classes share a softmax. Use kd_plugins.SigmoidKDLoss."
+            )
+        if not torch.allclose(two_largest, sums, atol=MIXTURE):
             raise ValueError(
                 f'DKDLoss.gt_labels of shape {tuple(gt_labels.shape)} spread a label over more '
                 'than two classes (label smoothing?): give classes, or labels that mixup or '
                 'cutmix mixed from two, and smooth them inside the classification loss instead.'
             )
-        raise ValueError(
-            f'DKDLoss.gt_labels has shape {tuple(gt_labels.shape)} and dtype {gt_labels.dtype} '
-            f'for logits of shape {tuple(preds_S.shape)}: give integer classes of shape (N,) or '
-            'mixed labels of shape (N, C), for example the inputs of head.loss_module, data_idx=1.'
-        )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kd_plugins import checks
-from kd_plugins.losses.base import LogitsLoss, agreement, batch_mean
+from kd_plugins.losses.base import MIXTURE, LogitsLoss, agreement, batch_mean, check_labels
 from kd_plugins.registry import MODELS
 
 
@@ -76,19 +77,19 @@ class OFALoss(LogitsLoss):
             preds_S: Logits of the student, or of a branch, shape (N, C).
             preds_T: The teacher's logits, shape (N, C); detached here.
             gt_labels: The classes, integers of shape (N,); or the mixed labels of mixup and
-                cutmix, shape (N, C), whose largest class is the label, as published.
+                cutmix, shape (N, C), whose largest class is the label, as published; where
+                those of a picture do not sum to 1, the loss is NaN.
         """
         logits_S, logits_T, tau = self._prepare(preds_S, preds_T)
-        if gt_labels.shape == logits_S.shape:
+        check_labels(type(self).__name__, gt_labels, logits_S)
+        several = None
+        if gt_labels.dim() == 2:
+            # Not looked at by the host: no number is seen, and a label left out is not.
+            several = (gt_labels.float().sum(dim=1) - 1).abs() > MIXTURE
             gt_labels = gt_labels.argmax(dim=1)
-        elif gt_labels.shape != logits_S.shape[:1] or gt_labels.is_floating_point():
-            raise ValueError(
-                f'OFALoss.gt_labels has shape {tuple(gt_labels.shape)} and dtype '
-                f'{gt_labels.dtype} for logits of shape {tuple(logits_S.shape)}: give integer '
-                'classes of shape (N,) or mixed labels of shape (N, C), for example the inputs of '
-                'head.loss_module, data_idx=1.'
-            )
         values = ofa_loss(logits_S / tau, logits_T / tau, gt_labels, self.eps)
+        if several is not None:
+            values = values.masked_fill(several, torch.nan)
         return batch_mean(values) * self.loss_weight
 
     def diagnose(self, preds_S: Tensor, preds_T: Tensor, gt_labels: Tensor) -> dict[str, Tensor]:

@@ -197,7 +197,8 @@ class ZipfLoss(WeightedLoss):
         classes = preds_S.shape[1]
         if classes < 2:
             raise ValueError('ZipfLoss needs at least 2 classes, but the logits have 1.')
-        if gt_labels.shape == preds_S.shape and bool((gt_labels.amax(dim=1) == 1).all()):
+        rows = gt_labels.shape == preds_S.shape and len(gt_labels) > 0
+        if rows and bool(((gt_labels != 0).sum(dim=1) == 1).all()):
             raise ValueError(
                 f'ZipfLoss.gt_labels are one-hot rows of shape {tuple(gt_labels.shape)}: it takes '
                 'one right class a sample, integers of shape (N,), so leave out '
@@ -208,7 +209,7 @@ class ZipfLoss(WeightedLoss):
                 f'ZipfLoss.gt_labels has shape {tuple(gt_labels.shape)} and dtype '
                 f'{gt_labels.dtype} for logits of shape {tuple(preds_S.shape)}: it takes one right '
                 'class a sample, integers of shape (N,), so leave out mixup, CutMix and other '
-                'parts that mix labels.'
+                'parts that mix labels, or this term where pictures have several classes.'
             )
         smallest = self.settings.get('smallest', 0.0)
         if smallest * classes > 1:

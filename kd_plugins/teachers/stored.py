@@ -157,7 +157,7 @@ class StoredTeacher(Teacher):
         self.store.header.update(
             classes=plain(live.classes),
             records={
-                kind: facts_of(recorders[name], network, protocol_of(network))
+                kind: facts_of(recorders[name], network, protocol_of(network, recorders[name]))
                 for name, kind in self._names.items()
             },
         )

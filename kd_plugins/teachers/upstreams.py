@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.model import BaseModel
 from torch import nn
 
 from kd_plugins.files.weights import load_weights
@@ -23,9 +24,24 @@ def upstreams_teacher(model: nn.Module) -> NetworkTeacher | None:
     if not isinstance(network, nn.Module) or preprocessor is None:
         return None
     training = network.training
+    if not isinstance(network, BaseModel):
+        network = _whole(network, model)
     teacher = NetworkTeacher(network, TeacherInput(preprocessor, None), preprocessor, owned=False)
     network.train(training)
     return teacher
+
+
+def _whole(parts: nn.Module, model: Any) -> nn.Module:
+    """Return the detector of these parts, as mmdet's LAD keeps them, for whoever asks the whole."""
+    from mmdet.models.detectors.base import BaseDetector
+    from mmdet.models.detectors.single_stage import SingleStageDetector
+
+    whole = SingleStageDetector.__new__(SingleStageDetector)
+    BaseDetector.__init__(whole, model.data_preprocessor)
+    for name, part in parts.named_children():
+        whole.add_module(name, part)
+    whole.train_cfg, whole.test_cfg = model.train_cfg, model.test_cfg
+    return whole.train(parts.training)
 
 
 def check_upstreams_teacher(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -49,12 +65,25 @@ def check_upstreams_teacher(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[s
     if not isinstance(network, nn.Module):
         return None
     student, teacher = (getattr(each, 'bbox_head', None) for each in (model, network))
+    if hasattr(student, 'reg_max') and not hasattr(teacher, 'reg_max'):
+        raise ValueError(
+            f'model.teacher_config has a {type(teacher).__name__}, which predicts no distributions '
+            f'over the sides of boxes, and the {type(student).__name__} of model.bbox_head learns '
+            'from them: give a GFL.'
+        )
+    strides = [getattr(getattr(h, 'prior_generator', None), 'strides', None)
+               for h in (student, teacher)]  # fmt: skip
+    if None not in strides and strides[0] != strides[1]:
+        raise ValueError(
+            f'the strides of model.bbox_head are {_said(strides[0])} and those of its teacher '
+            f'{_said(strides[1])}: both are compared place by place, so give both the same.'
+        )
     for name in ('num_classes', 'reg_max'):
         ours, theirs = getattr(student, name, None), getattr(teacher, name, None)
         if None not in (ours, theirs) and ours != theirs:
             raise ValueError(
-                f'model.bbox_head.{name}={ours!r}, and that of model.teacher_config is {theirs!r}: '
-                'LD compares both heads bin by bin and class by class, so give both the same.'
+                f'model.bbox_head.{name}={ours!r}, and that of its teacher is {theirs!r}: '
+                'they are compared bin by bin and class by class, so give both the same.'
             )
     path = cfg.get('teacher_ckpt')
     if path is None:
@@ -63,3 +92,7 @@ def check_upstreams_teacher(model: nn.Module, cfg: Mapping[str, Any]) -> tuple[s
             'teaches noise: give the checkpoint of a trained teacher.'
         )
     return classes_in(load_weights(network, path))
+
+
+def _said(strides: Any) -> list[int]:
+    return [int(max(pair)) if isinstance(pair, tuple) else int(pair) for pair in strides]

@@ -7,6 +7,7 @@ import copy
 import functools
 import gc
 import tempfile
+import traceback
 from pathlib import Path
 
 import pytest
@@ -397,7 +398,8 @@ def _algorithm_step(path, folder, distiller):
             hub = MessageHub.get_current_instance()
             for key, value in dict(epoch=0, max_epochs=12, iter=0).items():
                 hub.update_info(key, value)
-            data = model.train().data_preprocessor(whole_detectors.batch(size, **more), True)
+            data = _fitting(whole_detectors.batch(size, **more), network)
+            data = model.train().data_preprocessor(data, True)
             losses = model(**data, mode='loss')
             total, _ = model.parse_losses(losses)
             distilled = [v for k, v in losses.items() if k.startswith('distill.loss')]
@@ -414,9 +416,29 @@ def _algorithm_step(path, folder, distiller):
     return 'yes' if any(bool(grad.any()) for grad in grads) else 'no gradient'
 
 
+def _fitting(data, network):
+    """Give Fast R-CNN the proposals that it reads, and a detector of one class its only label."""
+    from mmdet.testing import demo_mm_proposals
+
+    shapes = [tuple(picture.shape) for picture in data['inputs']]
+    classes = classes_in_cfg(network)
+    for sample, proposals in zip(data['data_samples'], demo_mm_proposals(shapes, 20), strict=True):
+        if network['type'] == 'FastRCNN':
+            sample.proposals = proposals
+        if classes == 1:
+            sample.gt_instances.labels.zero_()
+    return data
+
+
 def _sentence(error, scratch=None):
     """Return what was said, in one line, without what differs from run to run."""
-    said = ' '.join(str(error).split())
+    said = ' '.join(str(error).split()) or _where(error)
     if isinstance(error, Exception) and not isinstance(error, ValueError):
         said = f'{type(error).__name__}: {said}'
     return said.replace(f'{scratch}/', '') if scratch else said
+
+
+def _where(error):
+    """Return the line that raised an error which says nothing."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f'{last.line} ({Path(last.filename).name})'

@@ -7,8 +7,8 @@ HEAD = """# What of both model zoos can be distilled
 One config of each folder of mmpretrain 1.2.0 and mmdet 3.3.0, a small one, as student and as
 teacher: written by `tools/new_config.py`, checked, and trained for one step with random weights, on
 a CPU. `python tools/dev/zoo_table.py` writes this page and `make test-long` compares it. A "no" has
-its sentence below the table; "-" is not for that kind of network, "?" has not been
-run yet, nor have folders without a row.
+its sentence below the table, of upstream where it raised the error; "-" is not for that kind of
+network.
 
 """
 INTRODUCTIONS = dict(

@@ -11,6 +11,7 @@ from helpers.networks import resnet, vit
 from mmengine.config import ConfigDict
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from mmpretrain.structures import DataSample
 from PIL import Image
 
 from kd_plugins import checks
@@ -74,6 +75,28 @@ def test_queries_of_two_networks_are_not_compared(name, source):
         MODELS.build(queries(name, source))
 
 
+def test_no_connector_of_ours_or_mmrazors_matches_queries():
+    cfg = queries('detr/detr_r50_8xb2-150e_coco', 'decoder')
+    norm = dict(type='mmrazor.NormConnector', in_channels=256, norm_cfg=dict(type='BN1d'))
+    cfg['distiller']['connectors'] = dict(between=norm)
+    for record in cfg['distiller']['loss_forward_mappings']['loss_l2'].values():
+        record['connector'] = 'between'
+    with pytest.raises(ValueError, match=r"loss_l2 would compare 'decoder' .* query by query"):
+        MODELS.build(cfg)
+
+
+@pytest.mark.parametrize(
+    'name', ['detr/detr_r50_8xb2-150e_coco', 'faster_rcnn/faster-rcnn_r50_fpn_1x_coco']
+)
+def test_no_source_of_several_is_passed_by(name):
+    last = 'decoder' if 'detr' in name else 'roi_head.bbox_head.fc_cls'
+    cfg = queries(name, 'neck')
+    read = dict(out=dict(type='kd_plugins.Features', sources=['neck', last]))
+    cfg['distiller'].update(student_recorders=read, teacher_recorders=read)
+    with pytest.raises(ValueError, match=rf"loss_l2 would compare '{last}' .*(query|row) by"):
+        MODELS.build(cfg)
+
+
 def test_what_has_a_place_in_the_picture_is_compared():
     MODELS.build(queries('detr/detr_r50_8xb2-150e_coco', 'encoder'))
 
@@ -94,6 +117,36 @@ def test_a_term_that_fails_is_named():
     term.forward = lambda **kwargs: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError('full'))
     with pytest.raises(torch.cuda.OutOfMemoryError, match='^full$'):
         model(inputs, labels, mode='loss')
+
+
+@pytest.mark.parametrize('connected', [False, True])
+@pytest.mark.parametrize('term', ['ChannelWiseDivergence', 'KLDivergence', 'DistanceWiseRKD'])
+def test_all_that_a_module_returns_is_no_tensor_to_mmrazors_terms_either(term, connected):
+    """Torch and Python speak of a tuple without saying whose."""
+    init_default_scope('mmpretrain')
+    read = dict(out=dict(type='ModuleOutputs', source='backbone'))
+    network = dict(resnet(), _scope_='mmpretrain')
+    mapping = {f'preds_{side}': dict(recorder='out', from_student=side == 'S') for side in 'ST'}
+    cfg = dict(
+        student_recorders=read, teacher_recorders=read, connectors={},
+        distill_losses=dict(loss_kd=dict(type=f'mmrazor.{term}')),
+        loss_forward_mappings=dict(loss_kd=mapping),
+    )  # fmt: skip
+    if connected:
+        norm = dict(type='mmrazor.NormConnector', in_channels=64, norm_cfg=dict(type='BN'))
+        cfg['connectors']['norm'] = norm
+        mapping['preds_S']['connector'] = 'norm'
+    model = MODELS.build(
+        algorithm_cfg(
+            architecture=network, teacher=network, teacher_ckpt=None, allow_random_teacher=True,
+            distiller=cfg,
+        )
+    )  # fmt: skip
+    who = 'NormConnector' if connected else term
+    says = rf'loss_kd: {who}\.preds_S is a tuple of 1, not a tensor: add data_idx=0 to its entry'
+    samples = [DataSample().set_gt_label(i) for i in range(2)]
+    with pytest.raises(ValueError, match=says):
+        model(torch.randn(2, 3, 32, 32), samples, mode='loss')
 
 
 def teacher(**changes):

@@ -70,13 +70,44 @@ def test_features_of_files_are_those_of_the_same_arrays(folder, checkpoint, monk
     assert len(seen[0][0]) == 40 and labels.bincount().tolist() == [8, 8]
 
 
+@pytest.mark.parametrize('where', ['model', 'algorithm', 'architecture'])
+def test_a_preprocessor_counts_wherever_the_training_finds_it(
+    folder, checkpoint, monkeypatch, where
+):
+    """The Runner puts the top level's only where the model has none."""
+    from kd_plugins.experiments import linear_probe as module
+
+    seen = []
+
+    def spy(network, loader):
+        seen.append(features(network, loader))
+        return seen[-1]
+
+    monkeypatch.setattr(module, 'features', spy)
+    plain, cfg = Config.fromfile(CIFAR), Config.fromfile(CIFAR)
+    own, other = dict(cfg.data_preprocessor), dict(mean=[0.0], std=[1.0], num_classes=100)
+    if where == 'model':
+        cfg.model.data_preprocessor, cfg.data_preprocessor = own, other
+    else:
+        algorithm = dict(type='kd_plugins.SingleTeacherDistill', teacher=None, distiller=dict())
+        cfg.model = dict(algorithm, architecture=cfg.model)
+        if where == 'algorithm':
+            cfg.model.data_preprocessor, cfg.data_preprocessor = own, other
+        else:
+            cfg.model.architecture.data_preprocessor = own
+            cfg._cfg_dict.pop('data_preprocessor')
+    for each in (plain, cfg):
+        linear_probe(each, checkpoint, str(folder), size=32, epochs=1)
+    assert torch.equal(seen[0][0], seen[2][0]) and torch.equal(seen[1][0], seen[3][0])
+
+
 def test_a_size_stands_in_place_of_the_validations_own(folder):
     """Which enlarges pictures of ImageNet to 256 pixels and cuts out 224."""
     cfg = Config.fromfile(ROOT / 'configs/zipf/zipf_resnet50_4xb64_in1k.py')
     cfg.val_dataloader.num_workers = 0
     init_default_scope('mmpretrain')
     for size, expected in ((None, 224), (48, 48)):
-        batch = next(iter(_loader(cfg, folder / 'valid', size, 2)))
+        batch = next(iter(_loader(cfg, folder / 'valid', size, 2, 3)))
         assert batch['inputs'][0].shape == (3, expected, expected)
 
 

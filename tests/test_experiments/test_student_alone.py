@@ -1,5 +1,7 @@
 """The student alone that is made from a distillation is the one that users write themselves."""
 
+import copy
+
 import pytest
 import torch
 from helpers import ROOT
@@ -167,10 +169,17 @@ def test_the_students_start_is_kept():
     cfg.model.data_preprocessor = preprocessor
     made = student_alone(cfg).cfg
     assert made.model.init_cfg == [dict(type='Pretrained', checkpoint='start.pth')]
-    # The top level counts first, and the Runner would not put it over this one.
-    assert 'data_preprocessor' not in made.model and 'data_preprocessor' in made
+    # The Runner puts the top level's only where the model has none.
+    assert made.model.data_preprocessor == preprocessor
+    other = copy.deepcopy(cfg)
+    other.model.data_preprocessor.mean = [1.0]
+    assert differences(cfg, other) and not differences(cfg, made)
     cfg.pop('data_preprocessor')
     assert student_alone(cfg).cfg.model.data_preprocessor == preprocessor
+    cfg.data_preprocessor = cfg.model.pop('data_preprocessor')
+    cfg.model.architecture.data_preprocessor = dict(mean=[1.0], std=[1.0])
+    made = student_alone(cfg).cfg
+    assert 'data_preprocessor' not in made.model and 'data_preprocessor' in made
 
 
 @pytest.mark.parametrize('path, said', [

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.registry import DATA_SAMPLERS, HOOKS, MODELS
 from mmengine.runner import Runner
 from mmpretrain.models import MultiLabelClsHead
+from torch.utils.data import BatchSampler
 
 from kd_plugins.hooks import CTCHook
 from kd_plugins.teachers import SnapshotTeacher
@@ -135,6 +136,7 @@ def test_the_bank_is_the_student_at_the_end_of_stage_one_and_fills_both_memories
 
 @pytest.mark.parametrize('loader', [
     {'batch_size': 5, 'drop_last': True}, {'sampler.type': 'HalfSampler'},
+    {'batch_size': 5, 'batch_sampler': dict(type='WholeBatches')},
 ])  # fmt: skip
 def test_the_pass_before_stage_two_sees_samples_that_an_epoch_leaves_out(tmp_path, loader):
     """The last batch may be dropped, and repeated augmentation sees a third of the samples."""
@@ -143,6 +145,11 @@ def test_the_pass_before_stage_two_sees_samples_that_an_epoch_leaves_out(tmp_pat
     class HalfSampler(DefaultSampler):
         def __iter__(self):
             return iter([*super().__iter__()][:6])
+
+    @DATA_SAMPLERS.register_module(force=True)
+    class WholeBatches(BatchSampler):
+        def __init__(self, sampler, batch_size):
+            super().__init__(sampler, batch_size, drop_last=True)
 
     cfg = ctc_config(tmp_path, **{f'train_dataloader.{k}': v for k, v in loader.items()})
     lengths = []
@@ -154,6 +161,8 @@ def test_the_pass_before_stage_two_sees_samples_that_an_epoch_leaves_out(tmp_pat
         def before_train_epoch(self, runner):
             state = runner.model.distiller.distill_losses.loss_ctc.state
             lengths.append(state.tensors['memory_2'].norm(dim=1))
+            # To which processes with batches of different sizes fill theirs up.
+            assert runner.model.distiller.distill_losses.loss_ctc.batch_size in (4, 5)
 
     cfg.custom_hooks.append(dict(type='Lengths'))
     train(cfg)

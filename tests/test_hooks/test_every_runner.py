@@ -326,6 +326,58 @@ def test_norms_of_fused_vectors_need_two_samples(source, norm, refused):
         check_last_batch(loader, model)
 
 
+@pytest.mark.parametrize(
+    ('shape', 'samples', 'refused'),
+    [((2, 16, 1, 1), 9, True), ((2, 16, 2, 1), 9, False), ((2, 16, 1, 1), 8, False)],
+)
+def test_norms_of_maps_of_one_position_are_refused_in_the_first_step(shape, samples, refused):
+    """Not when the last batch of the first epoch comes."""
+    model = with_fusion(dict(input_of='body.1'), 'BN').train()
+    check_last_batch(DataLoader(range(samples), batch_size=4), model)
+    fusion = model.distiller.connectors['fusion']
+    if refused:
+        with pytest.raises(ValueError, match=r'last batch of one .*fusion\.levels\.0\..*drop_last'):
+            fusion.forward_train(torch.ones(shape))
+    else:
+        fusion.forward_train(torch.ones(shape))
+
+
+def folders(tmp_path, names, classes=None):
+    """A dataset of mmpretrain over folders of one file each."""
+    init_default_scope('mmpretrain')
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '1.png').touch()
+    metainfo = None if classes is None else dict(classes=classes)
+    return DATASETS.build(
+        dict(type='CustomDataset', data_prefix=str(tmp_path), metainfo=metainfo, pipeline=[])
+    )
+
+
+def test_names_that_are_not_those_of_the_folders_are_refused(tmp_path):
+    """mmpretrain compares their number only."""
+    of = folders(tmp_path, 'abc', ('b', 'a', 'c'))
+    labels = [(of[i]['img_path'][-7:-6], int(of[i]['gt_label'])) for i in range(3)]
+    assert labels == [('a', 0), ('b', 1), ('c', 2)] and of.metainfo['classes'][0] == 'b'
+    with pytest.raises(ValueError, match=r"class 0 'b', and its pictures .* the folder 'a'"):
+        check_categories(of)
+
+
+@pytest.mark.parametrize('classes', [None, ('a', 'b', 'c'), ('x', 'y', 'z')])
+def test_names_of_folders_or_other_names_are_taken(tmp_path, classes):
+    check_categories(folders(tmp_path, 'abc', classes))
+
+
+def test_a_class_that_the_training_set_lacks_moves_none_of_the_teachers(tmp_path):
+    """Both networks have four classes, and the pictures of b are missing on both sides."""
+    loader = SimpleNamespace(dataset=folders(tmp_path, 'acd'))
+    with pytest.raises(ValueError, match=r"class 1 is 'c' in the data and 'b' of the teacher"):
+        check_classes(loader, ('a', 'b', 'c', 'd'), None, 4)
+    # The last one moves nothing, and a student of fewer classes compares no logits.
+    check_classes(loader, ('a', 'c', 'd', 'e'), None, 4)
+    check_classes(loader, ('a', 'b', 'c', 'd'), None, 3)
+
+
 def test_the_log_forgets_terms_that_stopped(tmp_path):
     """mmengine would repeat the last value of each in every later line."""
     cfg = config(tmp_path, 3, model=algorithm_cfg())
@@ -341,3 +393,11 @@ def test_the_log_forgets_terms_that_stopped(tmp_path):
         names = {'distill.loss_kd', 'distill_loss', 'agreement', 'teacher_seconds'}
         assert names & set(line) == (names if i < 3 else set()), line
         assert 'student.loss' in line
+
+
+def test_what_unlabelled_pictures_and_gradients_said_of_terms_is_forgotten():
+    hub = MessageHub.get_instance('what_terms_said')
+    for name in ('unlabelled_kd', 'grad_cosine', 'loss', 'lr'):
+        hub.update_scalar(f'train/{name}', 1.0)
+    every_runner._forget_terms(hub)
+    assert set(hub.log_scalars) == {'train/loss', 'train/lr'}

@@ -643,14 +643,18 @@ def test_a_warm_up_longer_than_the_training_is_found(by_epoch):
         (8, 1, 32, True, None, None),
     ],
 )  # fmt: skip
+@pytest.mark.parametrize('parts', [False, True])
 def test_the_rate_of_a_batch_is_what_upstream_will_make_it(
-    batch, counts, base, enable, what, change
+    batch, counts, base, enable, what, change, parts
 ):
     cfg = config(
         train_dataloader=loader(batch),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1), accumulative_counts=counts),
         auto_scale_lr=dict(base_batch_size=base, enable=enable),
     )
+    if parts:
+        # The first group has another rate, as the backbones of DETR and layer-wise decay do.
+        cfg.optim_wrapper.paramwise_cfg = dict(custom_keys={'body': dict(lr_mult=0.1)})
     told = [f for f in check(cfg, teacher_batches=0).findings if 'learning rate' in f.what]
     if what is None:
         assert not told

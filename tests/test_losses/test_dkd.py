@@ -139,6 +139,15 @@ def test_labels_that_are_none_are_refused(labels, says):
         DKDLoss()(*wave_logits(), labels)
 
 
+@pytest.mark.parametrize('labels', [torch.tensor([3]), torch.eye(7)[:1], torch.eye(7)[:4]])
+def test_labels_of_some_pictures_are_refused_in_later_batches_too(labels):
+    """One label would be compared with every picture."""
+    loss, preds = DKDLoss(), wave_logits()
+    loss(*preds, torch.arange(5))
+    with pytest.raises(ValueError, match=r'no label, as of a task of a MultiTaskHead, .*KDLoss'):
+        loss(*preds, labels)
+
+
 def test_empty_batch_is_zero_with_a_gradient():
     preds_S = torch.zeros(0, 7, requires_grad=True)
     loss = DKDLoss()(preds_S, torch.zeros(0, 7), torch.zeros(0, dtype=torch.long))

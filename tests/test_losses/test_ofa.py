@@ -111,6 +111,15 @@ def test_a_learned_temperature_learns():
     assert all(p.grad is not None and p.grad.any() for p in loss.parameters())
 
 
+def test_a_picture_of_several_classes_has_no_largest():
+    """The first of them would be its label."""
+    student, teacher = logits()
+    mixed = F.one_hot(labels(6), student.shape[1]).float()
+    assert torch.isfinite(OFALoss()(student, teacher, mixed * 0.7 + mixed.roll(1, 1) * 0.3))
+    for wrong in (mixed + mixed.roll(1, 1), mixed * 0):
+        assert torch.isnan(OFALoss()(student, teacher, wrong))
+
+
 def test_bad_input_is_refused():
     for eps in (0, -1, math.inf, '1'):
         with pytest.raises(ValueError, match=r'OFALoss\.eps=.* is wrong: give a finite exponent'):

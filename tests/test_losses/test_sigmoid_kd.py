@@ -110,6 +110,61 @@ def test_the_sigmoid_term_on_a_softmax_head_is_refused():
         MODELS.build(cfg)
 
 
+def test_the_sigmoid_term_on_a_smoothed_softmax_is_refused():
+    cfg = multi_label('SigmoidKDLoss')
+    smooth = dict(type='LabelSmoothLoss', label_smooth_val=0.1, num_classes=20)
+    for mode, says in (('original', 'excludes the others'), ('multi_label', None)):
+        head = dict(type='LinearClsHead', num_classes=20, in_channels=512)
+        for side in ('architecture', 'teacher'):
+            cfg[side] = dict(cfg[side], head=dict(head, loss=dict(smooth, mode=mode)))
+        if says is None:
+            MODELS.build(cfg)
+            continue
+        with pytest.raises(ValueError, match=rf'for logits of a sigmoid, .*LinearClsHead\) {says}'):
+            MODELS.build(cfg)
+
+
+@pytest.mark.parametrize('wrapped', [False, True])
+def test_mmrazors_softmax_on_a_multi_label_head_is_refused(wrapped):
+    cfg = multi_label('KDLoss')
+    term = dict(type='mmrazor.KLDivergence')
+    if wrapped:
+        term = dict(type='kd_plugins.WithTemperature', loss=term, tau=2.0)
+    cfg['distiller']['distill_losses']['loss_kd'] = term
+    with pytest.raises(ValueError, match=r'KLDivergence is for logits of a softmax, .*SigmoidKD'):
+        MODELS.build(cfg)
+    # On maps it compares channels.
+    for side in ('student', 'teacher'):
+        cfg['distiller'][f'{side}_recorders']['logits']['source'] = 'backbone.layer4'
+    MODELS.build(cfg)
+
+
+def test_a_multi_label_task_among_others_is_told_from_them():
+    cfg = multi_label('KDLoss')
+    tasks = dict(
+        one=dict(type='LinearClsHead', num_classes=3), several=dict(cfg['teacher']['head'])
+    )
+    for task in tasks.values():
+        task.pop('in_channels', None)
+    for side in ('architecture', 'teacher'):
+        cfg[side] = dict(
+            cfg[side], head=dict(type='MultiTaskHead', task_heads=tasks, in_channels=512)
+        )
+    cfg['distiller']['student_recorders'].pop('labels')
+    for record, task in (
+        (dict(type='kd_plugins.TaskLogits', task='one'), 'one'),
+        (dict(type='kd_plugins.TaskLogits', task='several'), 'several'),
+        (dict(type='ModuleOutputs', source='head.task_heads.several.fc'), 'several'),
+    ):
+        for side in ('student', 'teacher'):
+            cfg['distiller'][f'{side}_recorders']['logits'] = dict(record)
+        if task == 'one':
+            MODELS.build(cfg)
+            continue
+        with pytest.raises(ValueError, match=r'MultiLabelLinearClsHead\) may stand beside others'):
+            MODELS.build(cfg)
+
+
 def test_dkd_takes_no_picture_of_several_classes():
     preds_S, preds_T = wave_logits()
     loss, plain = DKDLoss(), torch.eye(5, dtype=torch.float64)[:4]

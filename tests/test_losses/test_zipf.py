@@ -270,7 +270,8 @@ def test_mixed_labels_and_other_shapes_are_named():
     ):
         ZipfLoss()(logits(), dense(), one_hot)
     mixed = 0.7 * one_hot + 0.3 * one_hot.flip(0)
-    for labels in (mixed, LABELS.double(), LABELS[:3]):
+    several = (one_hot + one_hot.roll(1, 1)).clamp(max=1)
+    for labels in (mixed, several, LABELS.double(), LABELS[:3]):
         with pytest.raises(ValueError, match=r'gt_labels has shape .* leave out mixup, CutMix'):
             ZipfLoss()(logits(), dense(), labels)
     for maps in (dense()[:, :6], dense()[:3], dense().flatten(2), [dense(), dense()[:2]]):

@@ -35,14 +35,14 @@ def distiller(task='colour', record=None):
     )
 
 
-def build(student=None, teacher=None, **more):
+def build(student=None, teacher=None, cfg=None, **more):
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
     model = MODELS.build(
         algorithm_cfg(
             architecture=student or network(),
             teacher=teacher or network(),
-            distiller=distiller(**more),
+            distiller=cfg or distiller(**more),
             teacher_ckpt=None,
             allow_random_teacher=True,
         )
@@ -117,3 +117,24 @@ def test_a_record_of_the_labelled_pictures_only_is_refused_for_that_reason():
     says = r'distill_losses.loss_kd: KDLoss compares .* preds_S has 2 rows .*kd_plugins.TaskLogits'
     with pytest.raises(ValueError, match=says):
         model(inputs, samples, mode='loss')
+
+
+def test_a_batch_without_any_label_of_the_task_is_refused_for_that_reason():
+    model = build(record=dict(type='ModuleOutputs', source='head.task_heads.colour.fc'))
+    model(*batch([(0, 1), (1,)]), mode='loss')
+    with pytest.raises(RuntimeError, match=r'MultiTaskHead shows it .* has none; .*TaskLogits'):
+        model(*batch([(0,), (0,)]), mode='loss')
+
+
+def test_labels_of_some_pictures_are_not_those_of_all():
+    """DKD would split the answers about all pictures at the label of one."""
+    cfg = distiller()
+    source = 'head.task_heads.colour.loss_module'
+    cfg['student_recorders']['labels'] = dict(type='ModuleInputs', source=source)
+    cfg['distill_losses']['loss_kd'] = dict(type='kd_plugins.DKDLoss')
+    of = dict(recorder='labels', from_student=True, data_idx=1)
+    cfg['loss_forward_mappings']['loss_kd']['gt_labels'] = of
+    model = build(cfg=cfg)
+    model(*batch([(0, 1), (1,)]), mode='loss')
+    with pytest.raises(ValueError, match=r'loss_kd: DKDLoss\.gt_labels has shape \(1,\)'):
+        model(*batch([(0, 1), (0,)]), mode='loss')

@@ -1,5 +1,7 @@
 """What upstream would load, loads; nothing is left at random."""
 
+from urllib.error import URLError
+
 import pytest
 import torch
 from helpers import TEACHER, build
@@ -169,6 +171,9 @@ def test_a_path_beside_an_inherited_type_is_refused(side):
 WRAPPED = {
     'net': lambda state: dict(net=state, epoch=3),
     'average': lambda state: dict(model_ema=state, args=dict(lr=0.1)),
+    'two keys': lambda state: dict(
+        model=dict(state_dict=state, epoch=3), optimizer=dict(state={0: dict(step=torch.ones(1))})
+    ),
     'prefix': lambda state: {f'net.student.{k}': v for k, v in state.items()},
     'prefix below a key': lambda state: dict(
         state_dict={f'model.{k}': v for k, v in state.items()}, optimizer={}
@@ -191,6 +196,9 @@ def test_a_file_of_several_networks_is_not_guessed_at(tmp_path):
     said = r"several state dicts, under \['net', 'net_ema'\] .*torch.load\(FILE\)\[KEY\]"
     with pytest.raises(ValueError, match=said):
         load_weights(MODELS.build(TEACHER), str(tmp_path / 't.pth'))
+    torch.save(dict(state, epoch=3), tmp_path / 't.pth')
+    with pytest.raises(ValueError, match=r"tensors, and beside them what is none, under \['epoch'"):
+        load_weights(MODELS.build(TEACHER), str(tmp_path / 't.pth'))
     torch.save([1], tmp_path / 't.pth')
     with pytest.raises(ValueError, match='is not a checkpoint, but a list'):
         load_weights(MODELS.build(TEACHER), str(tmp_path / 't.pth'))
@@ -208,6 +216,29 @@ def test_an_address_that_cannot_be_reached_is_one_sentence():
     said = r"teacher_ckpt='https://nowhere.invalid/t.pth' could not be fetched \(.*the path of the"
     with pytest.raises(FileNotFoundError, match=said):
         load_weights(MODELS.build(TEACHER), 'https://nowhere.invalid/t.pth')
+
+
+@pytest.mark.parametrize('name', ['torchvision://nope', 'open-mmlab://resnet18'])
+def test_a_name_that_no_list_has_is_one_sentence(name):
+    """Upstream says KeyError."""
+    said = rf"teacher_ckpt='{name}' is no checkpoint that mmengine finds \(KeyError: .*path or"
+    with pytest.raises(FileNotFoundError, match=said):
+        load_weights(MODELS.build(TEACHER), name)
+
+
+def test_an_address_of_the_students_that_cannot_be_reached_is_told(monkeypatch):
+    """Upstream's error names none."""
+
+    def fetch(*args):
+        raise URLError('no route')
+
+    monkeypatch.setattr(torch.hub, 'download_url_to_file', fetch)
+    student = dict(type='mmpretrain.ResNet', depth=18)
+    address = 'https://nowhere.invalid/t.pth'
+    student['init_cfg'] = dict(type='Pretrained', checkpoint=address)
+    network = MODELS.build(student)
+    with pytest.raises(FileNotFoundError, match=rf"'{address}' .* \(no route\): .*or put it to '/"):
+        network.init_weights()
 
 
 def test_a_package_of_another_name_is_told():

@@ -107,16 +107,23 @@ def describe_data(runner: Runner, cfg: Config) -> Data:
     per_epoch = len(loader)
     classes = getattr(loader.dataset, 'metainfo', {}).get('classes')
     scaling = cfg.get('auto_scale_lr') or {}
+    size = getattr(loader, 'batch_size', None) or cfg.train_dataloader.batch_size
+    optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+    lr = getattr(optimizer, 'defaults', {}).get('lr')
+    if lr is not None and scaling.get('enable', False):
+        # Upstream scales the parameter groups, which have factors of their own.
+        lr *= size / scaling['base_batch_size']
     return Data(
         dataset=type(loader.dataset).__name__,
         samples=len(loader.dataset),
         classes=len(classes) if classes else None,
-        batch_size=getattr(loader, 'batch_size', None) or cfg.train_dataloader.batch_size,
+        batch_size=size,
         accumulation=getattr(runner.optim_wrapper, '_accumulative_counts', 1),
         base_batch_size=scaling.get('base_batch_size'),
         scales_lr=bool(scaling.get('enable', False)),
         iterations_per_epoch=per_epoch,
         epochs=runner.max_iters / per_epoch,
+        lr=lr,
     )
 
 

@@ -182,9 +182,9 @@ def _losses(report: Report) -> None:
 
 def _batch(report: Report) -> None:
     data = report.data
-    if data is None or not data.base_batch_size or not report.groups:
+    if data is None or not data.base_batch_size or data.lr is None:
         return
-    batch, lr = data.batch_size * data.accumulation, report.groups[0].lr
+    batch, lr = data.batch_size * data.accumulation, data.lr
     base, accumulates = data.base_batch_size, data.accumulation > 1
     if data.scales_lr:
         if accumulates:

@@ -109,6 +109,7 @@ class Data:
     scales_lr: bool
     iterations_per_epoch: int
     epochs: float
+    lr: float | None = None  # the optimizer's, before the factors of parts of the model
 
 
 @dataclass

@@ -70,7 +70,7 @@ def _student_of(runner: Runner) -> nn.Module:
     architecture = model.get('architecture')
     if not isinstance(architecture, Mapping):
         return copy.deepcopy(getattr(runner.model, 'architecture', runner.model))
-    top = runner.cfg.get('data_preprocessor') or model.get('data_preprocessor')
+    top = model.get('data_preprocessor') or runner.cfg.get('data_preprocessor')
     device = next(runner.model.parameters()).device
     return build_student_network(architecture, top).to(device)
 

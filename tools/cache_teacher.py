@@ -13,6 +13,7 @@ import argparse
 from pathlib import Path
 
 from mmengine.dist import is_main_process
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line, launch
@@ -45,14 +46,14 @@ def main() -> None:
     launcher = cfg.launcher
     cfg = quiet(cfg, cfg.work_dir)
     cfg.launcher = launcher
-    progress, told = Progress(command_line.console()), False
+    progress, told = Progress(Console(stderr=True)), False
 
     def tell(teacher: StoredTeacher, done: int, of: int) -> None:
         nonlocal told
         if not is_main_process():
             return
         if not told and teacher.store.told:
-            progress.console.print(teacher.store.told, soft_wrap=True, highlight=False)
+            print(teacher.store.told)
         told = True
         progress.count(done, of, 'pictures')
 

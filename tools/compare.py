@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
@@ -85,7 +86,7 @@ def main() -> None:
     chatter.hush(unless=args.verbose)
     try:
         cfg = read_config(args.config, args.cfg_options)
-        with Progress(command_line.console()) as progress:
+        with Progress(Console(stderr=True)) as progress:
             choice = Choice(args.images, args.samples, args.moments, progress.count)
             figure, said = compare(cfg, args.checkpoint, args.view, choice)
     except (FileNotFoundError, ValueError) as error:

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from mmengine.config import Config
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
@@ -118,7 +119,7 @@ def main() -> None:
     )
     if args.onnx is not None:
         try:
-            with Progress(command_line.console()) as progress:
+            with Progress(Console(stderr=True)) as progress:
                 ship(args, cfg, checkpoint, path.with_suffix('.onnx'), progress)
         except ImportError as error:
             sys.exit(f'--onnx needs onnx and onnxruntime ({error}): pip install onnx onnxruntime')

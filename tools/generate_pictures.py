@@ -114,7 +114,7 @@ def main() -> None:
             draw = generation.drawing(pipeline, what, device)
         # Several processes share a terminal, where lines do not overwrite each other.
         alone = args.process[1] == 1
-        with Progress(Console(force_terminal=None if alone else False)) as progress:
+        with Progress(Console(stderr=True, force_terminal=None if alone else False)) as progress:
 
             def tell(done: int, total: int) -> None:
                 progress.count(done * what.per_seed, total * what.per_seed, 'pictures')

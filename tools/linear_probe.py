@@ -11,6 +11,8 @@ import argparse
 import sys
 from dataclasses import asdict
 
+from rich.console import Console
+
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line, launch
 from kd_plugins.experiments.linear_probe import linear_probe
@@ -42,7 +44,7 @@ def main() -> None:
     """Probe, print, write."""
     args = parse_args()
     try:
-        with Progress(command_line.console()) as progress:
+        with Progress(Console(stderr=True)) as progress:
             found = linear_probe(
                 read_config(args.config), args.checkpoint, args.data, args.size, args.epochs,
                 args.lr, batch_size=args.batch_size, seed=args.seed, tell=progress.count,

@@ -12,6 +12,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
 from kd_plugins.datasets.digit_scenes import make_scenes
@@ -75,7 +77,7 @@ def main() -> None:
 
     try:
         settings = SceneSettings(**{**args, **ranges})
-        with Progress(command_line.console()) as progress:
+        with Progress(Console(stderr=True)) as progress:
             make_scenes(out, settings, tick)
     except (ValueError, FileExistsError) as error:
         sys.exit(str(error))

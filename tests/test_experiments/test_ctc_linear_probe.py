@@ -79,7 +79,7 @@ def test_a_preprocessor_counts_wherever_the_training_finds_it(
 
     seen = []
 
-    def spy(network, loader):
+    def spy(network, loader, tell):
         seen.append(features(network, loader))
         return seen[-1]
 

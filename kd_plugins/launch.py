@@ -11,14 +11,16 @@ import subprocess
 from typing import Any
 
 import torch.distributed
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.device import get_device
 from mmengine.dist import init_dist
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch.distributed.rendezvous import rendezvous
 
+from kd_plugins import command_line
 from kd_plugins.compat import chatter, operators
+from kd_plugins.files.configs import read_config
 from kd_plugins.files.writing import write_aside
 from kd_plugins.registry import name_of
 
@@ -32,14 +34,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments that training and testing share, named as upstream's."""
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='where logs and checkpoints go')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, for example train_cfg.max_epochs=2; lists are '
-        'written as key="[a,b]"',
-    )
+    command_line.add_cfg_options(parser)
     parser.add_argument(
         '--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none', help='launcher'
     )
@@ -53,15 +48,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the common arguments."""
     chatter.hush(unless=args.verbose)
-    if not osp.isfile(args.config):
-        raise SystemExit(f'config {args.config!r} is not a file: give the path of a config.')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
-        cfg = Config.fromfile(args.config)
-    except ModuleNotFoundError as error:
-        raise SystemExit(
-            f'config {args.config!r} needs a package that is missing: {error}'
-        ) from None
+        cfg = read_config(args.config, args.cfg_options)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
     scope = cfg.get('default_scope')
     if scope and importlib.util.find_spec(scope) is None:
         raise SystemExit(
@@ -69,8 +60,6 @@ def load_config(args: argparse.Namespace) -> Config:
             f'install {scope}.'
         )
     cfg.launcher = args.launcher
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
     if args.work_dir is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:

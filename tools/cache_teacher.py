@@ -13,10 +13,11 @@ import argparse
 from pathlib import Path
 
 from mmengine.dist import is_main_process
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import launch
+from kd_plugins import command_line, launch
+from kd_plugins.experiments.progress import Progress
 from kd_plugins.files.records import said
 from kd_plugins.inspect.quiet import quiet
 from kd_plugins.teachers import StoredTeacher
@@ -25,7 +26,7 @@ from kd_plugins.teachers.filling import fill
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Store the answers of a teacher.',
         epilog='example: python tools/cache_teacher.py configs/kd/kd-stored_digits.py',
     )
@@ -35,7 +36,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help='compare every picture that is stored already, and every record with its checksum',
     )
-    return parser.parse_args()
+    return parser.parse()
 
 
 def main() -> None:
@@ -45,14 +46,16 @@ def main() -> None:
     launcher = cfg.launcher
     cfg = quiet(cfg, cfg.work_dir)
     cfg.launcher = launcher
-    columns = (TextColumn('pictures'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    progress = Progress(*columns, disable=not is_main_process())
-    task = progress.add_task('pictures', total=None)
+    progress, told = Progress(Console(stderr=True)), False
 
     def tell(teacher: StoredTeacher, done: int, of: int) -> None:
-        if progress.tasks[task].total is None and teacher.store.told:
-            progress.console.print(teacher.store.told, soft_wrap=True, highlight=False)
-        progress.update(task, completed=done, total=of)
+        nonlocal told
+        if not is_main_process():
+            return
+        if not told and teacher.store.told:
+            print(teacher.store.told)
+        told = True
+        progress.count(done, of, 'pictures')
 
     try:
         with progress:

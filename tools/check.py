@@ -23,7 +23,8 @@ from pathlib import Path
 from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import launch
+from kd_plugins import command_line, launch
+from kd_plugins.experiments.progress import Progress
 from kd_plugins.inspect.check import check
 from kd_plugins.inspect.check.pictures import Pictures
 from kd_plugins.inspect.check.report import Calibration
@@ -32,7 +33,7 @@ from kd_plugins.inspect.check.show import show
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Check a config before training with it.',
         epilog='example: python tools/check.py configs/dkd/dkd_digits.py',
     )
@@ -67,7 +68,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--debug', action='store_true', help='stop at the first error, with its traceback'
     )
-    args = parser.parse_args()
+    args = parser.parse()
     if args.pictures and Path(args.pictures).suffix.lower() not in ('.png', '.pdf', '.svg'):
         parser.error(f'--pictures {args.pictures!r} is no picture: give a name that ends in .png.')
     if (args.iterations is not None and args.iterations < 1) or args.teacher_batches < 0:
@@ -86,22 +87,25 @@ def main() -> None:
     calibration, pictures = None, Pictures() if args.pictures else None
     if args.calibrate is not None:
         calibration = Calibration(args.calibrate, args.iterations or 20)
-    report = check(
-        cfg,
-        3 if calibration else args.iterations or 3,
-        args.teacher_batches,
-        args.debug,
-        calibration,
-        args.alone,
-        pictures,
-    )
+    # What is printed may be JSON.
+    with Progress(Console(stderr=True)) as progress:
+        report = check(
+            cfg,
+            3 if calibration else args.iterations or 3,
+            args.teacher_batches,
+            args.debug,
+            calibration,
+            args.alone,
+            pictures,
+            progress.count,
+        )
     if pictures is not None and pictures.shown:
         Path(args.pictures).parent.mkdir(parents=True, exist_ok=True)
         pictures.draw().savefig(args.pictures, dpi=120)
     if args.json:
         print(json.dumps(report.to_dict(), indent=2))
     else:
-        show(report, Console(width=None if sys.stdout.isatty() else 120, highlight=False))
+        show(report, command_line.console())
     if pictures is not None and not args.json:
         print(f'wrote {args.pictures}' if pictures.shown else 'there was no picture to draw')
     sys.exit(0 if report.ok else 1)

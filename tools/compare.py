@@ -22,16 +22,19 @@ import sys
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from mmengine.config import Config, DictAction
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.compat import chatter
+from kd_plugins.experiments.progress import Progress
+from kd_plugins.files.configs import read_config
 from kd_plugins.inspect.compare import VIEWS, Choice, compare
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Compare a student with its teacher.',
         epilog='example: python tools/compare.py configs/dkd/dkd_digits.py '
         'work_dirs/dkd_digits/epoch_30.pth --view tsne',
@@ -59,17 +62,9 @@ def parse_args() -> argparse.Namespace:
         help='parts of the training that are over, 0 to 1, for --view patches',
     )  # fmt: skip
     parser.add_argument('--out', type=Path, help='picture to write, by default VIEW.png')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, for example model.teacher_ckpt=teacher.pth',
-    )
+    command_line.add_cfg_options(parser)
     chatter.add_argument(parser)
-    args = parser.parse_args()
-    if not Path(args.config).is_file():
-        parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    args = parser.parse()
     if args.images and args.view in ('correlation', 'tsne'):
         parser.error(f'--view {args.view} is of the validation set: give --samples, not --images.')
     if args.samples is not None and args.samples < 1:
@@ -89,11 +84,11 @@ def main() -> None:
     """Compare, print, write."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
-    choice = Choice(args.images, args.samples, args.moments)
     try:
-        figure, said = compare(cfg, args.checkpoint, args.view, choice)
+        cfg = read_config(args.config, args.cfg_options)
+        with Progress(Console(stderr=True)) as progress:
+            choice = Choice(args.images, args.samples, args.moments, progress.count)
+            figure, said = compare(cfg, args.checkpoint, args.view, choice)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     out = args.out or Path(f'{args.view}.png')

@@ -9,9 +9,7 @@ them. Prints a table and draws the curves.
 """
 
 import argparse
-import os
 import statistics
-import sys
 import time
 from pathlib import Path
 
@@ -20,12 +18,13 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 from demo_common import CONFIGS, student_runs, train
-from rich.console import Console
 from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.experiments.results import Result, Run
 from kd_plugins.experiments.summary import gain, said
+from kd_plugins.experiments.timing import duration
 
 TEACHER = Run('teacher', str(CONFIGS / 'vanilla/digits_teacher.py'), 0, 'work_dirs/digits_teacher')
 STUDENTS = {
@@ -42,21 +41,12 @@ COLOURS = ('#555555', '#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00')
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=__doc__.split('\n')[0],
         epilog='example: python tools/demo.py --seeds 0 1',
     )
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'
-    )
-    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/demo'),
-        help='where results go; by default %(default)s',
-    )
-    return parser.parse_args()
+    command_line.add_runs_options(parser, range(5), 'work_dirs/demo')
+    return parser.parse()
 
 
 def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
@@ -124,7 +114,7 @@ def draw(results: dict[str, list[Result]], teacher: Result, path: Path) -> None:
 def main() -> None:
     """Train, print, draw."""
     args = parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = command_line.console()
     start = time.monotonic()
     log = args.work_dir / 'output.log'
     console.print('Training the teacher (once; later runs reuse it).')
@@ -136,20 +126,17 @@ def main() -> None:
     results = {name: [done[run] for run in runs if run.name == name] for name in STUDENTS}
     figure = args.work_dir / 'curves.png'
     draw(results, teacher, figure)
-    console.print(summarise(results, teacher))
+    console.print(summarise(results, teacher), soft_wrap=False)
     console.print(
         'gain: over the student alone; "?" where it is within two standard errors of zero.\n'
         'as teacher: test scans on which the last student answers as the teacher does, in %.\n'
         's/run: seconds in iterations; loading and saving come on top.'
     )
     console.print(
-        f'Curves: {figure}   Logs and checkpoints: {args.work_dir}   '
-        f'Total: {time.monotonic() - start:.0f} s'
+        f'wrote {figure}; logs and checkpoints are in {args.work_dir}; '
+        f'{duration(time.monotonic() - start)} in all'
     )
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit('interrupted; the same command goes on where this one stopped')
+    command_line.start(main)

@@ -10,9 +10,7 @@ each of them finds.
 """
 
 import argparse
-import os
 import statistics
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,15 +27,16 @@ from demo_common import CONFIGS, student_runs, train
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from mmengine.config import Config
-from rich.console import Console
 from rich.table import Table
 from torchvision.ops import box_iou
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.compat import chatter
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.experiments.results import Result, Run, load_config
 from kd_plugins.experiments.summary import gain, said
+from kd_plugins.experiments.timing import duration
 from kd_plugins.inspect.quiet import silence
 
 
@@ -102,25 +101,16 @@ SCORE = 0.4
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description=__doc__.split('\n')[0],
         epilog='example: python tools/demo_detection.py --detectors gfl --seeds 0 1',
     )
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0, 1, 2], help='by default %(default)s'
-    )
+    command_line.add_runs_options(parser, range(3), 'work_dirs/demo_detection')
     parser.add_argument(
         '--detectors', nargs='+', choices=GROUPS, default=list(GROUPS), help='by default both'
     )
-    parser.add_argument('--jobs', type=int, default=os.cpu_count(), help='runs at a time')
-    parser.add_argument(
-        '--work-dir',
-        type=Path,
-        default=Path('work_dirs/demo_detection'),
-        help='where results go; by default %(default)s',
-    )
     chatter.add_argument(parser)
-    return parser.parse_args()
+    return parser.parse()
 
 
 def summarise(group: Group, results: dict[str, list[Result]], teacher: Result) -> Table:
@@ -223,7 +213,7 @@ def main() -> None:
     """Draw the data, train, print, draw the results."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = command_line.console()
     start = time.monotonic()
     log = args.work_dir / 'output.log'
     groups = [GROUPS[name] for name in args.detectors]
@@ -248,20 +238,17 @@ def main() -> None:
         with silence():
             shown = {'teacher': group.teacher_run, **firsts}
             draw(group, shown, args.work_dir / group.figure)
-        console.print(summarise(group, results, done[group.teacher_run]))
+        console.print(summarise(group, results, done[group.teacher_run]), soft_wrap=False)
     console.print(
         'gain: in AP over the student alone; "?" where it is within two standard errors of zero.\n'
         's/run: seconds in iterations; loading and saving come on top.'
     )
-    figures = ', '.join(group.figure for group in groups)
+    figures = ' and '.join(str(args.work_dir / group.figure) for group in groups)
     console.print(
-        f'Pictures ({figures}), logs and checkpoints: {args.work_dir}   '
-        f'Total: {time.monotonic() - start:.0f} s'
+        f'wrote {figures}; logs and checkpoints are in {args.work_dir}; '
+        f'{duration(time.monotonic() - start)} in all'
     )
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit('interrupted; the same command goes on where this one stopped')
+    command_line.start(main)

@@ -16,10 +16,14 @@ import argparse
 import sys
 from pathlib import Path
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.compat import chatter
+from kd_plugins.experiments.progress import Progress
+from kd_plugins.files.configs import read_config
 from kd_plugins.files.export_student import export_student, save
 from kd_plugins.inspect.quiet import silence
 from kd_plugins.shipping import Shipment, table
@@ -27,7 +31,7 @@ from kd_plugins.shipping import Shipment, table
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Take the student out of a checkpoint.',
         epilog='example: python tools/export_student.py configs/dkd/dkd_digits.py '
         'work_dirs/dkd_digits/epoch_30.pth --out student.pth',
@@ -70,17 +74,9 @@ def parse_args() -> argparse.Namespace:
         metavar='CHECKPOINT',
         help='with --int8, checkpoint of the student trained alone, to measure beside it',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, for example model.teacher_ckpt=teacher.pth',
-    )
+    command_line.add_cfg_options(parser)
     chatter.add_argument(parser)
-    args = parser.parse_args()
-    if not Path(args.config).is_file():
-        parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    args = parser.parse()
     if args.onnx is not None and (len(args.onnx) not in (0, 2) or min(args.onnx, default=1) < 1):
         parser.error(f'--onnx {" ".join(map(str, args.onnx))}: give a height and a width, or none.')
     if args.onnx is None and (args.raw_outputs or args.int8 is not None):
@@ -101,7 +97,7 @@ def how_to_test(cfg: Config, path: Path) -> str:
     """Return the command that tests the student alone."""
     if cfg.get('default_scope') == 'mmdet':
         # mim imports mmdet before anybody can give it operators.
-        return f'python tools/test.py STUDENT_CONFIG {path}'
+        return f'{command_line.call_of("test.py")} STUDENT_CONFIG {path}'
     return f'mim test {cfg.get("default_scope")} STUDENT_CONFIG --checkpoint {path}'
 
 
@@ -109,9 +105,8 @@ def main() -> None:
     """Export."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
     try:
+        cfg = read_config(args.config, args.cfg_options)
         checkpoint = export_student(cfg, args.checkpoint, args.raw)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
@@ -124,19 +119,22 @@ def main() -> None:
     )
     if args.onnx is not None:
         try:
-            ship(args, cfg, checkpoint, path.with_suffix('.onnx'))
+            with Progress(Console(stderr=True)) as progress:
+                ship(args, cfg, checkpoint, path.with_suffix('.onnx'), progress)
         except ImportError as error:
             sys.exit(f'--onnx needs onnx and onnxruntime ({error}): pip install onnx onnxruntime')
         except (FileNotFoundError, ValueError) as error:
             sys.exit(str(error))
 
 
-def ship(args: argparse.Namespace, cfg: Config, checkpoint: dict, path: Path) -> None:
+def ship(
+    args: argparse.Namespace, cfg: Config, checkpoint: dict, path: Path, progress: Progress
+) -> None:
     """Write ONNX and int8 files, and print what they are worth."""
     sides = tuple(args.onnx) or None
     # Read before anything that takes its time.
     alone = export_student(cfg, args.alone, args.raw) if args.alone else None
-    student = Shipment(cfg, checkpoint, sides, args.raw_outputs)
+    student = Shipment(cfg, checkpoint, sides, args.raw_outputs, progress.count)
     with silence():
         said = student.write(path)
     print(f'wrote {path}: {size(path)} MB, {said}')
@@ -149,7 +147,8 @@ def ship(args: argparse.Namespace, cfg: Config, checkpoint: dict, path: Path) ->
     metrics = {'student': [student.measure(path), student.measure(out)]}
     if alone is not None:
         with silence():
-            metrics['alone'] = Shipment(cfg, alone, student.size).measure_both(args.int8)
+            alone_too = Shipment(cfg, alone, student.size, tell=progress.count)
+            metrics['alone'] = alone_too.measure_both(args.int8)
     print(table(metrics))
 
 

@@ -18,10 +18,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.datasets import generation
-from kd_plugins.experiments.timing import duration
+from kd_plugins.experiments.progress import Progress
 
 
 def numbers(text: str) -> list[int]:
@@ -43,7 +45,7 @@ def share(text: str) -> tuple[int, int]:
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Draw pictures with a diffusion model.',
         epilog='example: python tools/generate_pictures.py --pipeline facebook/DiT-XL-2-256 '
         '--out data/generated/s2_st100',
@@ -83,7 +85,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--process', type=share, default=own, metavar='I/N', help='this process, of how many'
     )
-    return parser.parse_args()
+    return parser.parse()
 
 
 def main() -> None:
@@ -110,7 +112,14 @@ def main() -> None:
         if left:
             pipeline = generation.load_pipeline(what, device, args.dtype)
             draw = generation.drawing(pipeline, what, device)
-        index = generation.generate(args.out, what, draw, args.process, Progress(what.per_seed))
+        # Several processes share a terminal, where lines do not overwrite each other.
+        alone = args.process[1] == 1
+        with Progress(Console(stderr=True, force_terminal=None if alone else False)) as progress:
+
+            def tell(done: int, total: int) -> None:
+                progress.count(done * what.per_seed, total * what.per_seed, 'pictures')
+
+            index = generation.generate(args.out, what, draw, args.process, tell)
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     print(f'wrote {index}' if index else 'this process is done, and others are not yet')
@@ -118,25 +127,6 @@ def main() -> None:
 
 def _nothing(label: int, seed: int) -> list:
     raise AssertionError('there is nothing to draw')
-
-
-class Progress:
-    """Prints a line every half minute, which several processes can do at once."""
-
-    def __init__(self, per_call: int, every: float = 30.0) -> None:
-        self.per_call, self.every, self.next = per_call, every, 0.0
-
-    def __call__(self, done: int, total: int, seconds: float) -> None:
-        """Say how far the drawing is."""
-        if seconds < self.next and done < total:
-            return
-        self.next = seconds + self.every
-        pace, left = done * self.per_call / max(seconds, 1e-9), seconds / done * (total - done)
-        print(
-            f'{done * self.per_call:,} of {total * self.per_call:,} pictures, {pace:.3g} a second, '
-            f'{duration(left)} left',
-            flush=True,
-        )
 
 
 if __name__ == '__main__':

@@ -10,18 +10,19 @@ evaluation of CTC, with its published defaults.
 import argparse
 import sys
 from dataclasses import asdict
-from pathlib import Path
 
-from mmengine.config import Config
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import launch
+from kd_plugins import command_line, launch
 from kd_plugins.experiments.linear_probe import linear_probe
+from kd_plugins.experiments.progress import Progress
+from kd_plugins.files.configs import read_config
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Measure features on other classes.',
         epilog='example: python tools/linear_probe.py configs/ctc/ctc_digits.py '
         'work_dirs/ctc_digits/epoch_30.pth --data pictures',
@@ -35,9 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--batch-size', type=int, default=512, help='by default %(default)s')
     parser.add_argument('--seed', type=int, default=0, help='by default %(default)s')
     parser.add_argument('--out', help='write what was found to this JSON file')
-    args = parser.parse_args()
-    if not Path(args.config).is_file():
-        parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    args = parser.parse()
     return args
 
 
@@ -45,10 +44,11 @@ def main() -> None:
     """Probe, print, write."""
     args = parse_args()
     try:
-        found = linear_probe(
-            Config.fromfile(args.config), args.checkpoint, args.data, args.size, args.epochs,
-            args.lr, batch_size=args.batch_size, seed=args.seed,
-        )  # fmt: skip
+        with Progress(Console(stderr=True)) as progress:
+            found = linear_probe(
+                read_config(args.config), args.checkpoint, args.data, args.size, args.epochs,
+                args.lr, batch_size=args.batch_size, seed=args.seed, tell=progress.count,
+            )  # fmt: skip
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     print(
@@ -57,6 +57,7 @@ def main() -> None:
     )
     if args.out:
         launch.write_json(args.out, asdict(found))
+        print(f'wrote {args.out}')
 
 
 if __name__ == '__main__':

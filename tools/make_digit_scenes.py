@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.datasets.scene_drawing import SceneSettings
+from kd_plugins.experiments.progress import Progress
 
 HELP = dict(
     train='training scenes',
@@ -34,7 +35,7 @@ HELP = dict(
 
 def parse_args() -> argparse.Namespace:
     """Read the command line; every setting of a scene is an option."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Write scenes of digits as a COCO data set.',
         epilog='example: python tools/make_digit_scenes.py --out data/my_scenes --size 256',
     )
@@ -57,7 +58,7 @@ def parse_args() -> argparse.Namespace:
             )
         else:
             parser.add_argument(f'--{field.name}', type=type(default), default=default, help=said)
-    return parser.parse_args()
+    return parser.parse()
 
 
 def main() -> None:
@@ -67,14 +68,23 @@ def main() -> None:
     ranges = {
         name: tuple(value) for name, value in args.items() if isinstance(value, (list, tuple))
     }
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        try:
-            settings = SceneSettings(**{**args, **ranges})
-            task = bar.add_task('drawing', total=settings.train + settings.val)
-            make_scenes(out, settings, lambda: bar.advance(task))
-        except (ValueError, FileExistsError) as error:
-            sys.exit(str(error))
-    print(f'{out}: {settings.train} training and {settings.val} validation scenes')
+    drawn = 0
+
+    def tick() -> None:
+        nonlocal drawn
+        drawn += 1
+        progress.count(drawn, settings.train + settings.val, 'scenes')
+
+    try:
+        settings = SceneSettings(**{**args, **ranges})
+        with Progress(Console(stderr=True)) as progress:
+            make_scenes(out, settings, tick)
+    except (ValueError, FileExistsError) as error:
+        sys.exit(str(error))
+    print(
+        f'{"wrote" if drawn else "kept"} {out}: {settings.train} training and {settings.val} '
+        'validation scenes'
+    )
 
 
 if __name__ == '__main__':

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.compat import chatter
 from kd_plugins.datasets.boxes import Boxes, faults
 from kd_plugins.new_config.methods import methods
@@ -32,7 +33,7 @@ from kd_plugins.wiring import WHERE
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Write the config of a distillation.',
         epilog='example: python tools/new_config.py --student my_student.py '
         '--teacher my_teacher.py --method dkd --out my_dkd.py',
@@ -50,7 +51,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--where',
         choices=WHERE,
-        help='whose maps are compared by a term on maps (cwd, mgd, mse, pkd, sl2); default: the '
+        help='whose maps are compared by a term on maps (cwd, mgd, mse, pkd, sl2); by default the '
         'necks of two detectors that have one, else the backbones',
     )
     for side in ('student', 'teacher'):
@@ -68,7 +69,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--batch-size',
         type=int,
-        help="pictures of a batch on one process, for --data of detectors; default: the student's",
+        help='pictures of a batch on one process, for --data of detectors; by default those of '
+        'the student',
     )
     parser.add_argument(
         '--unlabelled', type=Path, help='a folder of pictures without labels, at any depth'
@@ -78,11 +80,12 @@ def parse_args() -> argparse.Namespace:
         type=lambda text: text if text == 'all' else int(text),
         default=1,
         metavar='R',
-        help='how many of them a batch has for each labelled picture (default 1); all: no labels',
+        help='how many of them a batch has for each labelled picture, by default %(default)s; all: '
+        'no labels',
     )
     parser.add_argument('--out', type=Path, required=True, help='config file to write')
     chatter.add_argument(parser)
-    args = parser.parse_args()
+    args = parser.parse()
     for option in ('student', 'teacher'):
         path = getattr(args, option)
         if path and '::' not in path and not Path(path).is_file():
@@ -118,7 +121,7 @@ def main() -> None:
         sys.exit(str(error))
     if asked.boxes is not None:
         describe(asked.boxes)
-    print(f'wrote {args.out}; next: python tools/check.py {args.out}')
+    print(f'wrote {args.out}; next: {command_line.call_of("check.py")} {args.out}')
 
 
 if __name__ == '__main__':

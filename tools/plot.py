@@ -13,13 +13,14 @@ import argparse
 import sys
 from pathlib import Path
 
+from kd_plugins import command_line
 from kd_plugins.experiments import plot
 from kd_plugins.experiments.logs import read_training, short_names
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Draw what trainings have logged.',
         epilog='example: python tools/plot.py work_dirs/kd_digits work_dirs/ctkd_kd_digits '
         '--out plots/compare',
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--out', type=Path, default=Path('trainings'), help='what to write, without .png and .html'
     )
-    return parser.parse_args()
+    return parser.parse()
 
 
 def main() -> None:

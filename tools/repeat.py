@@ -12,102 +12,33 @@ the others are trained and reported all the same; the exit code is 1 then.
 
 import argparse
 import json
-import os
 import sys
-import time
 from pathlib import Path
 
-import torch
-from mmengine.config import DictAction
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
+from kd_plugins import command_line
 from kd_plugins.experiments.metrics import headline
-from kd_plugins.experiments.repeat import RunsFailedError, run_all
-from kd_plugins.experiments.results import (
-    Failure,
-    Result,
-    Run,
-    hash_of_all_seeds,
-    length,
-    load_config,
-    other_versions,
-    steps_done,
-)
+from kd_plugins.experiments.progress import train
+from kd_plugins.experiments.results import Run, check_run, hash_of_all_seeds, load_config
 from kd_plugins.experiments.summary import COLUMNS, set_aside, summarise
 from kd_plugins.files.writing import write_aside
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Train a config over several seeds.',
         epilog='example: python tools/repeat.py configs/kd/kd_digits.py --seeds 0 1 2',
     )
     parser.add_argument('config', type=Path, help='config file')
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4], help='by default %(default)s'
-    )
-    parser.add_argument(
-        '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
-    )
-    parser.add_argument('--work-dir', type=Path, help='by default work_dirs/repeat/CONFIG')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        metavar='KEY=VALUE',
-        help='settings of the config to override, for example model.teacher_ckpt=teacher.pth',
-    )
-    args = parser.parse_args()
-    if not args.config.is_file():
-        parser.error(f'config {str(args.config)!r} is not a file: give the path of a config.')
-    if len(set(args.seeds)) < len(args.seeds):
-        parser.error(f'--seeds {args.seeds} repeats a seed, which would only repeat its result.')
-    if args.jobs is not None and args.jobs < 1:
-        parser.error(f'--jobs {args.jobs} is not a number of runs above 0.')
+    command_line.add_runs_options(parser, range(5), 'work_dirs/repeat/CONFIG', known=False)
+    command_line.add_cfg_options(parser)
+    args = parser.parse()
     args.work_dir = args.work_dir or Path('work_dirs/repeat') / args.config.stem
     return args
-
-
-def train(
-    runs: list[Run], args: argparse.Namespace, console: Console
-) -> tuple[dict[Run, Result], dict[Run, Failure]]:
-    """Train what is not there yet; say what is done, and twice a minute how far it is."""
-    gpus = list(range(torch.cuda.device_count()))
-    steps, unit = length(load_config(runs[0]))
-    last_line = time.monotonic()
-
-    def report(run: Run, outcome: Result | Failure) -> None:
-        if isinstance(outcome, Failure):
-            console.print(f'seed {run.seed}: failed: {escape(outcome.reason)}')
-            return
-        console.print(
-            f'seed {run.seed}: last {outcome.last:.2f}, best {outcome.best:.2f} '
-            f'in {outcome.seconds:.0f} s'
-        )
-        for difference in other_versions(outcome):
-            console.print(f'  kept, but it was trained with {escape(difference)}')
-
-    def tick() -> None:
-        nonlocal last_line
-        if time.monotonic() - last_line > 30:
-            last_line = time.monotonic()
-            done = sum(steps_done(run, unit) for run in runs)
-            console.print(f'{done} of {len(runs) * steps} {unit} trained')
-
-    def tell(said: str) -> None:
-        console.print(escape(said), soft_wrap=True)
-
-    jobs = args.jobs or len(gpus) or os.cpu_count() or 1
-    try:
-        log = args.work_dir / 'output.log'
-        return run_all(runs, jobs, log, report, tick, gpus, tell), {}
-    except RunsFailedError as error:
-        return dict(error.results), dict(error.failures)
 
 
 def table(summary: dict) -> Table:
@@ -140,14 +71,18 @@ def number(value: float | None, column: str) -> str:
 def main() -> None:
     """Train, print, write."""
     args = parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+    console = command_line.console()
     name = args.config.stem
     runs = [
         Run(name, str(args.config), seed, str(args.work_dir / str(seed)), args.cfg_options)
         for seed in args.seeds
     ]
-    identity = hash_of_all_seeds(runs[0])
-    done, failures = train(runs, args, console)
+    try:
+        check_run(load_config(runs[0]))
+        identity = hash_of_all_seeds(runs[0])
+        done, failures = train(runs, args.jobs, args.work_dir / 'output.log', console)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(str(error))
     said = f'{len(failures)} of {len(runs)} seeds failed; see {args.work_dir / "output.log"}'
     if not done:
         sys.exit(said)
@@ -157,17 +92,15 @@ def main() -> None:
     if other := set_aside(path, identity):
         console.print(f'results of another config were here, and are kept in {escape(str(other))}')
     write_aside(json.dumps(summary, indent=2).encode() + b'\n', path)
-    console.print(table(summary))
+    console.print(table(summary), soft_wrap=False)
     console.print(
         f'On {summary["hardware"]}, torch {summary["versions"]["torch"]}, config '
-        f'{summary["config_hash"]}. Everything: {escape(str(path))}'
+        f'{summary["config_hash"]}.'
     )
+    console.print(f'wrote {escape(str(path))}')
     if failures:
         sys.exit(said)
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit('interrupted; the same command goes on where this one stopped')
+    command_line.start(main)

@@ -9,15 +9,16 @@ import sys
 from typing import Any
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import launch
+from kd_plugins import command_line, launch
 from kd_plugins.algorithms import SingleTeacherDistill
+from kd_plugins.files.weights import need_checkpoint
 from kd_plugins.registry import name_of
 from kd_plugins.teachers import measure_teacher, teacher_of
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Evaluate the student, or the teacher.',
         epilog='example: python tools/test.py configs/dkd/dkd_digits.py '
         'work_dirs/dkd_digits/epoch_30.pth',
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
         '--teacher', action='store_true', help="evaluate the config's teacher instead"
     )
     parser.add_argument('--out', help='write the metrics to this JSON file')
-    args = parser.parse_args()
+    args = parser.parse()
     if args.teacher == (args.checkpoint is not None):
         parser.error("give either the student's checkpoint or --teacher")
     return args
@@ -60,6 +61,8 @@ def main() -> None:
         cfg.load_from = args.checkpoint
         leave_out_teacher(cfg.model)
     try:
+        if not args.teacher:
+            need_checkpoint(args.checkpoint, 'checkpoint', 'student')
         runner = launch.build_runner(cfg)
         if args.teacher:
             teacher_of(runner.model)
@@ -68,6 +71,7 @@ def main() -> None:
     metrics = measure_teacher(runner) if args.teacher else runner.test()
     if args.out and runner.rank == 0:
         launch.write_json(args.out, metrics)
+        print(f'wrote {args.out}')
 
 
 if __name__ == '__main__':

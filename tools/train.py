@@ -11,12 +11,12 @@ import argparse
 from mmengine.config import Config
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import launch
+from kd_plugins import command_line, launch
 
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Train a config on the upstream runner.',
         epilog='example: python tools/train.py configs/dkd/dkd_digits.py',
     )
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
         action='store_true',
         help="scale the learning rate by the batch size over auto_scale_lr's base batch size",
     )
-    return parser.parse_args()
+    return parser.parse()
 
 
 def apply(args: argparse.Namespace, cfg: Config) -> None:
@@ -62,7 +62,11 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
     apply(args, cfg)
-    launch.build_runner(cfg).train()
+    try:
+        runner = launch.build_runner(cfg)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from None
+    runner.train()
 
 
 if __name__ == '__main__':

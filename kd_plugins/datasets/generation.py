@@ -6,7 +6,6 @@ import inspect
 import io
 import json
 import shutil
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,7 +230,7 @@ def generate(
     what: Generation,
     draw: Callable[[int, int], list],
     process: tuple[int, int] = (0, 1),
-    tell: Callable[[int, int, float], None] = lambda done, total, seconds: None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path | None:
     """Draw what is missing, and write the index once nothing is.
 
@@ -243,12 +242,11 @@ def generate(
         what: What to draw.
         draw: Draws the pictures of a class and a seed.
         process: The number of this process, from 0, and how many share the work.
-        tell: Called after every call with the calls made, all calls and seconds.
+        tell: Called after every call with the calls made and all calls.
 
     Returns:
         The index; None while other processes have something to draw.
     """
-    begun = time.monotonic()
     # Divided before what is there is left out: processes see it at different times.
     mine = set([*what.calls()][process[0] :: process[1]])
     todo = [call for call in missing(out, what) if call in mine]
@@ -264,7 +262,7 @@ def generate(
                 content = io.BytesIO()
                 picture.save(content, format='PNG')
                 write_aside(content.getvalue(), out / name)
-        tell(done, len(todo), time.monotonic() - begun)
+        tell(done, len(todo))
     if missing(out, what):
         return None
     index = out / what.index

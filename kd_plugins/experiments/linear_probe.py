@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def linear_probe(
     weight_decay: float = 5e-4,
     batch_size: int = 512,
     seed: int = 0,
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> Probe:
     """Train a linear classifier on the fixed features of a trained student.
 
@@ -67,6 +68,7 @@ def linear_probe(
             validation of ``cfg`` does with its own, which is the default.
         epochs, lr, weight_decay, batch_size: Of the classifier.
         seed: Of its start and of the order of the pictures.
+        tell: Called with how many pictures have been looked at, of how many.
 
     Raises:
         ValueError: If a setting is out of range, the folders have other classes, or
@@ -100,7 +102,14 @@ def linear_probe(
             f'--data {data!r}: train has the classes {list(names[0])} and {held_out} has '
             f'{list(names[1])}: give the same two or more in both.'
         )
-    (x, y), (x_test, y_test) = (features(network, loader) for loader in sets)
+    found = []
+    for loader, of in zip(sets, ('train', held_out), strict=True):
+
+        def note(done: int, loader: Any = loader, of: str = of) -> None:
+            tell(done, len(loader.dataset), f'pictures of {of}')
+
+        found.append(features(network, loader, note))
+    (x, y), (x_test, y_test) = found
     last, best = fit(
         x, y, x_test, y_test, len(names[0]), epochs, lr, weight_decay, batch_size, seed
     )
@@ -108,7 +117,9 @@ def linear_probe(
 
 
 @torch.no_grad()
-def features(network: Any, loader: Iterable[Any]) -> tuple[Tensor, Tensor]:
+def features(
+    network: Any, loader: Iterable[Any], tell: Callable[[int], None] = lambda done: None
+) -> tuple[Tensor, Tensor]:
     """Return what goes into a network's classifier, (N, D), and the classes, (N,)."""
     heard: list[Tensor] = []
     linear = network.get_submodule(classifier(network, 'the student').name)
@@ -119,6 +130,7 @@ def features(network: Any, loader: Iterable[Any]) -> tuple[Tensor, Tensor]:
             data = network.data_preprocessor(batch, False)
             network(data['inputs'], data['data_samples'], mode='tensor')
             labels += [int(sample.gt_label) for sample in data['data_samples']]
+            tell(len(labels))
     finally:
         handle.remove()
     found = torch.cat(heard)

@@ -25,6 +25,7 @@ from kd_plugins.experiments.run import run_once
 from kd_plugins.experiments.stores import fill_store, runs_by_store
 
 Report = Callable[[Run, Result | Failure], None]
+Tick = Callable[[Sequence[Run]], None]
 #: Forked processes would inherit mmengine's registries and torch's threads.
 CONTEXT: BaseContext = multiprocessing.get_context('spawn')
 
@@ -57,7 +58,7 @@ def run_all(
     jobs: int,
     log: Path,
     report: Report,
-    tick: Callable[[], None] = lambda: None,
+    tick: Tick = lambda running: None,
     devices: Sequence[int] = (),
     tell: Callable[[str], None] = lambda said: None,
 ) -> dict[Run, Result]:
@@ -71,7 +72,8 @@ def run_all(
         jobs: How many at a time.
         log: Where the processes' own output goes.
         report: Called with every result, kept ones included, and every failure.
-        tick: Called about twice a second.
+        tick: Called about twice a second with the runs that are being trained; with none while
+            a store is filled.
         devices: GPUs to spread the runs over; without, all use the default device.
         tell: Called with what a store is going to save.
 
@@ -116,7 +118,7 @@ def _fill_stores(
     runs: Sequence[Run],
     log: Path,
     note: Report,
-    tick: Callable[[], None],
+    tick: Tick,
     devices: Sequence[int],
     tell: Callable[[str], None],
 ) -> set[Run]:
@@ -127,7 +129,7 @@ def _fill_stores(
         filling = executor.submit(_try, fill_store, readers)
         try:
             while not wait([filling], timeout=0.5).done:
-                tick()
+                tick([])
         finally:
             executor.shutdown(cancel_futures=True)
         died = filling.exception()
@@ -146,7 +148,7 @@ def _run_side_by_side(
     jobs: int,
     log: Path,
     note: Report,
-    tick: Callable[[], None],
+    tick: Tick,
     devices: Sequence[int],
 ) -> None:
     # An executor for each process: one that dies takes no other run along.
@@ -161,6 +163,7 @@ def _run_side_by_side(
             while waiting and free:
                 (run, identity), (executor, device) = waiting.pop(), free.pop(0)
                 busy[executor.submit(_try, run_once, run, identity)] = run, executor, device
+            tick([run for run, _, _ in busy.values()])
             done, _ = wait(busy, timeout=0.5, return_when=FIRST_COMPLETED)
             for future in done:
                 run, executor, device = busy.pop(future)
@@ -172,7 +175,6 @@ def _run_side_by_side(
                     executor = _executor(log, device)
                 free.append((executor, device))
                 note(run, outcome)
-            tick()
     finally:
         for future in busy:
             future.cancel()

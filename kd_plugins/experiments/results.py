@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from collections.abc import Mapping
@@ -12,9 +11,11 @@ from typing import Any
 
 from mmengine.config import Config
 
+from kd_plugins import checks
 from kd_plugins.experiments.environment import versions
 from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.metrics import HEADLINES, Headline, headline
+from kd_plugins.files.configs import read_config
 
 #: What a run keeps in its directory: the result, the validations so far, what was started.
 RESULT, VALIDATIONS, STARTED = 'result.json', 'metrics.json', 'started.json'
@@ -99,16 +100,9 @@ def load_config(run: Run) -> Config:
     """Read the config of a run, with its overrides, seed and work directory.
 
     Raises:
-        ValueError: If an override does not fit the config.
+        ValueError, FileNotFoundError: See :func:`kd_plugins.files.configs.read_config`.
     """
-    cfg = Config.fromfile(run.config)
-    try:
-        cfg.merge_from_dict(copy.deepcopy(dict(run.options)))
-    except (KeyError, TypeError) as error:
-        said = error.args[0] if error.args else error
-        raise ValueError(
-            f'--cfg-options {" ".join(run.options)} does not fit {run.config}: {said}'
-        ) from None
+    cfg = read_config(run.config, run.options)
     cfg.work_dir = run.work_dir
     cfg.randomness = dict(cfg.get('randomness') or {}, seed=run.seed)
     return cfg
@@ -148,11 +142,38 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def length(cfg: Config) -> tuple[int, str]:
-    """Return how long a training is, and in what: ``'epochs'`` or ``'iterations'``."""
-    loop = cfg.get('train_cfg') or {}
-    if 'max_epochs' in loop:
-        return loop['max_epochs'], 'epochs'
-    return loop.get('max_iters', 0), 'iterations'
+    """Return how long a training is, and in what: ``'epochs'`` or ``'iterations'``.
+
+    Raises:
+        ValueError: If the config trains nothing, or not for a whole number of these.
+    """
+    loop = cfg.get('train_cfg')
+    if not loop:
+        raise ValueError(
+            f'{cfg.filename}: train_cfg={loop!r}, so there is nothing to train: give the config of '
+            'a training.'
+        )
+    key, unit = ('max_epochs', 'epochs') if 'max_epochs' in loop else ('max_iters', 'iterations')
+    return checks.whole_number(f'train_cfg.{key}', loop.get(key)), unit
+
+
+def check_run(cfg: Config) -> None:
+    """Refuse a config whose training would give no result.
+
+    Raises:
+        ValueError: If it trains nothing, or is never validated.
+    """
+    steps, unit = length(cfg)
+    if cfg.get('val_cfg') is None:
+        raise ValueError(
+            f'{cfg.filename}: val_cfg=None leaves nothing to report: give val_dataloader, '
+            'val_evaluator and val_cfg.'
+        )
+    if cfg.train_cfg.get('val_begin', 1) > steps:
+        raise ValueError(
+            f'{cfg.filename}: train_cfg.val_begin={cfg.train_cfg.val_begin} is after the end of '
+            f'the training, which has {steps} {unit}: give one of these.'
+        )
 
 
 def steps_done(run: Run, unit: str = 'epochs') -> int:

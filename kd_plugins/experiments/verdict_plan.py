@@ -18,6 +18,7 @@ from kd_plugins.experiments.results import (
     Failure,
     Result,
     Run,
+    check_run,
     hash_of_all_seeds,
     load_config,
     other_versions,
@@ -138,7 +139,9 @@ def _contender(
         Run(config.stem, str(config), seed, str(work_dir / config.stem / str(seed)), options)
         for seed in seeds
     ]
-    return Contender(config.stem, load_config(runs[0]), runs)
+    cfg = load_config(runs[0])
+    check_run(cfg)
+    return Contender(config.stem, cfg, runs)
 
 
 def _refuse_unlike(first: Contender, second: Contender) -> None:

@@ -24,6 +24,15 @@ _SIZES = re.compile(
 )
 
 
+def need_checkpoint(path: str, key: str, role: str) -> None:
+    """Raise a FileNotFoundError if a path is no address, and no file; see :func:`load_weights`."""
+    if '://' not in path and not os.path.isfile(path):
+        raise FileNotFoundError(
+            f'{key}={path!r} is not a file{relative_to(path)}: train the {role} first, or give '
+            'the path or address of its checkpoint.'
+        )
+
+
 def load_weights(
     network: nn.Module, path: str, key: str = 'model.teacher_ckpt', role: str = 'teacher'
 ) -> dict[str, Any]:
@@ -57,11 +66,7 @@ def load_weights(
     if load_folder is not None and os.path.isdir(path):
         _check(load_folder(path), network, path, key, role)
         return {}
-    if '://' not in path and not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'{key}={path!r} is not a file{relative_to(path)}: train the {role} first, or give '
-            'the path or address of its checkpoint.'
-        )
+    need_checkpoint(path, key, role)
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu', logger='silent')
     except FileNotFoundError as error:

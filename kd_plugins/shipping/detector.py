@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,7 @@ def export_detector(
     for free in (True, False):
         images, samples = cases[-1] if free else cases[0]
         inputs = inputs_of(images, samples)
-        with torch.no_grad():
-            network(*inputs.values())  # which tells the names of maps
+        _try(network, inputs, path)  # which tells the names of maps
         axes = _axes(network, free, pictures.size is None)
         try:
             content = write_onnx(network, inputs, network.names, axes, opset, metadata)
@@ -110,12 +110,17 @@ def as_function(detector: nn.Module, raw: bool) -> Any:
         ValueError: If it cannot be one.
     """
     for module in detector.modules():
-        # mmcv's compiled ones; RoIAlign is replaced by torchvision's, losses are not computed.
         kind = type(module)
+        # mmcv's compiled ones; RoIAlign is replaced by torchvision's, losses are not computed.
         if kind.__module__.startswith('mmcv.ops') and not kind.__name__.endswith(IN_ONNX):
             raise ValueError(
                 f'{type(detector).__name__} is not written as ONNX: there is no operator for its '
                 f'{kind.__name__}.'
+            )
+        if 'deform_conv2d' in vars(sys.modules[kind.__module__]):  # a function: TOOD's
+            raise ValueError(
+                f'{kind.__name__} is not written as ONNX: there is no operator for its '
+                'deform_conv2d.'
             )
     if hasattr(detector, 'roi_head'):
         return (TwoStageOutputs if raw else TwoStageDetector)(detector).eval()
@@ -139,6 +144,24 @@ def _cases(pictures: Pictures) -> Iterator[tuple[Tensor, list[Any]]]:
         yield torch.cat([images[:1], images[1:].flip(-1)]), samples
     for i in range(0, len(indices) - 1, 2):
         yield pictures.batch(indices[i : i + 2])
+
+
+def _try(network: Any, inputs: dict[str, Tensor], path: Path) -> None:
+    """Run the detector in torch.
+
+    Raises:
+        ValueError: If it cannot: some have a smallest size.
+    """
+    try:
+        with torch.no_grad():
+            network(*inputs.values())
+    except (RuntimeError, IndexError) as error:
+        sides = ' x '.join(map(str, inputs['images'].shape[-2:]))
+        raise ValueError(
+            f'{str(path)!r} was not written: torch itself cannot run this detector on validation '
+            f'pictures of {sides} ({first_sentence(error)}): make them larger, in the pipeline of '
+            'val_dataloader or by --onnx HEIGHT WIDTH.'
+        ) from None
 
 
 def _axes(network: Any, batch: bool, size: bool) -> Axes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.config import Config
@@ -17,7 +18,11 @@ from kd_plugins.shipping.pictures import Pictures, inputs_of
 
 
 def measure(
-    cfg: Config, network: nn.Module, file: OnnxNetwork, size: tuple[int, int] | None = None
+    cfg: Config,
+    network: nn.Module,
+    file: OnnxNetwork,
+    size: tuple[int, int] | None = None,
+    tell: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
     """Return what a config's evaluator says of an ONNX file on its validation set.
 
@@ -27,6 +32,7 @@ def measure(
             pictures, and its head makes predictions of a classifier's logits.
         file: The file; of a detector, with decoding.
         size: Height and width to pad pictures to, None for none.
+        tell: Called after every batch with the pictures done and all.
     """
     with silence():
         loader = Runner.build_dataloader(dict(copy.deepcopy(cfg.val_dataloader)), seed=0)
@@ -34,13 +40,16 @@ def measure(
         evaluator = Evaluator(settings if isinstance(settings, list) else [settings])
         evaluator.dataset_meta = loader.dataset.metainfo
         pictures = Pictures(loader.dataset, network, size)
+        done, total = 0, len(loader.dataset)
         for data in loader:
             images, samples = pictures.prepare(data)
             # One at a time: files of networks whose number of pictures is not free.
             for i, sample in enumerate(samples):
                 _predict(network, sample, file(**inputs_of(images[i : i + 1], [sample])))
             evaluator.process(samples, data)
-        metrics: dict[str, float] = evaluator.evaluate(len(loader.dataset))
+            done += len(samples)
+            tell(done, total)
+        metrics: dict[str, float] = evaluator.evaluate(total)
     return metrics
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,12 +38,14 @@ class Shipment:
         size: Height and width of the pictures. None leaves them free for a detector, and
             takes a classifier's from its first validation picture.
         raw: Write a detector's outputs without decoding and suppression.
+        tell: Called with how many pictures are done, of how many, and for what.
     """
 
     cfg: Config
     checkpoint: Mapping[str, Any]
     size: tuple[int, int] | None = None
     raw: bool = False
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None
 
     def __post_init__(self) -> None:
         self.network: nn.Module = build_student(self.cfg).eval()
@@ -84,18 +86,26 @@ class Shipment:
         """Write the int8 file of an ONNX file; return how many pictures it was calibrated on."""
         pictures = calibration_pictures(self.cfg, self.network, self.size)
         chosen = pictures.some(count)
-        batches = map(pictures.batch, ([i] for i in chosen))
-        quantise(path, out, (inputs_of(*batch) for batch in batches))
+        quantise(path, out, self._inputs(pictures, chosen))
         return len(chosen)
+
+    def _inputs(self, pictures: Any, chosen: Sequence[int]) -> Iterator[Any]:
+        for done, i in enumerate(chosen):
+            self.tell(done, len(chosen), 'pictures to calibrate on')
+            yield inputs_of(*pictures.batch([i]))
 
     def measure(self, path: Path) -> dict[str, float]:
         """Return the metrics of an ONNX file on the validation set."""
-        return measure(self.cfg, self.network, OnnxNetwork(str(path)), self.size)
+
+        def tell(done: int, total: int) -> None:
+            self.tell(done, total, f'validation pictures for {path.name}')
+
+        return measure(self.cfg, self.network, OnnxNetwork(str(path)), self.size, tell)
 
     def measure_both(self, count: int) -> list[dict[str, float]]:
         """Return the metrics of its files in float32 and int8, which are thrown away."""
         with TemporaryDirectory() as folder:
-            path, out = Path(folder, 'student.onnx'), Path(folder, 'int8.onnx')
+            path, out = Path(folder, 'alone.onnx'), Path(folder, 'alone_int8.onnx')
             self.write(path)
             self.quantise(path, out, count)
             return [self.measure(path), self.measure(out)]

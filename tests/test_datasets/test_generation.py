@@ -215,7 +215,7 @@ def test_from_the_command_line(tmp_path, tool, capsys, monkeypatch):
     said = capsys.readouterr().out
     first = f'6 pictures of 3 classes in {out}; to draw: 6, about 5.86e-07 GB at 8 x 8 pixels\n'
     assert said.startswith(first) and said.endswith(f'wrote {out}/s2_st3_6.txt\n')
-    assert '6 of 6 pictures, ' in said and len(pictures(out)) == 6
+    assert len(pictures(out)) == 6
     assert tool(*given) == 0 and 'to draw: 0, ' in capsys.readouterr().out
     assert 'steps=3 (not 9)' in tool(*given[:10], '--steps', '9')
     assert 'give a scheduler of diffusers' in tool(

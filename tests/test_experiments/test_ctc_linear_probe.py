@@ -49,7 +49,7 @@ def test_features_of_files_are_those_of_the_same_arrays(folder, checkpoint, monk
 
     seen = []
 
-    def spy(network, loader):
+    def spy(network, loader, tell):
         seen.append(features(network, loader))
         return seen[-1]
 
@@ -79,7 +79,7 @@ def test_a_preprocessor_counts_wherever_the_training_finds_it(
 
     seen = []
 
-    def spy(network, loader):
+    def spy(network, loader, tell):
         seen.append(features(network, loader))
         return seen[-1]
 

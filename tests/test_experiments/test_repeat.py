@@ -14,7 +14,7 @@ import torch
 from helpers import ROOT
 from helpers.tiny_runs import tiny_run
 
-from kd_plugins.experiments import repeat, results
+from kd_plugins.experiments import progress, repeat, results
 from kd_plugins.experiments import run as running
 from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.repeat import RunsFailedError, run_all
@@ -107,7 +107,7 @@ def test_trains_every_seed_once_and_reports_last_and_best(tool, config, tmp_path
     trained = []
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch:
-        patch.setattr(tool.module, 'run_all', lambda runs, *rest: _only_new(runs, trained))
+        patch.setattr(progress, 'run_all', lambda runs, *rest: _only_new(runs, trained))
         tool(config, '--seeds', 3, 1, 4, '--work-dir', 'out')
     assert [run.seed for run in trained] == [4]
 
@@ -130,7 +130,7 @@ def fake(monkeypatch, tool, accuracies):
             for run, accuracy in zip(reversed(runs), reversed(accuracies), strict=True)
         }
 
-    monkeypatch.setattr(tool.module, 'run_all', run_all)
+    monkeypatch.setattr(progress, 'run_all', run_all)
     return seen
 
 
@@ -180,7 +180,7 @@ def test_runs_go_to_all_gpus_or_all_cores(gpus, jobs, tool, config, monkeypatch)
     seen = fake(monkeypatch, tool, [[1.0]])
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: gpus)
     monkeypatch.setattr(torch.cuda, 'get_device_name', lambda i: f'GPU {i}')
-    monkeypatch.setattr(tool.module.os, 'cpu_count', lambda: 11)
+    monkeypatch.setattr(progress.os, 'cpu_count', lambda: 11)
     tool(config, '--seeds', 0)
     assert seen['devices'] == list(range(gpus)) and seen['jobs'] == (jobs or 11)
 
@@ -204,7 +204,7 @@ def test_a_failing_seed_is_named_and_the_others_are_reported(tool, config, monke
             report(run, outcome)
         raise RunsFailedError(results, failures, log)
 
-    monkeypatch.setattr(tool.module, 'run_all', run_all)
+    monkeypatch.setattr(progress, 'run_all', run_all)
     with pytest.raises(SystemExit, match=r'1 of 2 seeds failed; see .*output.log'):
         tool(config, '--seeds', 4, 5)
     printed = capsys.readouterr().out

@@ -48,10 +48,12 @@ def test_seeds_fill_their_store_once_and_read_it(options):
     alone = run('vanilla/digits_student', 0, few)
     told, ticks = [], []
     results = run_all(
-        [*stored, alone], 2, Path('output.log'), lambda *_: None, lambda: ticks.append(1),
+        [*stored, alone], 2, Path('output.log'), lambda *_: None, ticks.append,
         tell=told.append,
     )  # fmt: skip
-    assert all(isinstance(result, Result) for result in results.values()) and ticks
+    assert all(isinstance(result, Result) for result in results.values())
+    # Nothing is trained while the store is filled, and all of it after that.
+    assert ticks[0] == [] and {run for running in ticks for run in running} == {*stored, alone}
     # One process has written, and no training after it.
     assert len([*Path('store').glob('*.records')]) == 1
     assert json.loads(Path('store/header.json').read_text())['data']['samples'] == 24

@@ -10,7 +10,7 @@ import pytest
 from helpers import CONFIGS, ROOT
 from scipy import stats
 
-from kd_plugins.experiments import verdict_plan
+from kd_plugins.experiments import progress, verdict_plan
 from kd_plugins.experiments.environment import hardware, versions
 from kd_plugins.experiments.inspected import Inspected, inspect_config
 from kd_plugins.experiments.logs import Training, average
@@ -359,7 +359,7 @@ def synthetic(monkeypatch, tool):
             outcome = Failure(value) if isinstance(value, str) else result(value, value + 1)
             report(run, outcome)
             (failed if isinstance(value, str) else done)[run] = outcome
-        tick()
+        tick([])
         if failed:
             raise RunsFailedError(done, failed, log)
         return done
@@ -368,7 +368,7 @@ def synthetic(monkeypatch, tool):
         return {each.name: Inspected('h', ratios={'loss_kd': 1e-4}, teacher={'accuracy/top1': 97.0})
                 for each in (whole.alone, *whole.distilled)}  # fmt: skip
 
-    monkeypatch.setattr(tool.module, 'run_all', run_all)
+    monkeypatch.setattr(progress, 'run_all', run_all)
     monkeypatch.setattr(tool.module, 'inspect_all', look)
     return reached
 

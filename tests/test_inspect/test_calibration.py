@@ -259,7 +259,7 @@ def test_wrong_arguments_are_refused(wrong, said, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location('check_tool', ROOT / 'tools/check.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
-    monkeypatch.setattr(sys, 'argv', ['check.py', 'x.py', *wrong])
+    monkeypatch.setattr(sys, 'argv', ['check.py', str(ROOT / 'configs/kd/kd_digits.py'), *wrong])
     with pytest.raises(SystemExit):
         tool.parse_args()
     assert said in capsys.readouterr().err

@@ -341,7 +341,7 @@ def test_from_the_command_line(tmp_path, monkeypatch, capsys, tool):
     out = tmp_path / 'configs' / 'my.py'
     given = ['--student', STUDENT, '--method', 'kd', '--out', out]
     assert tool(*given, '--teacher', TEACHER, '--teacher-ckpt', 't.pth') == 0
-    assert f'wrote {out}; next: python tools/check.py {out}\n' in capsys.readouterr().out
+    assert f'wrote {out}; next: python {ROOT}/tools/check.py {out}\n' in capsys.readouterr().out
     assert sorted(os.listdir(out.parent)) == ['my.py']
     assert Config.fromfile(out).model.teacher_ckpt == f'{tmp_path}/configs/../t.pth'
     assert tool(*given, '--teacher', TEACHER) == 2

@@ -176,7 +176,7 @@ def test_mim_trains_a_config_by_its_path(tmp_path, package):
             (KD, '--auto-scale-lr', '--cfg-options', 'auto_scale_lr={}'),
             '--auto-scale-lr needs auto_scale_lr=dict(base_batch_size=...)',
         ),
-        (('nowhere.py',), "config 'nowhere.py' is not a file"),
+        (('broken.py',), "config 'broken.py', line 1, is no Python"),
         (
             (KD,),
             "model.teacher_ckpt='work_dirs/digits_teacher/epoch_30.pth' is not a file ",
@@ -186,8 +186,41 @@ def test_mim_trains_a_config_by_its_path(tmp_path, package):
 def test_what_cannot_be_trained_says_so_before_training(
     tmp_path, monkeypatch, capsys, arguments, says
 ):
+    (tmp_path / 'broken.py').write_text('model = (\n')
     assert says in refusal('train.py', *arguments, cwd=tmp_path, monkeypatch=monkeypatch)
     assert 'Epoch(train)' not in ''.join(capsys.readouterr())
+
+
+def of_a_config(tool):
+    """The least that a tool of a config is given."""
+    more = dict(compare=['c.pth'], export_student=['c.pth'], test=['c.pth'])
+    more['linear_probe'] = ['c.pth', '--data', 'pictures']
+    return more.get(tool, [])
+
+
+@pytest.mark.parametrize(
+    'name',
+    ('cache_teacher', 'check', 'compare', 'export_student', 'linear_probe', 'repeat', 'test',
+     'train', 'verdict'),
+)  # fmt: skip
+def test_tools_refuse_a_config_in_one_way(name, tmp_path, monkeypatch, capsys):
+    """One sentence: with the code 2 where the command line is wrong, and 1 where its content is."""
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    arguments = dict(cwd=tmp_path, monkeypatch=monkeypatch)
+    assert refusal(f'{name}.py', 'nowhere.py', *of_a_config(name), **arguments) == '2'
+    sentence = "config 'nowhere.py' is not a file: give the path of a config.\n"
+    assert capsys.readouterr().err == sentence
+    (tmp_path / 'broken.py').write_text('model = (\n')
+    said = refusal(f'{name}.py', 'broken.py', *of_a_config(name), **arguments)
+    assert said == "config 'broken.py', line 1, is no Python: '(' was never closed."
+    if name != 'linear_probe':
+        given = ['a.py', *of_a_config(name), '--cfg-options', 'lr=1', 'lr']
+        assert refusal(f'{name}.py', *given, **arguments) == '2'
+        assert capsys.readouterr().err == "--cfg-options 'lr' is no setting: give KEY=VALUE.\n"
+    assert refusal(f'{name}.py', '--nonsense', 'a.py', *of_a_config(name), **arguments) == '2'
+    said = capsys.readouterr().err
+    assert '--nonsense; ' in said and said.endswith(f'{name}.py --help lists the options.\n')
+    assert said.count('\n') == 1
 
 
 def test_learning_rate_is_scaled(tmp_path):
@@ -202,6 +235,11 @@ def test_learning_rate_is_scaled(tmp_path):
 def test_testing_wants_a_checkpoint_or_the_teacher(tmp_path, monkeypatch, capsys, arguments):
     assert refusal('test.py', *arguments, cwd=tmp_path, monkeypatch=monkeypatch) == '2'
     assert "give either the student's checkpoint or --teacher" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
+    said = refusal('test.py', KD, 'gone.pth', cwd=tmp_path, monkeypatch=monkeypatch)
+    assert said.startswith("checkpoint='gone.pth' is not a file (looked for in")
 
 
 def test_a_test_needs_nothing_of_the_teacher(tmp_path, monkeypatch):
@@ -249,7 +287,7 @@ def test_a_config_of_a_package_that_is_not_there_says_which(tmp_path, monkeypatc
     here, there = tmp_path / 'here.py', tmp_path / 'there.py'
     here.write_text("default_scope = 'mmnowhere'\n")
     there.write_text("_base_ = 'mmdet::gfl/gfl_r50_fpn_1x_coco.py'\n")
-    args = argparse.Namespace(config=str(here), local_rank=0, verbose=True)
+    args = argparse.Namespace(config=str(here), local_rank=0, verbose=True, cfg_options={})
     with pytest.raises(SystemExit, match="default_scope='mmnowhere'.*install mmnowhere"):
         launch.load_config(args)
     monkeypatch.setattr('mmengine.config.config.is_installed', lambda package: False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -40,6 +40,8 @@ from kd_plugins.registry import name_of
 from kd_plugins.teachers import SnapshotTeacher, StoredTeacher
 from kd_plugins.teachers.upstreams import upstreams_teacher
 
+Tell = Callable[[int, int, str], None]
+
 
 class _Enough(Exception):
     """Raised to leave the training."""
@@ -53,6 +55,7 @@ def check(
     calibration: Calibration | None = None,
     alone: str | None = None,
     pictures: Pictures | None = None,
+    tell: Tell = lambda done, total, what: None,
 ) -> Report:
     """Train a few iterations in a temporary directory and report.
 
@@ -71,6 +74,7 @@ def check(
         alone: The checkpoint of a student that was trained alone, to compare the
             teacher with.
         pictures: Gets the first training pictures, as the pipeline makes them.
+        tell: Called with how much is done, of how much, and of what.
 
     Returns:
         The report, worst findings first.
@@ -83,7 +87,7 @@ def check(
         try:
             runner = launch.build_runner(_for_check(cfg, folder))
             steps = 'the training stops in its first iterations'
-            probe = _Probe(report, cfg, iterations, pictures)
+            probe = _Probe(report, cfg, iterations, pictures, tell)
             runner.register_hook(probe)
             with contextlib.suppress(_Enough):
                 runner.train()
@@ -95,7 +99,7 @@ def check(
                     'give val_dataloader, val_evaluator and val_cfg.',
                 )
             elif report.teacher is not None and teacher_batches:
-                evaluate_teacher(report, runner, teacher_batches, alone)
+                evaluate_teacher(report, runner, teacher_batches, alone, tell)
         except (Exception, SystemExit) as error:
             if debug:
                 raise
@@ -133,9 +137,15 @@ class _Probe(Hook):
     priority = 'LOWEST'
 
     def __init__(
-        self, report: Report, cfg: Config, iterations: int, pictures: Pictures | None = None
+        self,
+        report: Report,
+        cfg: Config,
+        iterations: int,
+        pictures: Pictures | None,
+        tell: Tell,
     ) -> None:
         self.report = report
+        self.tell = tell
         self.pictures = pictures
         self.cfg = cfg
         self.iterations = iterations
@@ -199,11 +209,15 @@ class _Probe(Hook):
         """Take the time; leave after the last iteration."""
         if self.left_to_calibrate > 0:
             self.left_to_calibrate -= 1
+            assert self.report.calibration is not None
+            total = self.report.calibration.iterations
+            self.tell(total - self.left_to_calibrate, total, 'iterations to calibrate over')
             if self.left_to_calibrate == 0:
                 self._propose(runner)
                 self._begin()
             return
         self.times.append(now() - self.started)
+        self.tell(len(self.times), self.iterations, 'iterations')
         self.teacher_times.append(self.teacher_seconds)
         self.teacher_seconds = 0.0
         self.started = now()

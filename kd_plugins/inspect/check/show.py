@@ -25,11 +25,11 @@ def show(report: Report, console: Console) -> None:
     if not report.findings:
         console.print('no findings')
     if report.student is not None:
-        console.print(_networks(report))
+        console.print(_networks(report), soft_wrap=False)
     if report.terms:
-        console.print(_terms(report))
+        console.print(_terms(report), soft_wrap=False)
     if report.wired:
-        console.print(_wired(report))
+        console.print(_wired(report), soft_wrap=False)
     for line in [*_calibration(report), *_lines(report)]:
         console.print(escape(line))
     verdict = '[bold green]ready to train[/]' if report.ok else '[bold red]not ready to train[/]'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,11 @@ from kd_plugins.teachers import AsTaught, teacher_of
 
 
 def evaluate_teacher(
-    report: Report, runner: Runner, batches: int, alone: str | None = None
+    report: Report,
+    runner: Runner,
+    batches: int,
+    alone: str | None = None,
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> None:
     """Run the validation's metrics on the teacher, over some batches.
 
@@ -35,13 +39,14 @@ def evaluate_teacher(
         batches: How many batches.
         alone: The checkpoint of a student that was trained alone, to be measured on the
             same batches.
+        tell: Called with how many batches are done, of how many, and of what.
 
     Raises:
         FileNotFoundError, ValueError: If that is no checkpoint of this student.
     """
     loop, taught = runner.val_loop, teacher_of(runner.model)
     drawn = [*itertools.islice(loop.dataloader, batches)]
-    report.teacher_metrics, seen = _measure(loop, taught, drawn)
+    report.teacher_metrics, seen = _measure(loop, taught, drawn, tell)
     report.teacher_samples = len(seen)
     boxes: Any = getattr(runner.model, 'pseudo_boxes', None)
     labelled = sureness(seen)
@@ -53,15 +58,15 @@ def evaluate_teacher(
         report.unlabelled_boxes = found_boxes(outputs, boxes.score)
         report.labelled_boxes = found_boxes(seen, boxes.score)
     for member in taught.teacher.members:
-        metrics, _ = _measure(loop, AsTaught(member), drawn)
+        metrics, _ = _measure(loop, AsTaught(member), drawn, tell)
         report.teacher_members.append((str(member.weights), metrics))
     network = taught.teacher.network
     if network is not None and taught.own_input_differed:
-        report.teacher_own_metrics, _ = _measure(loop, network, drawn)
+        report.teacher_own_metrics, _ = _measure(loop, network, drawn, tell)
     if alone is not None:
         student = _student_of(runner)
         load_weights(student, alone, '--alone', 'student alone')
-        report.alone_metrics, _ = _measure(loop, student.eval(), drawn)
+        report.alone_metrics, _ = _measure(loop, student.eval(), drawn, tell)
 
 
 def _student_of(runner: Runner) -> nn.Module:
@@ -76,11 +81,12 @@ def _student_of(runner: Runner) -> nn.Module:
 
 
 def _measure(
-    loop: Any, network: nn.Module, batches: Sequence[Any]
+    loop: Any, network: nn.Module, batches: Sequence[Any], tell: Callable[[int, int, str], None]
 ) -> tuple[dict[str, float], list[Any]]:
     """Return the metrics of a network over batches, and its predictions."""
     seen: list[Any] = []
-    for batch in batches:
+    for done, batch in enumerate(batches):
+        tell(done, len(batches), 'batches of the validation')
         # Preprocessors write into the samples.
         batch = copy.deepcopy(batch)
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,14 +57,21 @@ def load(cfg: Config, checkpoint: str) -> Runner:
     return runner
 
 
-def validation_batches(cfg: Config, samples: int) -> Iterator[dict[str, Any]]:
+def validation_batches(
+    cfg: Config,
+    samples: int,
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None,
+) -> Iterator[dict[str, Any]]:
     """Yield so many samples of the validation set in batches, in random order.
 
-    In the order of the files, the first samples are of one class.
+    In the order of the files, the first samples are of one class. Before each batch,
+    ``tell`` is called with how many are done, of how many, and what they are.
     """
+    wanted = samples
     loader_cfg = copy.deepcopy(cfg.val_dataloader)
     loader_cfg.sampler = dict(type='DefaultSampler', shuffle=True)
     for batch in Runner.build_dataloader(loader_cfg, seed=0):
+        tell(wanted - samples, wanted, 'validation pictures')
         yield {key: values[:samples] for key, values in batch.items()}
         samples -= len(batch['data_samples'])
         if samples <= 0:

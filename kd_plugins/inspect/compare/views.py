@@ -37,11 +37,14 @@ class Choice:
             default 6 (``answers``, ``boxes``), 5 (``patches``) or 1000.
         moments: Parts of the training that are over, 0 to 1, to draw CSKD's target
             at (``patches``).
+        tell: Called with how many pictures of the whole set's views are done, of how many,
+            and what they are.
     """
 
     images: Sequence[str | int] = ()
     samples: int | None = None
     moments: Sequence[float] = (0.25, 0.5, 1.0)
+    tell: Callable[[int, int, str], None] = lambda done, total, what: None
 
 
 def answers(runner: Runner, choice: Choice) -> tuple[Figure, list[str]]:
@@ -60,7 +63,7 @@ def answers(runner: Runner, choice: Choice) -> tuple[Figure, list[str]]:
 
 def correlation(runner: Runner, choice: Choice) -> tuple[Figure, list[str]]:
     """How differently both classifiers relate the classes."""
-    found = ask(runner.model, validation_batches(runner.cfg, choice.samples or 1000))
+    found = ask(runner.model, validation_batches(runner.cfg, choice.samples or 1000, choice.tell))
     difference = correlation_difference(found)
     names = class_names(runner.cfg, len(difference))
     said = f'mean size of the difference: {difference.abs().mean().item():.4f}'
@@ -69,7 +72,7 @@ def correlation(runner: Runner, choice: Choice) -> tuple[Figure, list[str]]:
 
 def tsne(runner: Runner, choice: Choice) -> tuple[Figure, list[str]]:
     """Both classifiers' penultimate features, by class."""
-    found = ask(runner.model, validation_batches(runner.cfg, choice.samples or 1000))
+    found = ask(runner.model, validation_batches(runner.cfg, choice.samples or 1000, choice.tell))
     if len(found.labels) < 10:
         raise ValueError(
             f'--view tsne needs 10 samples or more, and there are {len(found.labels)}.'

@@ -1,0 +1,161 @@
+"""What tools say of long work, on a clock of the test's own."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from kd_plugins.experiments import progress
+from kd_plugins.experiments.results import Failure, Result, Run
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The time in seconds, which the test moves."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+
+    def wait(seconds):
+        now[0] += seconds
+
+    return wait
+
+
+def said(run, every=30.0):
+    """Return the lines that a file of output gets from ``run(progress)``."""
+    file = io.StringIO()
+    with progress.Progress(Console(file=file, width=40), every) as started:
+        run(started)
+    return file.getvalue().splitlines()
+
+
+def test_what_is_left_is_at_the_pace_since_the_first_call(clock):
+    def work(started):
+        clock(100)  # reading, building
+        started.count(10, 1000, 'pictures')
+        clock(29)
+        started.count(500, 1000, 'pictures')
+        clock(1)
+        started.count(110, 1000, 'pictures')
+        clock(31)
+        started.count(1000, 1000, 'pictures')
+
+    assert said(work) == [
+        '10 of 1,000 pictures after 100.0 s',
+        # 100 in 30 s, and 890 are left.
+        '110 of 1,000 pictures after 2 min; about 4 min left at the pace so far',
+        '1,000 of 1,000 pictures after 3 min',
+    ]
+
+
+def test_another_thing_has_a_pace_of_its_own(clock):
+    def work(started):
+        started.count(0, 10, 'plates')
+        clock(50)
+        started.count(5, 10, 'plates')
+        clock(50)
+        started.count(1, 10, 'cups')
+        clock(60)
+        started.count(2, 10, 'cups')
+
+    assert said(work)[-2:] == [
+        '1 of 10 cups after 100.0 s',
+        '2 of 10 cups after 3 min; about 8 min left at the pace so far',
+    ]
+
+
+# --- many trainings
+
+LONG = (
+    "train_cfg = dict(by_epoch=True, max_epochs={})\ncustom_imports = dict(imports=['kd_plugins'])"
+)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """Two seeds each of a training of ten epochs and of one of four."""
+    monkeypatch.chdir(tmp_path)
+    for name, epochs in (('slow', 10), ('fast', 4)):
+        Path(f'{name}.py').write_text(LONG.format(epochs))
+    return [
+        Run(name, f'{name}.py', seed, f'{name}/{seed}')
+        for seed in (0, 1)
+        for name in ('slow', 'fast')
+    ]
+
+
+def complete(run, epoch):
+    """Leave what a run leaves that has completed so many epochs."""
+    Path(run.work_dir).mkdir(parents=True, exist_ok=True)
+    Path(run.work_dir, 'metrics.json').write_text(json.dumps({epoch: {}}))
+
+
+def test_the_rest_is_laid_out_over_the_trainings_at_a_time(clock, runs):
+    slow, fast, slow_too, fast_too = runs
+    seen, two = progress.RunsProgress(runs, 2), [slow, fast]
+    complete(slow, 2)  # before it was interrupted
+    seen.look(two)
+    assert seen.line(two, '0 s') == (
+        '2 of 28 epochs after 0 s (slow, seed 0: 2 of 10; fast, seed 0: 0 of 4); no estimate yet'
+    )
+    # The first epochs come with starting up.
+    clock(1000)
+    complete(slow, 3), complete(fast, 1)
+    seen.look(two)
+    assert seen.seconds_left(two) is None
+    clock(10)
+    complete(fast, 2)
+    seen.look(two)
+    assert seen.seconds_left(two) is None  # of the slow one nothing is known
+    clock(10)
+    complete(slow, 4)
+    seen.look(two)
+    # An epoch takes 20 s and 10 s. One after the other: the fast one 2 x 10 - 10 s, then the second
+    # slow one; the first slow one 6 x 20 s, then the second fast one.
+    assert seen.seconds_left(two) == max(10 + 10 * 20, 6 * 20 + 4 * 10)
+    assert seen.line(two, '17 min').endswith('; about 4 min left at the pace so far')
+    # Time goes by within an epoch, but no epoch is over before it was seen to be.
+    clock(15)
+    assert seen.seconds_left(two) == max(10 + 10 * 20, 6 * 20 - 15 + 4 * 10)
+    assert seen.end(fast, Result('hash', [4], [50.0], [], 7, 80.0))
+    # Its own figure counts now: 80 s for four epochs.
+    seen.look([slow, slow_too])
+    assert seen.seconds_left([slow, slow_too]) == 10 * 20
+    assert not seen.end(fast_too, Result('hash', [4], [50.0], [], 7, 80.0))
+    seen.end(slow_too, Failure('no'))
+    # What has failed is no work any more.
+    assert seen.line([slow], '1 h').startswith('12 of 18 epochs after 1 h (slow, seed 0: 4 of 10)')
+
+
+def test_one_config_is_told_by_its_seeds_and_a_store_by_itself(runs):
+    seen = progress.RunsProgress(runs[::2], 1)
+    assert seen.name(runs[2]) == 'seed 1'
+    assert seen.line([], '3 min') == "the teacher's answers are being stored, 3 min so far"
+
+
+def test_a_file_of_output_gets_the_seeds_the_time_and_an_estimate(
+    clock, runs, monkeypatch, tmp_path
+):
+    slow, slow_too = runs[::2]
+
+    def run_all(runs, jobs, log, report, tick, devices, tell):
+        assert (jobs, log) == (1, tmp_path / 'log')
+        report(slow, Result('hash', [10], [40.0, 30.0], [], 7, 95.0))
+        for epoch in (0, 1, 2):
+            complete(slow_too, epoch)
+            tick([slow_too])
+            clock(40)
+        report(slow_too, Result('hash', [10], [50.0], [], 7, 400.0))
+        return {}
+
+    monkeypatch.setattr(progress, 'run_all', run_all)
+    file = io.StringIO()
+    progress.train([slow, slow_too], 1, tmp_path / 'log', Console(file=file, width=40))
+    assert file.getvalue().splitlines() == [
+        'seed 0: last 30.00, best 40.00, 95.0 s (kept)',
+        '11 of 20 epochs after 40.0 s (seed 1: 1 of 10); no estimate yet',
+        '12 of 20 epochs after 80.0 s (seed 1: 2 of 10); about 5 min left at the pace so far',
+        'seed 1: last 50.00, best 50.00, 7 min',
+    ]

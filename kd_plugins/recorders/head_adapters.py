@@ -409,6 +409,16 @@ class YOLOXAdapter(HeadAdapter):
     ) -> tuple[Tensor, Tensor | None]:
         return torch.stack([each[0] for each in returned]), None
 
+    def scores(self, positive: Tensor, assigned: Sequence[Assigned]) -> Tensor | None:
+        # A picture without an object does not come to its sampler.
+        asked = [i for i, call in enumerate(assigned) if call.sampled]
+        found = super().scores(positive[asked], assigned)
+        if found is None:
+            return None
+        rows = torch.ones_like(positive, dtype=torch.float32)
+        rows[asked] = found
+        return rows
+
     def decode(self, preds: Tensor, priors: Tensor, strides: Tensor) -> Tensor:
         # An infinite size would end in FAR, but its gradient in 0 * inf.
         preds = torch.cat([preds[:, :2], preds[:, 2:].clamp(max=math.log(FAR))], dim=1)

@@ -192,6 +192,27 @@ def test_an_anchor_weighs_what_the_teacher_is_sure_of_its_box(kind):
     assert value.item() == pytest.approx(total / number, rel=1e-4)
 
 
+@pytest.mark.parametrize('kind', [*DENSE, *ROIS])
+def test_a_picture_without_a_box_teaches_that_nothing_is_there(kind):
+    boxes, labels, scores = (list(each) for each in (BOXES, LABELS, SCORES))
+    boxes[0], labels[0], scores[0] = [], [], []
+    model = build(kind, calculate_student_loss=False)
+    seen = []
+    (term,) = [t for n, t in model.distiller.distill_losses.items() if n.endswith(('cls', 'dkd'))]
+    term.register_forward_pre_hook(lambda m, args, kwargs: seen.append(kwargs), with_kwargs=True)
+    with finding(model, boxes, labels, scores):
+        assert sum(v for n, v in losses(model, without_labels(size=128)).items() if 'loss' in n) > 0
+    record = seen[0]['preds_S']
+    if kind in ROIS:
+        for each in record:
+            assert {*each.labels[each.rois[:, 0] == 0].tolist()} == {CLASSES}
+            torch.testing.assert_close(each.weights, torch.where(each.labels < CLASSES, 0.6, 1.0))
+        return
+    positive = record.targets.positive
+    assert not positive[0].any() and positive[1].any()
+    torch.testing.assert_close(record.targets.scores, torch.where(positive, 0.6, 1.0))
+
+
 @pytest.mark.parametrize('kind', ['GFL', 'ATSS'])
 def test_terms_of_positives_weigh_them_one_by_one(kind):
     model = build(kind, calculate_student_loss=False)

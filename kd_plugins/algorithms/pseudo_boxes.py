@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+from mmengine.dist import all_reduce
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
@@ -38,9 +40,10 @@ class PseudoBoxes:
             the share of the pictures that have a box. By default they add nothing.
 
     Attributes:
-        pictures: How many pictures of the latest batch have a box.
-        boxes: How many boxes there are in it.
-        share: The share of its pictures that have a box.
+        pictures: How many pictures of the latest batch have a box, a number of shape (), averaged
+            over processes.
+        boxes: How many boxes there are in it, on this process.
+        share: The share of its pictures that have a box, likewise averaged.
 
     Raises:
         ValueError: If a setting is out of range.
@@ -51,7 +54,7 @@ class PseudoBoxes:
         self.loss_weight = checks.number(
             f'{KEY}.loss_weight', loss_weight, 'a finite weight, 0 or above', least=0
         )
-        self.pictures, self.boxes, self.share = 0, 0, 0.0
+        self.pictures, self.boxes, self.share = torch.zeros(()), 0, torch.zeros(())
 
     def check(self, student: nn.Module, teacher: Teacher, distiller: Any) -> None:
         """Refuse what cannot work together, before any step.
@@ -123,6 +126,8 @@ class PseudoBoxes:
     def give(self, data_samples: Sequence[Any], found: Sequence[Any]) -> list[Any]:
         """Return samples with the sure boxes as their objects.
 
+        All processes must call.
+
         Args:
             data_samples: The samples; they stay as they are.
             found: Of each what the teacher found, see :meth:`kd_plugins.teachers.Teacher.find`.
@@ -138,7 +143,10 @@ class PseudoBoxes:
             )
             samples.append(own)
         counts = [len(sample.gt_instances) for sample in samples]
-        self.pictures, self.boxes = sum(map(bool, counts)), sum(counts)
+        self.boxes = sum(counts)
+        # A process alone whose pictures have no box would count its labelled ones for more.
+        self.pictures = found[0].bboxes.new_full((), sum(map(bool, counts)), dtype=torch.float32)
+        all_reduce(self.pictures, op='mean')
         self.share = self.pictures / max(len(samples), 1)
         return samples
 

@@ -303,8 +303,9 @@ class SingleTeacherDistill(StudentModel):
         reset_records(distiller)
         if unlabelled is not None:
             losses.update(self._with_unlabelled(losses, len(inputs), unlabelled))
-        elif boxes is not None and not boxes.pictures:
-            losses.update({name: losses[name] * 0 for name in self._terms_of_targets()})
+        elif boxes is not None:
+            some = boxes.pictures > 0
+            losses.update({name: losses[name] * some for name in self._terms_of_targets()})
         return losses
 
     def _with_unlabelled(
@@ -319,7 +320,7 @@ class SingleTeacherDistill(StudentModel):
         finally:
             distiller.loss_forward_mappings = mappings
         reset_records(distiller)
-        counts = dict.fromkeys(others, len(batch['inputs']))
+        counts: dict[str, Any] = dict.fromkeys(others, len(batch['inputs']))
         if boxes is not None:
             counts.update(dict.fromkeys(self._terms_of_targets(), boxes.pictures))
         return joined(losses, count, others, counts)

@@ -58,7 +58,7 @@ def loss_of_labelled(
 
 
 def joined(
-    losses: Mapping[str, Any], count: int, others: Mapping[str, Any], more: Mapping[str, int]
+    losses: Mapping[str, Any], count: int, others: Mapping[str, Any], more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the terms of both parts of a batch as their mean over all pictures.
 
@@ -66,14 +66,16 @@ def joined(
         losses: The terms of the labelled pictures.
         count: How many these are.
         others: The terms of the unlabelled pictures, and what else is said of them, which stays.
-        more: Of each term how many of these count.
+        more: Of each term how many of these count, a number.
     """
     result = {}
     for name, value in others.items():
         if not name.startswith('distill.'):
             result[name] = value
             continue
-        result[name] = (count * losses[name] + more[name] * value) / (count + more[name])
+        # With 0 of them exactly the term of the labelled.
+        share = more[name] / (count + more[name])
+        result[name] = (1 - share) * losses[name] + share * value
         # Without "loss" in it, which would be added up.
         term = name.removeprefix('distill.').removeprefix('loss_').replace('loss', 'term')
         result[f'unlabelled_{term}'] = value.detach()

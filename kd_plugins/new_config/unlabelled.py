@@ -15,7 +15,7 @@ SCORE = 0.4
 #: Steps that read boxes, or mix pictures with others, for which there would have to be boxes.
 LEFT_OUT = (
     'LoadAnnotations', 'FilterAnnotations', 'Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp',
-    'CopyPaste',
+    'CopyPaste', 'RandomAffine', 'RandomShift', 'RandomCenterCropPad', 'MinIoURandomCrop',
 )  # fmt: skip
 
 
@@ -33,17 +33,20 @@ def folder_of_detector(base: Config, folder: str) -> dict[str, Any]:
         folder: Its path as it stands in the config.
 
     Raises:
-        ValueError: If the dataset of ``base`` has no pipeline of its own.
+        ValueError: If the dataset of ``base`` has no pipeline that reads pictures.
     """
     dataset = base.train_dataloader.dataset
-    if 'pipeline' not in dataset:
+    reads = (name_of(step.type) for step in dataset.get('pipeline', ()))
+    if not any(name.startswith('LoadImage') for name in reads):
         raise ValueError(
             f'--unlabelled: train_dataloader.dataset of the student is a {name_of(dataset.type)}, '
-            'which has no pipeline of its own: start from a config with a plain dataset.'
+            'which has no pipeline of its own that reads pictures: start from a config with a '
+            'plain dataset.'
         )
     steps = '_base_.train_dataloader.dataset.pipeline'
+    left_out = f"step['type'].split('.')[-1] not in {LEFT_OUT}"
     return dict(
         type='kd_plugins.PictureFolder',
         data_root=folder,
-        pipeline=Code(f"[step for step in {steps} if step['type'] not in {LEFT_OUT}]"),
+        pipeline=Code(f'[step for step in {steps} if {left_out}]'),
     )

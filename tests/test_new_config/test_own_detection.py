@@ -412,6 +412,28 @@ def test_pictures_without_labels_come_beside_those_of_a_detector(own, tmp_path):
             STUDENT, 'bckd', tmp_path / 'no.py', TEACHER, 't.pth', own / 'coco', 4,
             unlabelled=own / 'coco/val',
         )  # fmt: skip
+    # YOLOX mixes pictures around its dataset, with or without labelled ones beside.
+    for ratio in (1, 'all'):
+        with pytest.raises(ValueError, match='MultiImageMixDataset, which has no pipeline'):
+            yolox = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'
+            request = Request(
+                yolox, 'bckd', tmp_path / 'no.py', yolox, str(tmp_path / 't.pth'),
+                unlabelled=tmp_path / 'mine', unlabelled_ratio=ratio,
+            )  # fmt: skip
+            write_config(request)
+    # Nor do steps that no picture without boxes passes.
+    base = Config.fromfile(STUDENT)
+    kinds = ('mmdet.LoadAnnotations', 'RandomAffine', 'RandomShift', 'MinIoURandomCrop', 'mmdet.Pad')
+    base.train_dataloader.dataset.pipeline[1:1] = [dict(type=kind) for kind in kinds]
+    base.dump(tmp_path / 'more_steps.py')
+    write_config(
+        Request(
+            str(tmp_path / 'more_steps.py'), 'bckd', tmp_path / 'steps.py', TEACHER,
+            str(tmp_path / 't.pth'), unlabelled=tmp_path / 'mine',
+        )
+    )  # fmt: skip
+    pipeline = Config.fromfile(tmp_path / 'steps.py').train_dataloader.dataset.unlabelled.pipeline
+    assert [step.type for step in pipeline] == [steps[0], 'mmdet.Pad', *steps[1:]]
     # A term on maps reads no boxes.
     write_config(
         Request(

@@ -9,6 +9,7 @@ on after a kill. mmdet's ``CocoDataset`` reads the file, with ``data_prefix=dict
 """
 
 import argparse
+import json
 import sys
 import time
 from functools import partial
@@ -112,7 +113,11 @@ def main() -> None:
             args.out,
             score,
             size,
-            dict(config=args.config, checkpoint=args.checkpoint),
+            dict(
+                config=args.config,
+                checkpoint=args.checkpoint,
+                cfg_options=json.dumps(args.cfg_options or {}, sort_keys=True),
+            ),
             Progress(),
         )
     except (ValueError, OSError) as error:

@@ -180,7 +180,8 @@ def label_pictures(
         out: The file.
         score: Boxes count from this score on.
         batch_size: Pictures that are shown at once.
-        source: What the file says of its making: ``config`` and ``checkpoint``, two files.
+        source: What the file says of its making: ``config`` and ``checkpoint``, two files, and
+            ``cfg_options``, what the detector is built with beside them.
         tell: Called with how many of the pictures are done, and of how many.
 
     Raises:
@@ -196,14 +197,13 @@ def label_pictures(
     if left:
         detector = labeller()
         _check_score(detector.network, score)
+        record.add('', dict(classes=detector.classes))
         names = [image['file_name'] for image in left]
         for batch in _batches(detector, pictures.folder, names, batch_size, record):
             found = detector.label([data for _, data in batch], score) if batch else []
             for (name, _), each in zip(batch, found, strict=True):
                 record.add(name, each)
-            tell(len(record.done), total)
-        classes = detector.classes
-        record.add('', dict(classes=classes))
+            tell(len(record.done) - 1, total)  # one line says the classes
     result, content = _content(pictures, record.done, made)
     if not result.pictures:
         name, why = next(iter(result.unreadable.items()))
@@ -302,6 +302,12 @@ def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Sequence[str] | 
     model = copy.deepcopy(cfg.get('model') or {})
     key = 'model.teacher' if isinstance(model.get('teacher'), Mapping) else 'model'
     settings = model['teacher'] if key == 'model.teacher' else model
+    size = model.get('teacher_input_size')
+    if key == 'model.teacher' and size is not None:
+        raise ValueError(
+            f'{cfg.filename!r} has model.teacher_input_size={size}, and its test_dataloader reads '
+            "pictures of the student's size: give the teacher's own config."
+        )
     resolved, _ = resolve_network(settings, key)
     resolved.pop('init_cfg', None)
     preprocessor = cfg.get('data_preprocessor') or model.get('data_preprocessor')

@@ -3,6 +3,7 @@
 import json
 import runpy
 import sys
+from unittest import mock
 
 import cv2
 import mmcv
@@ -140,6 +141,9 @@ def test_it_goes_on_after_a_kill(world, monkeypatch, capsys):
     monkeypatch.setattr(labelling.Labeller, 'label', before)
     said = label(world, monkeypatch, capsys, '--score', '0.2', out='broken.json')
     assert "progress' holds what was done with another score" in said
+    changed = (*options, '--cfg-options', 'model.test_cfg.nms.iou_threshold=0.1')
+    said = label(world, monkeypatch, capsys, *changed, out='broken.json')
+    assert "progress' holds what was done with another cfg_options" in said
     capsys.readouterr()
     said = label(world, monkeypatch, capsys, *options, out='broken.json')
     assert '4 pictures; to label: 2' in said
@@ -147,6 +151,17 @@ def test_it_goes_on_after_a_kill(world, monkeypatch, capsys):
         (world / 'whole.json').read_text()
     )
     assert not kept.exists()
+    # Also if the last picture was the last thing that it wrote.
+    monkeypatch.setattr(labelling, '_content', mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        label(world, monkeypatch, capsys, *options, out='broken2.json')
+    monkeypatch.undo()
+    lines = (world / 'broken2.json.progress').read_text().splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if '.png' in line or '.jpg' in line)
+    (world / 'broken2.json.progress').write_text(''.join(lines[: last + 1]))
+    label(world, monkeypatch, capsys, *options, out='broken2.json')
+    again = json.loads((world / 'broken2.json').read_text())
+    assert again == json.loads((world / 'whole.json').read_text())
 
 
 def test_a_coco_file_keeps_its_numbers_and_a_distillation_its_teacher(
@@ -174,6 +189,10 @@ def test_a_coco_file_keeps_its_numbers_and_a_distillation_its_teacher(
     ]  # fmt: skip
     assert [c['name'] for c in written['categories']] == ['cat', 'ant']
     assert {a['image_id'] for a in written['annotations']} <= {70, 9}
+    cfg.model.teacher_input_size = 64
+    cfg.dump(world / 'resized.py')
+    said = label(world, monkeypatch, capsys, out='no.json', config=world / 'resized.py')
+    assert "has model.teacher_input_size=64, and" in said and "teacher's own config" in said
 
 
 def test_pictures_that_cannot_be_read_are_named_and_left_out(world, monkeypatch, capsys):

@@ -89,7 +89,7 @@ class NetworkTeacher(Teacher):
         def run(converted: Tensor, samples: Sequence[Any]) -> list[Any]:
             # Predictions are written into the samples, which are not the teacher's.
             own = [sample.new() for sample in samples]
-            with _decoding_in_full(network):
+            with _boxes_in_full(network):
                 predicted = network.predict(converted, own, rescale=False)
             found = [each.pred_instances for each in predicted]
             (height, width), (own_height, own_width) = inputs.shape[-2:], converted.shape[-2:]
@@ -225,25 +225,34 @@ def _features(extract_feat: Callable[[Tensor], Any], inputs: Tensor, *_: Any, mo
 
 
 @contextmanager
-def _decoding_in_full(network: nn.Module) -> Iterator[None]:
-    """Let heads of mmdet decode and suppress boxes in float32, which half precision rounds.
+def _boxes_in_full(network: nn.Module) -> Iterator[None]:
+    """Let heads of mmdet decode and suppress boxes in float32, and make no masks of them.
 
-    mmcv's suppression does not even take them on processors.
+    Half precision rounds boxes, and mmcv's suppression does not even take it on processors.
+    Masks would be pasted into whole pictures, for nobody.
     """
-    heads = [each for each in network.modules() if hasattr(each, 'predict_by_feat')]
-    for head in heads:
-        method = head.predict_by_feat
+    replaced = []
+    for head in network.modules():
+        method = getattr(head, 'predict_by_feat', None)
 
         def decode(*args: Any, method: Any = method, **kwargs: Any) -> Any:
             with torch.autocast('cuda', enabled=False), torch.autocast('cpu', enabled=False):
                 return method(*_in_full(args), **_in_full(kwargs))
 
-        head.__dict__['predict_by_feat'] = decode
+        instead = dict(predict_by_feat=decode, predict_mask=_without_masks)
+        replaced += [(head, name, by) for name, by in instead.items() if hasattr(head, name)]
+    for head, name, by in replaced:
+        head.__dict__[name] = by
     try:
         yield
     finally:
-        for head in heads:
-            del head.__dict__['predict_by_feat']
+        for head, name, _ in replaced:
+            del head.__dict__[name]
+
+
+def _without_masks(x: Any, batch_img_metas: Any, results_list: Any, *_: Any, **__: Any) -> Any:
+    """Stand in for a RoI head's ``predict_mask``."""
+    return results_list
 
 
 def _in_full(values: Any) -> Any:

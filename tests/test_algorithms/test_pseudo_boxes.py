@@ -381,6 +381,28 @@ def test_boxes_are_in_pixels_of_the_batch_and_recorders_hear_the_same_look(kind)
         torch.testing.assert_close(one.bboxes, scaled)
 
 
+@pytest.mark.parametrize('kind', ['Mask', 'Cascade Mask'])
+def test_a_teacher_of_masks_finds_its_boxes_and_makes_no_mask(kind):
+    student = two_stage.detector('Cascade' if kind != 'Mask' else 'Faster', CLASSES)
+    teacher = two_stage.detector(kind, CLASSES, width=16)
+    model = two_stage.build(student, teacher).eval()
+    data = model.data_preprocessor(images(3, 96), False)
+    network, recorders = model.teacher.network, model.distiller.teacher_recorders
+    for sample in data['data_samples']:
+        sample.set_metainfo(dict(ori_shape=(96, 96)))
+    expected = network(data['inputs'], copy.deepcopy(data['data_samples']), mode='predict')
+    # A pipeline that resizes nothing says no factor.
+    for sample in data['data_samples']:
+        del sample.scale_factor
+    found = model.teacher.find(recorders, **data)
+    assert sum(map(len, found)) > 0 and not any('masks' in each for each in found)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one.bboxes, other.pred_instances.bboxes)
+        torch.testing.assert_close(one.scores, other.pred_instances.scores)
+    # As it was.
+    assert 'predict_mask' not in vars(network.roi_head)
+
+
 @pytest.mark.parametrize('kind', ['GFL', 'RetinaNet'])
 def test_half_precision_gives_finite_losses_and_gradients(kind):
     model = build(kind, pseudo=dict(loss_weight=0.5))

@@ -136,10 +136,16 @@ class PseudoBoxes:
         for sample, objects in zip(data_samples, found, strict=True):
             own = sample.new()
             own.pop('ignored_instances', None)
-            whole = (objects.bboxes[:, 2:] - objects.bboxes[:, :2]).amin(dim=1) >= _THINNEST
-            sure = objects[(objects.scores >= self.score) & whole]
+            height, width = sample.img_shape[:2]
+            # Not every head ends its boxes where the picture ends.
+            x, y = objects.bboxes[:, 0::2], objects.bboxes[:, 1::2]
+            corners = torch.stack([x.clamp(0, width), y.clamp(0, height)], dim=2).float()
+            whole = (corners[:, 1] - corners[:, 0]).amin(dim=1) >= _THINNEST
+            sure = (objects.scores >= self.score) & whole
             own.gt_instances = InstanceData(
-                bboxes=sure.bboxes.float(), labels=sure.labels, scores=sure.scores.float()
+                bboxes=corners.flatten(1)[sure],
+                labels=objects.labels[sure],
+                scores=objects.scores[sure].float(),
             )
             samples.append(own)
         counts = [len(sample.gt_instances) for sample in samples]

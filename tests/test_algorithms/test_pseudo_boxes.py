@@ -339,6 +339,16 @@ def test_the_samples_stay_as_they_are_and_what_was_ignored_is_forgotten():
     assert all('ignored_instances' not in sample for sample in samples)
     # A box thinner than a pixel is none, as in mmdet's pipelines.
     assert [sample.gt_instances.labels.tolist() for sample in samples] == [[], [1]]
+    # YOLOX says boxes beyond the picture, which has none; the batch is larger.
+    beyond = InstanceData(
+        bboxes=torch.tensor([[-9, 40, 30, 120], [70, 8, 99, 30], [81, 0, 95, 50.0]]),
+        labels=torch.tensor([1, 2, 3]),
+        scores=torch.ones(3),
+    )
+    given['data_samples'][0].set_metainfo(dict(img_shape=(90, 80)))
+    (sample, _) = model.pseudo_boxes.give(given['data_samples'], [beyond, beyond])
+    assert sample.gt_instances.bboxes.tolist() == [[0, 40, 30, 90], [70, 8, 80, 30]]
+    assert sample.gt_instances.labels.tolist() == [1, 2]
     model.pseudo_boxes.score = 0.3
     assert model.pseudo_boxes.give(given['data_samples'][:1], [samples[0].gt_instances])
     assert model.pseudo_boxes.boxes == 0

@@ -384,6 +384,13 @@ def check_labels(loader: Any, model: nn.Module) -> None:
         sampler = getattr(loader, 'sampler', None)
         kinds = {kind.__name__ for kind in type(sampler).__mro__}
         size, of_sampler = loader.batch_size, getattr(sampler, 'batch_size', None)
+        if size is None:
+            raise ValueError(
+                f'train_dataloader.batch_sampler is a {type(loader.batch_sampler).__name__}, which '
+                'makes batches of its own, and the dataset WithUnlabelled wants some labelled and '
+                'some unlabelled pictures in every batch, as kd_plugins.MultiSourceSampler gives '
+                'them: set batch_sampler=None.'
+            )
         if 'MultiSourceSampler' not in kinds or size != of_sampler:
             raise ValueError(
                 f'train_dataloader.sampler is a {type(sampler).__name__} of batches of '

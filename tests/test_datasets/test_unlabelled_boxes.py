@@ -221,5 +221,8 @@ def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_
     assert len(losses) == 4 and min(losses) > 0
     cfg = config(scenes, tmp_path / '5')
     cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
-    cfg.train_dataloader.batch_sampler = dict(type='AspectRatioBatchSampler')
     refused(cfg, r'train_dataloader.sampler is a .* wants some labelled and some unlabelled')
+    # That of upstream's configs, beside the right sampler.
+    cfg = config(scenes, tmp_path / '6')
+    cfg.train_dataloader.batch_sampler = dict(type='AspectRatioBatchSampler')
+    refused(cfg, 'batch_sampler is a AspectRatioBatchSampler, which makes .* set batch_sampler=None')

@@ -28,7 +28,10 @@ from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
 
 #: What the log says of terms.
-_OF_TERMS = ('train/distill.', 'train/distill_loss', 'train/unlabelled_', 'train/grad_cosine')
+_OF_TERMS = (
+    'train/distill.', 'train/distill_loss', 'train/unlabelled_', 'train/student.unlabelled_',
+    'train/pseudo_boxes', 'train/grad_cosine',
+)  # fmt: skip
 
 
 def before_train(runner: Any) -> None:

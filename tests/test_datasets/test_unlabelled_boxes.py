@@ -194,6 +194,15 @@ def test_a_training_resumes_to_the_same_weights_with_an_average_beside_it(scenes
         assert torch.equal(value, whole[name]), name
 
 
+def test_a_distillation_that_has_stopped_leaves_nothing_of_it_in_the_log(scenes, tmp_path):
+    pseudo = dict(score=0.0, loss_weight=1.0)
+    cfg = config(scenes, tmp_path / 'stopped', model=dict(pseudo_boxes=pseudo))
+    cfg.custom_hooks = [dict(type='mmrazor.StopDistillHook', stop_epoch=1)]
+    logged = run(cfg).message_hub.log_scalars
+    assert 'train/student.loss_cls' in logged
+    assert not any('unlabelled' in name or 'pseudo' in name for name in logged)
+
+
 def refused(cfg, says):
     with pytest.raises(ValueError, match=says):
         run(cfg)

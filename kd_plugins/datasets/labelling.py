@@ -233,7 +233,9 @@ class _Record:
                     f'{str(path)!r} holds what was done with another {", ".join(different)}: give '
                     'another --out, or remove it.'
                 )
-            self.done = dict(json.loads(line) for line in lines[1:])
+            done = dict(json.loads(line) for line in lines[1:])
+            # What could not be read may be there by now.
+            self.done = {name: what for name, what in done.items() if 'unreadable' not in what}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_aside(''.join(f'{line}\n' for line in lines or [json.dumps(dict(made))]), path)
 

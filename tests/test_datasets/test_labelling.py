@@ -210,6 +210,11 @@ def test_pictures_that_cannot_be_read_are_named_and_left_out(world, monkeypatch,
     (bad / 'good.png').unlink()
     said = label(world, monkeypatch, capsys, where='bad', out='worse.json')
     assert said.startswith('none of the 2 pictures of') and not (world / 'worse.json').exists()
+    # They are there by the next time.
+    for name in ('half.png', 'none.jpg'):
+        (bad / name).write_bytes(good)
+    said = label(world, monkeypatch, capsys, where='bad', out='worse.json')
+    assert '2 pictures; to label: 2' in said and 'in 2 pictures' in said
 
 
 def test_what_cannot_be_labelled_is_refused_in_a_sentence(world, monkeypatch, capsys, tmp_path):

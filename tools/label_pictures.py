@@ -5,9 +5,9 @@
 CONFIG is that of a detector of mmdet, or of a distillation, whose teacher is taken. FOLDER holds
 pictures at any depth, or is a COCO file, whose pictures are labelled anew. Every annotation has
 its ``score``; pictures that cannot be read are named and left out. The same command goes
-on after a kill. mmdet's ``CocoDataset`` reads the file, with ``data_prefix=dict(img=FOLDER)``. It numbers classes
-as the categories stand in the file, which is the detector's order: ``metainfo.classes`` has to be in
-the same.
+on after a kill. mmdet's ``CocoDataset`` reads the file, with ``data_prefix=dict(img=FOLDER)``. It
+numbers classes as the categories stand in the file, in the detector's order: ``metainfo.classes``
+has to be in the same.
 """
 
 import argparse

@@ -192,7 +192,7 @@ def test_a_coco_file_keeps_its_numbers_and_a_distillation_its_teacher(
     cfg.model.teacher_input_size = 64
     cfg.dump(world / 'resized.py')
     said = label(world, monkeypatch, capsys, out='no.json', config=world / 'resized.py')
-    assert "has model.teacher_input_size=64, and" in said and "teacher's own config" in said
+    assert 'has model.teacher_input_size=64, and' in said and "teacher's own config" in said
 
 
 def test_pictures_that_cannot_be_read_are_named_and_left_out(world, monkeypatch, capsys):

@@ -234,4 +234,4 @@ def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_
     # That of upstream's configs, beside the right sampler.
     cfg = config(scenes, tmp_path / '6')
     cfg.train_dataloader.batch_sampler = dict(type='AspectRatioBatchSampler')
-    refused(cfg, 'batch_sampler is a AspectRatioBatchSampler, which makes .* set batch_sampler=None')
+    refused(cfg, 'is a AspectRatioBatchSampler, which makes .* set batch_sampler=None')

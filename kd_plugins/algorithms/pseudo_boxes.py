@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
 from kd_plugins import checks
-from kd_plugins.distillers.building import recorder_of
+from kd_plugins.distillers.fitting import recorder_of
 from kd_plugins.losses.roi import RoILoss
 from kd_plugins.networks import classes_of, score_threshold
 from kd_plugins.teachers import StoredTeacher, Teacher

@@ -24,6 +24,8 @@ from kd_plugins.registry import MODELS
 #: As many class and register tokens as may come before those of the patches.
 MOST_EXTRA_TOKENS = 8
 _WEIGHTS = ('model.safetensors', 'model.safetensors.index.json')
+#: Settings of preprocessors of Hugging Face's by which more is done than to scale and shift RGB.
+_OTHERWISE = ('do_flip_channel_order', 'offset', 'rescale_offset')
 
 
 class FoundationBackbone(BaseModule):
@@ -43,8 +45,11 @@ class FoundationBackbone(BaseModule):
         """Height and width of the pictures that its positions are laid out for."""
         raise NotImplementedError
 
-    def _take_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        scaled = {key: [255.0 * x for x in each] for key, each in dict(mean=mean, std=std).items()}
+    def _take_normalisation(
+        self, mean: Sequence[float], std: Sequence[float], white: float = 255.0
+    ) -> None:
+        """Note mean and deviation, whose unit is as many of the 255 steps of a pixel."""
+        scaled = {key: [white * x for x in each] for key, each in dict(mean=mean, std=std).items()}
         self.normalises = dict(scaled, to_rgb=True)
 
 
@@ -65,7 +70,8 @@ class TimmFeatures(FoundationBackbone):
 
     Raises:
         ImportError: Without timm.
-        ValueError: If timm has no such network, or none of its features.
+        ValueError: If timm has no such network, none of its features, or says that the weights
+            are of a network with another activation.
     """
 
     def __init__(self, model_name: str, init_cfg: Any = None, **kwargs: Any) -> None:
@@ -85,6 +91,13 @@ class TimmFeatures(FoundationBackbone):
                 'or a newer timm.'
             )
         says = self.model.pretrained_cfg
+        if 'QuickGELU' in str(says.get('notes')) and 'quickgelu' not in model_name:
+            raise checks.refuse(
+                'TimmFeatures.model_name',
+                model_name,
+                f'{model_name.replace("_clip_", "_clip_quickgelu_")!r}: these weights were trained '
+                'with another activation, QuickGELU, than a network of this name has',
+            )
         self._take_normalisation(says['mean'], says['std'])
 
     @property
@@ -94,8 +107,10 @@ class TimmFeatures(FoundationBackbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Return its map, (N, C, H, W)."""
+        # The last norm of a Hiera belongs to its classifier.
+        norm = not type(self.model).__name__.startswith('Hiera')
         (features,) = self.model.forward_intermediates(
-            x, indices=1, norm=True, intermediates_only=True
+            x, indices=1, norm=norm, intermediates_only=True
         )
         return (features,)
 
@@ -146,7 +161,9 @@ class HuggingFaceFeatures(FoundationBackbone):
                 f'HuggingFaceFeatures.folder={self.folder!r} has a {type(whole).__name__}, which '
                 'takes no pictures: give a model of pictures.'
             )
-        self._patch = getattr(config, 'patch_size', None)
+        patch = getattr(config, 'patch_size', None)
+        sides = {*patch} if isinstance(patch, (list, tuple)) else {patch}
+        self._patch = sides.pop() if len(sides) == 1 else None
 
     @property
     def features(self) -> Any:
@@ -156,8 +173,14 @@ class HuggingFaceFeatures(FoundationBackbone):
     def _read_normalisation(self) -> None:
         path = Path(self.folder, 'preprocessor_config.json')
         says = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-        if says.get('image_mean') and says.get('image_std') and says.get('do_normalize', True):
-            self._take_normalisation(says['image_mean'], says['image_std'])
+        mean, std = says.get('image_mean'), says.get('image_std')
+        if not (mean and std and says.get('do_normalize', True)) or any(map(says.get, _OTHERWISE)):
+            return
+        if says.get('include_top'):
+            # EfficientNet's input is divided by the deviation a second time.
+            std = [x * x for x in std]
+        factor = says.get('rescale_factor', 1 / 255) if says.get('do_rescale', True) else 1.0
+        self._take_normalisation(mean, std, 1 / factor)
 
     @property
     def img_size(self) -> tuple[int, int] | None:
@@ -198,7 +221,12 @@ class HuggingFaceFeatures(FoundationBackbone):
         more = {}
         if 'interpolate_pos_encoding' in inspect.signature(self.features.forward).parameters:
             more['interpolate_pos_encoding'] = True
-        hidden = self.features(pixel_values=x, **more).last_hidden_state
+        hidden = getattr(self.features(pixel_values=x, **more), 'last_hidden_state', None)
+        if hidden is None:
+            raise ValueError(
+                f'HuggingFaceFeatures.folder={self.folder!r} has a {type(self.features).__name__}, '
+                'which gives no last_hidden_state: give the folder of the network inside of it.'
+            )
         return (hidden if hidden.dim() == 4 else self._as_map(hidden, x),)
 
     def _as_map(self, tokens: Tensor, x: Tensor) -> Tensor:

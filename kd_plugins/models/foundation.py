@@ -80,10 +80,19 @@ class TimmFeatures(FoundationBackbone):
             import timm
         except ImportError as error:
             raise ImportError('TimmFeatures needs timm: pip install timm.') from error
+        if kwargs.get('pretrained'):
+            right = "no such setting, and the file of the weights as the teacher's teacher_ckpt"
+            raise checks.refuse('TimmFeatures.pretrained', kwargs['pretrained'], right)
         if not timm.is_model(model_name.split('.')[0]):
             right = "a name of timm.list_models(), such as 'vit_small_patch14_dinov2.lvd142m'"
             raise checks.refuse('TimmFeatures.model_name', model_name, right)
-        self.model = timm.create_model(model_name, pretrained=False, **kwargs)
+        try:
+            self.model = timm.create_model(model_name, **{'pretrained': False, **kwargs})
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'TimmFeatures.model_name={model_name!r} with {kwargs} is no network of timm: '
+                f'{checks.said(error)}; check the tag of the weights, and the other settings.'
+            ) from error
         if not hasattr(self.model, 'forward_intermediates'):
             raise ValueError(
                 f'TimmFeatures.model_name={model_name!r} is a {type(self.model).__name__}, of '

@@ -145,10 +145,23 @@ def test_a_file_of_tensors_that_breaks_off_is_named(tmp_path):
         algorithm(cfg, path)
 
 
-def test_what_timm_does_not_know_is_refused():
-    backbone = dict(type='kd_plugins.TimmFeatures', model_name='vit_smal.lvd142m')
+@pytest.mark.parametrize(
+    ('name', 'more', 'says'),
+    [
+        ('vit_smal.lvd142m', {}, r"model_name='vit_smal\.lvd142m' is wrong"),
+        (
+            'vit_small_patch14_dinov2.lvd',
+            {},
+            r"model_name='vit_.*\.lvd' .* is no network .*\(lvd\)",
+        ),
+        ('resnet18', dict(dynamic_img_size=True), r"is no network of timm: .*'dynamic_img_size'"),
+        ('resnet18', dict(pretrained=True), r'TimmFeatures\.pretrained=True .* teacher_ckpt'),
+    ],
+)
+def test_what_timm_does_not_know_is_refused(name, more, says):
+    backbone = dict(type='kd_plugins.TimmFeatures', model_name=name, **more)
     teacher = dict(type='mmpretrain.ImageClassifier', backbone=backbone)
-    with pytest.raises(ValueError, match=r"TimmFeatures\.model_name='vit_smal\.lvd142m' is wrong"):
+    with pytest.raises(ValueError, match=says):
         algorithm(teacher, allow_random_teacher=True)
 
 

@@ -15,7 +15,6 @@ from torch import nn
 
 from kd_plugins import checks
 from kd_plugins.files.weights import load_weights
-from kd_plugins.models.foundation import FoundationBackbone
 from kd_plugins.networks import (
     NetworkCfg,
     build_network,
@@ -182,7 +181,8 @@ def _network(
         )
     declared = bool(resolved.get('data_preprocessor'))
     network = build_network(resolved, 'model.teacher')
-    if not declared and isinstance(getattr(network, 'backbone', None), FoundationBackbone):
+    # By the attribute of kd_plugins.models.FoundationBackbone: models import mmpretrain.
+    if not declared and hasattr(getattr(network, 'backbone', None), 'normalises'):
         network.data_preprocessor = _own_preprocessor(network.backbone)
     path = cfg.get('cfg_path', '')
     if not declared and path.startswith('mmpretrain::') and '_base_' not in path:
@@ -199,7 +199,7 @@ def _network(
     return network, ckpt, declared or declares_input(network.data_preprocessor), classes
 
 
-def _own_preprocessor(backbone: FoundationBackbone) -> nn.Module:
+def _own_preprocessor(backbone: Any) -> nn.Module:
     """Return what makes the input that a network of another package says it was trained with."""
     if backbone.normalises is None:
         why = 'a folder of Hugging Face says mean and deviation in preprocessor_config.json'

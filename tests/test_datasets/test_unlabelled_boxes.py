@@ -126,7 +126,7 @@ class Stopped(Exception):
 
 
 @HOOKS.register_module(force=True)
-class StopAfterOneEpoch(Hook):
+class StopAfterAnEpochOfBoxes(Hook):
     priority = 'LOWEST'
 
     def after_train_epoch(self, runner):
@@ -185,7 +185,7 @@ def test_a_training_resumes_to_the_same_weights_with_an_average_beside_it(scenes
         assert len(values) == 8 and min(values) > 0
     assert not any('student.unlabelled' in name for name in hub.log_scalars)
     broken = config(scenes, tmp_path / 'broken')
-    broken.custom_hooks = [average, dict(type='StopAfterOneEpoch')]
+    broken.custom_hooks = [average, dict(type='StopAfterAnEpochOfBoxes')]
     with pytest.raises(Stopped):
         run(broken)
     again = config(scenes, tmp_path / 'broken', resume=True)

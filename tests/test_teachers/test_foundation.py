@@ -152,7 +152,7 @@ def test_a_file_of_tensors_that_breaks_off_is_named(tmp_path):
         (
             'vit_small_patch14_dinov2.lvd',
             {},
-            r"model_name='vit_.*\.lvd' .* is no network .*\(lvd\)",
+            r"\.lvd' .* is no network .*\(lvd\)",
         ),
         ('resnet18', dict(dynamic_img_size=True), r"is no network of timm: .*'dynamic_img_size'"),
         ('resnet18', dict(pretrained=True), r'TimmFeatures\.pretrained=True .* teacher_ckpt'),

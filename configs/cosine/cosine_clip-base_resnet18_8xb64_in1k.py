@@ -9,7 +9,7 @@ model = dict(
         type='mmpretrain.ImageClassifier',
         backbone=dict(
             type='kd_plugins.TimmFeatures',
-            model_name='vit_base_patch16_clip_224.openai',
+            model_name='vit_base_patch16_clip_quickgelu_224.openai',
             dynamic_img_size=True,
         ),
     ),

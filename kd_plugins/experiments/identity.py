@@ -13,6 +13,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from kd_plugins.files.paths import files_of_network
 from kd_plugins.networks import resolve_network
 from kd_plugins.version import __version__
 
@@ -31,7 +32,7 @@ def config_hash(cfg: Config) -> str:
     * the content of every local file that the config, or a network behind it,
       names: ``teacher_ckpt``, ``load_from``, the ``checkpoint`` of an
       ``init_cfg`` at any depth, annotations (below their ``data_root`` too), the
-      modules of ``custom_imports``;
+      modules of ``custom_imports``; of a folder of Hugging Face, its weights and settings;
     * the version of kd_plugins.
 
     Weights at an address (``https://``, ``torchvision://``) count by their
@@ -106,6 +107,9 @@ def _named_files(value: Any, root: str = '', key: str = '') -> Iterator[tuple[st
         for path in {os.path.expanduser(value), os.path.join(root, value)}:
             if os.path.isfile(path):
                 yield value, path
+            elif os.path.isdir(path):
+                for file in files_of_network(path):
+                    yield f'{value}/{os.path.basename(file)}', file
 
 
 def _imported_files(built: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -24,6 +24,8 @@ from kd_plugins.registry import MODELS
 #: As many class and register tokens as may come before those of the patches.
 MOST_EXTRA_TOKENS = 8
 _WEIGHTS = ('model.safetensors', 'model.safetensors.index.json')
+#: Settings of preprocessors of Hugging Face's by which more is done than to scale and shift RGB.
+_OTHERWISE = ('do_flip_channel_order', 'offset', 'rescale_offset')
 
 
 class FoundationBackbone(BaseModule):
@@ -43,8 +45,11 @@ class FoundationBackbone(BaseModule):
         """Height and width of the pictures that its positions are laid out for."""
         raise NotImplementedError
 
-    def _take_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        scaled = {key: [255.0 * x for x in each] for key, each in dict(mean=mean, std=std).items()}
+    def _take_normalisation(
+        self, mean: Sequence[float], std: Sequence[float], white: float = 255.0
+    ) -> None:
+        """Note mean and deviation, whose unit is as many of the 255 steps of a pixel."""
+        scaled = {key: [white * x for x in each] for key, each in dict(mean=mean, std=std).items()}
         self.normalises = dict(scaled, to_rgb=True)
 
 
@@ -65,7 +70,8 @@ class TimmFeatures(FoundationBackbone):
 
     Raises:
         ImportError: Without timm.
-        ValueError: If timm has no such network, or none of its features.
+        ValueError: If timm has no such network, none of its features, or says that the weights
+            are of a network with another activation.
     """
 
     def __init__(self, model_name: str, init_cfg: Any = None, **kwargs: Any) -> None:
@@ -74,10 +80,19 @@ class TimmFeatures(FoundationBackbone):
             import timm
         except ImportError as error:
             raise ImportError('TimmFeatures needs timm: pip install timm.') from error
+        if kwargs.get('pretrained'):
+            right = "no such setting, and the file of the weights as the teacher's teacher_ckpt"
+            raise checks.refuse('TimmFeatures.pretrained', kwargs['pretrained'], right)
         if not timm.is_model(model_name.split('.')[0]):
             right = "a name of timm.list_models(), such as 'vit_small_patch14_dinov2.lvd142m'"
             raise checks.refuse('TimmFeatures.model_name', model_name, right)
-        self.model = timm.create_model(model_name, pretrained=False, **kwargs)
+        try:
+            self.model = timm.create_model(model_name, **{'pretrained': False, **kwargs})
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            raise ValueError(
+                f'TimmFeatures.model_name={model_name!r} with {kwargs} is no network of timm: '
+                f'{checks.said(error)}; check the tag of the weights, and the other settings.'
+            ) from error
         if not hasattr(self.model, 'forward_intermediates'):
             raise ValueError(
                 f'TimmFeatures.model_name={model_name!r} is a {type(self.model).__name__}, of '
@@ -85,6 +100,13 @@ class TimmFeatures(FoundationBackbone):
                 'or a newer timm.'
             )
         says = self.model.pretrained_cfg
+        if 'QuickGELU' in str(says.get('notes')) and 'quickgelu' not in model_name:
+            raise checks.refuse(
+                'TimmFeatures.model_name',
+                model_name,
+                f'{model_name.replace("_clip_", "_clip_quickgelu_")!r}: these weights were trained '
+                'with another activation, QuickGELU, than a network of this name has',
+            )
         self._take_normalisation(says['mean'], says['std'])
 
     @property
@@ -94,8 +116,10 @@ class TimmFeatures(FoundationBackbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         """Return its map, (N, C, H, W)."""
+        # The last norm of a Hiera belongs to its classifier.
+        norm = not type(self.model).__name__.startswith('Hiera')
         (features,) = self.model.forward_intermediates(
-            x, indices=1, norm=True, intermediates_only=True
+            x, indices=1, norm=norm, intermediates_only=True
         )
         return (features,)
 
@@ -146,7 +170,9 @@ class HuggingFaceFeatures(FoundationBackbone):
                 f'HuggingFaceFeatures.folder={self.folder!r} has a {type(whole).__name__}, which '
                 'takes no pictures: give a model of pictures.'
             )
-        self._patch = getattr(config, 'patch_size', None)
+        patch = getattr(config, 'patch_size', None)
+        sides = {*patch} if isinstance(patch, (list, tuple)) else {patch}
+        self._patch = sides.pop() if len(sides) == 1 else None
 
     @property
     def features(self) -> Any:
@@ -156,8 +182,14 @@ class HuggingFaceFeatures(FoundationBackbone):
     def _read_normalisation(self) -> None:
         path = Path(self.folder, 'preprocessor_config.json')
         says = json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
-        if says.get('image_mean') and says.get('image_std') and says.get('do_normalize', True):
-            self._take_normalisation(says['image_mean'], says['image_std'])
+        mean, std = says.get('image_mean'), says.get('image_std')
+        if not (mean and std and says.get('do_normalize', True)) or any(map(says.get, _OTHERWISE)):
+            return
+        if says.get('include_top'):
+            # EfficientNet's input is divided by the deviation a second time.
+            std = [x * x for x in std]
+        factor = says.get('rescale_factor', 1 / 255) if says.get('do_rescale', True) else 1.0
+        self._take_normalisation(mean, std, 1 / factor)
 
     @property
     def img_size(self) -> tuple[int, int] | None:
@@ -198,7 +230,12 @@ class HuggingFaceFeatures(FoundationBackbone):
         more = {}
         if 'interpolate_pos_encoding' in inspect.signature(self.features.forward).parameters:
             more['interpolate_pos_encoding'] = True
-        hidden = self.features(pixel_values=x, **more).last_hidden_state
+        hidden = getattr(self.features(pixel_values=x, **more), 'last_hidden_state', None)
+        if hidden is None:
+            raise ValueError(
+                f'HuggingFaceFeatures.folder={self.folder!r} has a {type(self.features).__name__}, '
+                'which gives no last_hidden_state: give the folder of the network inside of it.'
+            )
         return (hidden if hidden.dim() == 4 else self._as_map(hidden, x),)
 
     def _as_map(self, tokens: Tensor, x: Tensor) -> Tensor:

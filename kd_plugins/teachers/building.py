@@ -184,6 +184,9 @@ def _network(
     # By the attribute of kd_plugins.models.FoundationBackbone: models import mmpretrain.
     if not declared and hasattr(getattr(network, 'backbone', None), 'normalises'):
         network.data_preprocessor = _own_preprocessor(network.backbone)
+    path = cfg.get('cfg_path', '')
+    if not declared and path.startswith('mmpretrain::') and '_base_' not in path:
+        raise _unknown_input(f'cfg_path={path!r}', 'it has no data_preprocessor')
     classes = None
     if ckpt is None:
         network.init_weights()
@@ -199,10 +202,14 @@ def _network(
 def _own_preprocessor(backbone: Any) -> nn.Module:
     """Return what makes the input that a network of another package says it was trained with."""
     if backbone.normalises is None:
-        raise ValueError(
-            f'model.teacher ({type(backbone).__name__}) does not say how its input was normalised '
-            '(a folder of Hugging Face says it in preprocessor_config.json): give '
-            'model.teacher.data_preprocessor=dict(mean=[...], std=[...], to_rgb=True), of pixels '
-            'from 0 to 255.'
-        )
+        why = 'a folder of Hugging Face says mean and deviation in preprocessor_config.json'
+        raise _unknown_input(type(backbone).__name__, why)
     return MODELS.build(dict(type='mmpretrain.ClsDataPreprocessor', **backbone.normalises))
+
+
+def _unknown_input(what: str, why: str) -> ValueError:
+    return ValueError(
+        f'model.teacher ({what}) does not say how its input was normalised ({why}): give '
+        'model.teacher.data_preprocessor=dict(mean=[...], std=[...], to_rgb=True), of pixels '
+        'from 0 to 255.'
+    )

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from glob import glob
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from kd_plugins.files.matching import describe
+from kd_plugins.files.paths import files_of_network
 from kd_plugins.networks import (
     NetworkCfg,
     initialisations,
@@ -29,6 +31,10 @@ from kd_plugins.views import RepeatableViews, pipeline_text, samples_hash
 #: Packages that change pictures, or what is computed of them.
 _PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'numpy', 'cv2',
              'PIL')  # fmt: skip
+#: What computes the answers of these backbones.
+_OF_BACKBONES = dict(
+    TimmFeatures=('timm',), TIMMBackbone=('timm',), HuggingFaceFeatures=('transformers',)
+)
 _CHUNK = 2**22
 
 
@@ -51,6 +57,7 @@ def teacher_identity(
     Raises:
         ValueError: If it has no weights: every training would ask another one.
     """
+    packages: set[str] = set()
     if isinstance(cfg, BaseModel):
         config: Any = describe(cfg)
         declared = declares_input(cfg.data_preprocessor)
@@ -59,13 +66,19 @@ def teacher_identity(
     else:
         resolved, pretrained = resolve_network(cfg, 'model.teacher')
         pretrained = _initial(resolved) or pretrained
-        given = ckpt or pretrained or (resolved.get('backbone') or {}).get('folder') or ()
+        backbone = resolved.get('backbone') or {}
+        folder = backbone.get('folder')
+        given = ckpt or pretrained or folder or ()
         if not given:
             raise ValueError(
                 'model.teacher_cache would keep the answers of a teacher without weights, which '
                 'is another one in every training: give model.teacher_ckpt.'
             )
         weights = _hash_of_files(given)
+        if folder and folder != given:
+            # It says the network, and how its input was normalised.
+            weights['folder'] = _hash_of_file(folder)
+        packages.update(_OF_BACKBONES.get(name_of(backbone.get('type')), ()))
         resolved.pop('init_cfg', None)
         config = plain(resolved)
         declared = bool(resolved.get('data_preprocessor'))
@@ -84,7 +97,7 @@ def teacher_identity(
         input=asked,
         teacher_dtype=dtype,
         class_map=plain(class_map),
-        versions=versions(),
+        versions=versions(packages),
     )
 
 
@@ -111,9 +124,16 @@ def data_identity(dataset: Any) -> dict[str, Any]:
     )
 
 
-def versions() -> dict[str, str]:
-    """Return the versions, without the last number, of the packages that are in use."""
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Return the versions, without the last number, of the packages that are in use.
+
+    Args:
+        more: Packages to name besides, imported or not, where they are installed.
+    """
     found = {name: getattr(sys.modules.get(name), '__version__', None) for name in _PACKAGES}
+    for name in more:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
     return {name: '.'.join(said.split('.')[:2]) for name, said in found.items() if said}
 
 
@@ -175,26 +195,25 @@ def _initial(resolved: Mapping[str, Any]) -> str | None:
 def _hash_of_files(paths: str | Sequence[str]) -> dict[str, str]:
     """Return the hashes of checkpoints, whatever they are called."""
     paths = [paths] if isinstance(paths, str) else paths
-    # A folder of Hugging Face stands for the weights in it.
-    paths = [
-        file
-        for path in paths
-        for file in (sorted(glob(f'{path}/*.safetensors')) if os.path.isdir(path) else [path])
-    ]
     return {f'file {i}': _hash_of_file(path) for i, path in enumerate(paths)}
 
 
 def _hash_of_file(path: str) -> str:
-    """Return a hash of a checkpoint; an address stands for what it leads to."""
+    """Return a hash of a checkpoint, or of a folder of Hugging Face.
+
+    An address stands for what it leads to.
+    """
     if '://' in path:
         return path
-    if not os.path.isfile(path):
-        return NOT_HERE
+    files = [path] if os.path.isfile(path) else files_of_network(path)
     digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+    for name in files:
+        if name != path:
+            digest.update(f'\n{os.path.basename(name)}\n'.encode())
+        with open(name, 'rb') as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest() if files else NOT_HERE
 
 
 def _hash_of(weights: Mapping[str, torch.Tensor]) -> str:

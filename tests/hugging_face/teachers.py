@@ -50,10 +50,10 @@ def saved(kind, folder, normalised=True):
 def algorithm(teacher, **more):
     preprocessor = dict(mean=[120.0, 110.0, 100.0], std=[60.0, 50.0, 40.0], to_rgb=True)
     student = dict(STUDENT, _scope_='mmpretrain', data_preprocessor=preprocessor)
-    distiller = dict(type='kd_plugins.AutoDistiller', term='cosine')
+    more.setdefault('distiller', dict(type='kd_plugins.AutoDistiller', term='cosine'))
     return MODELS.build(
         dict(type='kd_plugins.SingleTeacherDistill', architecture=student, teacher=teacher,
-             distiller=distiller, **more)
+             **more)
     ).train()  # fmt: skip
 
 
@@ -89,6 +89,34 @@ def test_its_patches_are_the_map_of_its_own_input(kind, long, tmp_path):
         losses = model(**converted, mode='loss')
         assert losses['distill.loss_cosine'] > 0 and losses['student.loss'] > 0
     assert not any('teacher' in key for key in model.state_dict())
+
+
+@pytest.mark.parametrize('kind', ['ViTImageProcessor', 'CLIPImageProcessor', 'BitImageProcessor',
+                                  'EfficientNetImageProcessor'])  # fmt: skip
+@pytest.mark.parametrize('factor', [1 / 255, 1 / 127.5])
+def test_its_input_is_what_its_own_preprocessor_makes(kind, factor, tmp_path):
+    _, cfg = saved('Dinov2Model', tmp_path)
+    preprocess = getattr(transformers, kind)(
+        do_resize=False, do_center_crop=False, image_mean=CLIP_MEAN, image_std=CLIP_STD,
+        rescale_factor=factor,
+    )  # fmt: skip
+    preprocess.save_pretrained(tmp_path)
+    model = algorithm(cfg)
+    data = pictures(56, 112)
+    converted = model.teacher.convert(model.data_preprocessor(data, True)['inputs'])
+    for found, bgr in zip(converted, data['inputs'], strict=True):
+        rgb = bgr.flip(0).permute(1, 2, 0).numpy()
+        (own,) = preprocess(rgb, return_tensors='pt')['pixel_values']
+        torch.testing.assert_close(found, own, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('key', ['do_flip_channel_order', 'offset', 'rescale_offset'])
+def test_a_preprocessor_that_does_more_is_no_mean_and_deviation(key, tmp_path):
+    _, cfg = saved('Dinov2Model', tmp_path)
+    path = tmp_path / 'preprocessor_config.json'
+    path.write_text(json.dumps(dict(json.loads(path.read_text()), **{key: True})))
+    with pytest.raises(ValueError, match=r'does not say how its input was normalised'):
+        algorithm(cfg)
 
 
 def change(folder, **changes):
@@ -138,6 +166,21 @@ def test_other_weights_of_the_same_network_are_taken(tmp_path):
     model = algorithm(cfg, teacher_ckpt=str(other))
     assert (model.teacher.network.backbone.model.layernorm.bias == 7).all()
     assert model.teacher.weights == str(other)
+
+
+@pytest.mark.parametrize('kind', ['Dinov2Backbone', 'HieraModel'])
+def test_what_gives_no_tokens_of_square_patches_is_one_sentence(kind, tmp_path):
+    small = dict(image_size=[64, 64], embed_dim=8, depths=[1] * 4, num_heads=[1] * 4)
+    hiera = kind == 'HieraModel'
+    config = transformers.HieraConfig(**small) if hiera else transformers.Dinov2Config(**DINO)
+    getattr(transformers, kind)(config).save_pretrained(tmp_path, safe_serialization=True)
+    backbone = dict(type='kd_plugins.HuggingFaceFeatures', folder=str(tmp_path))
+    own = dict(mean=[0.0] * 3, std=[255.0] * 3, to_rgb=True)
+    teacher = dict(type='mmpretrain.ImageClassifier', backbone=backbone, data_preprocessor=own)
+    says = 'not one for each patch' if hiera else 'gives no last_hidden_state'
+    model = algorithm(dict(teacher), distiller=dict(connectors={}))
+    with pytest.raises(ValueError, match=says):
+        model.teacher.look(torch.rand(1, 3, 64, 64) if hiera else torch.rand(1, 3, 56, 56))
 
 
 def test_tokens_that_are_no_patches_are_refused(tmp_path):

@@ -61,6 +61,25 @@ def test_a_weight_file_counts_by_its_content(named, relative, tmp_path, monkeypa
     assert config_hash(cfg) == one
 
 
+@pytest.mark.parametrize('key', ['teacher_ckpt', 'folder'])
+@pytest.mark.parametrize('relative', [False, True])
+def test_a_folder_of_hugging_face_counts_by_its_weights_and_settings(
+    key, relative, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    path = 'dino' if relative else str(tmp_path / 'dino')
+    teacher = dict(type='X', backbone=dict(type='HuggingFaceFeatures', folder=path))
+    model = dict(teacher_ckpt=path) if key == 'teacher_ckpt' else dict(teacher=teacher)
+    hashes = {config_hash(Config(dict(model=model)))}
+    for name in ('config.json', 'preprocessor_config.json', 'model-00001-of-2.safetensors'):
+        for content in (b'one', b'two'):
+            place(tmp_path / 'dino', name, content)
+            hashes.add(config_hash(Config(dict(model=model))))
+    assert len(hashes) == 7
+    place(tmp_path / 'dino', 'README.md')
+    assert config_hash(Config(dict(model=model))) in hashes
+
+
 def test_other_files_count_too(tmp_path):
     root = tmp_path / 'data'
     loader = dict(dataset=dict(type='Y', data_root=str(root), ann_file='annotations/train.json'))

@@ -21,7 +21,7 @@ TINY = dict(embed_dim=32, depth=2, num_heads=2)
 #: Real classes of timm, with the name of their weights, which says their normalisation.
 NAMES = dict(
     dinov2=('vit_small_patch14_reg4_dinov2.lvd142m', dict(TINY, img_size=56), 56),
-    clip=('vit_base_patch16_clip_224.openai', dict(TINY, img_size=64), 64),
+    clip=('vit_base_patch16_clip_quickgelu_224.openai', dict(TINY, img_size=64), 64),
     eva=('eva02_tiny_patch14_224.mim_in22k', dict(TINY, img_size=56), 56),
     convnext=('convnext_atto.d2_in1k', dict(depths=(1, 1, 1, 1), dims=(8, 8, 16, 32)), 64),
 )
@@ -145,11 +145,52 @@ def test_a_file_of_tensors_that_breaks_off_is_named(tmp_path):
         algorithm(cfg, path)
 
 
-def test_what_timm_does_not_know_is_refused():
-    backbone = dict(type='kd_plugins.TimmFeatures', model_name='vit_smal.lvd142m')
+@pytest.mark.parametrize(
+    ('name', 'more', 'says'),
+    [
+        ('vit_smal.lvd142m', {}, r"model_name='vit_smal\.lvd142m' is wrong"),
+        (
+            'vit_small_patch14_dinov2.lvd',
+            {},
+            r"\.lvd' .* is no network .*\(lvd\)",
+        ),
+        ('resnet18', dict(dynamic_img_size=True), r"is no network of timm: .*'dynamic_img_size'"),
+        ('resnet18', dict(pretrained=True), r'TimmFeatures\.pretrained=True .* teacher_ckpt'),
+    ],
+)
+def test_what_timm_does_not_know_is_refused(name, more, says):
+    backbone = dict(type='kd_plugins.TimmFeatures', model_name=name, **more)
     teacher = dict(type='mmpretrain.ImageClassifier', backbone=backbone)
-    with pytest.raises(ValueError, match=r"TimmFeatures\.model_name='vit_smal\.lvd142m' is wrong"):
+    with pytest.raises(ValueError, match=says):
         algorithm(teacher, allow_random_teacher=True)
+
+
+@pytest.mark.parametrize('name', ['vit_base_patch16_clip_224.openai', 'vit_base_patch16_clip_224'])
+def test_weights_of_another_activation_are_refused(name):
+    """OpenAI's were trained with QuickGELU, which only timm's networks with it in the name have."""
+    assert 'QuickGELU' in timm.get_pretrained_cfg('vit_base_patch16_clip_224.openai').notes[0]
+    backbone = dict(type='kd_plugins.TimmFeatures', model_name=name, **TINY)
+    teacher = dict(type='mmpretrain.ImageClassifier', backbone=backbone)
+    if '.' not in name:
+        # Those of LAION, its default, were trained with the one that it has.
+        algorithm(teacher, allow_random_teacher=True, teacher_input_size=224)
+        return
+    right = r"give 'vit_base_patch16_clip_quickgelu_224\.openai': these weights"
+    with pytest.raises(ValueError, match=right):
+        algorithm(teacher, allow_random_teacher=True)
+
+
+def test_a_hiera_has_no_norm_before_its_classifier():
+    backbone = dict(type='kd_plugins.TimmFeatures', model_name='hiera_tiny_224', embed_dim=8,
+                    stages=(1, 1, 1, 1))  # fmt: skip
+    teacher = dict(type='mmpretrain.ImageClassifier', backbone=backbone)
+    model = algorithm(teacher, allow_random_teacher=True, distiller=dict(connectors={}))
+    inputs = torch.rand(1, 3, 224, 224)
+    (found,) = model.teacher.look(inputs)
+    network = model.teacher.network.backbone.model
+    with torch.no_grad():
+        expected = network.forward_features(model.teacher.convert(inputs))
+    torch.testing.assert_close(found.flatten(2).transpose(1, 2), expected.flatten(1, -2))
 
 
 def test_another_size_than_it_is_laid_out_for_names_the_setting(tmp_path):
@@ -207,12 +248,18 @@ def test_mmpretrains_headless_networks_are_wired(path):
         cfg_path=f'mmpretrain::{path}',
         backbone=dict(HEADLESS[path], arch=dict(ARCH, _delete_=True), out_type='featmap'),
     )
+    if path.startswith('clip'):
+        # Its own config says no normalisation: the student's would be taken.
+        with pytest.raises(ValueError, match=r'has no data_preprocessor\): give model\.teacher\.d'):
+            algorithm(teacher, allow_random_teacher=True)
+        teacher['data_preprocessor'] = dict(mean=[122.77] * 3, std=[68.5] * 3, to_rgb=True)
     model = algorithm(teacher, allow_random_teacher=True)
     assert getattr(model.teacher.network, 'head', None) is None
     side = HEADLESS[path]['img_size']
     data = model.data_preprocessor(pictures((side, side)), True)
     losses = model(**data, mode='loss')
     assert losses['distill.loss_cosine'] > 0 and losses['student.loss'] > 0
+    assert model.teacher.has_own_input
 
 
 def test_a_detectors_backbone_learns_from_boxes_and_from_a_map_at_once(tmp_path):

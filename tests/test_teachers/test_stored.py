@@ -288,6 +288,53 @@ def test_the_pads_of_a_batch_belong_to_the_store():
         assert 'batch_pads' in difference(said(size=(64, 64)), said(**other))
 
 
+@pytest.mark.parametrize('own', [True, False])
+def test_a_folder_of_hugging_face_belongs_to_the_store(own, tmp_path):
+    """Its weights, where no others are given, its network, and how its input was normalised."""
+    files = ('config.json', 'model.safetensors', 'preprocessor_config.json')
+    folder, weights = tmp_path / 'dino', tmp_path / 'other.pth'
+    folder.mkdir()
+    for path in (*(folder / name for name in files), weights):
+        path.write_text('one')
+    backbone = dict(type='kd_plugins.HuggingFaceFeatures', folder=str(folder))
+    teacher = dict(type='mmpretrain.ImageClassifier', backbone=backbone)
+    preprocessor = MODELS.build(dict(type='mmpretrain.ClsDataPreprocessor'))
+
+    def said():
+        return teacher_identity(teacher, None if own else str(weights), preprocessor)
+
+    before, where = said(), 'checkpoint.file 0' if own else 'checkpoint.folder'
+    for name in files:
+        (folder / name).write_text('two')
+        assert difference(before, said()).startswith(f'{where} was ')
+        (folder / name).write_text('one')
+    (folder / 'README.md').write_text('more')
+    assert difference(before, said()) is None
+    if not own:
+        weights.write_text('two')
+        assert difference(before, said()).startswith('checkpoint.file 0 was ')
+        weights.write_text('one')
+    # What is not on this machine is the same.
+    for name in files:
+        (folder / name).unlink()
+    assert difference(before, said()) is None
+
+
+@pytest.mark.parametrize('kind', ['kd_plugins.TimmFeatures', 'mmpretrain.TIMMBackbone'])
+def test_the_version_of_timm_belongs_to_the_store_of_its_networks(kind, tmp_path, monkeypatch):
+    (tmp_path / 'a.pth').write_text('one')
+    preprocessor = MODELS.build(dict(type='mmpretrain.ClsDataPreprocessor'))
+
+    def said(kind, version):
+        monkeypatch.setattr('kd_plugins.teachers.identity.version', lambda name: version)
+        teacher = dict(type='mmpretrain.ImageClassifier', backbone=dict(type=kind))
+        return teacher_identity(teacher, str(tmp_path / 'a.pth'), preprocessor)
+
+    found = difference(said(kind, '1.0.3'), said(kind, '1.1.3'))
+    assert found == "versions.timm was '1.0' and is '1.1' now"
+    assert difference(said('ResNet', '1.0.3'), said('ResNet', '1.1.3')) is None
+
+
 def test_the_constant_of_the_pyramid_is_that_of_faster_rcnn():
     assert storable.PYRAMID == 2 * 256 * (200 * 334 + 100 * 167 + 50 * 84 + 25 * 42 + 13 * 21)
 

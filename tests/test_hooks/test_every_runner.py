@@ -17,13 +17,9 @@ from torch import nn
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 
 from kd_plugins.datasets import MultiSourceSampler
-from kd_plugins.hooks import every_runner
-from kd_plugins.hooks.every_runner import (
-    check_categories,
-    check_classes,
-    check_last_batch,
-    check_layer_decay,
-)
+from kd_plugins.hooks import data_classes, every_runner
+from kd_plugins.hooks.data_classes import check_categories, check_classes
+from kd_plugins.hooks.every_runner import check_last_batch, check_layer_decay
 from kd_plugins.structures import Progress
 
 
@@ -206,7 +202,7 @@ def test_categories_are_found_without_the_rest_of_the_file(tmp_path):
     whole = json.loads((tmp_path / 'coco.json').read_text())
     whole['info'] = dict(note='"categories": ["x"]', categories=[], more=dict(categories=[1]))
     (tmp_path / 'coco.json').write_text(json.dumps(dict(info=whole.pop('info'), **whole), indent=1))
-    assert every_runner._categories(dataset) == whole['categories']
+    assert data_classes._categories(dataset) == whole['categories']
 
 
 class Normalising(nn.Module):

@@ -191,7 +191,7 @@ def test_a_coco_file_keeps_its_numbers_and_a_distillation_its_teacher(
     assert {a['image_id'] for a in written['annotations']} <= {70, 9}
     cfg.model.teacher_input_size = 64
     cfg.dump(world / 'resized.py')
-    said = label(world, monkeypatch, capsys, out='no.json', config=world / 'resized.py')
+    said = label(world, monkeypatch, capsys, out='resized.json', config=world / 'resized.py')
     assert 'has model.teacher_input_size=64, and' in said and "teacher's own config" in said
 
 

@@ -486,7 +486,8 @@ def test_a_store_keeps_one_answer_for_a_picture_and_is_refused_beside_strong_vie
 
 
 def test_the_log_says_what_an_epoch_is_and_how_both_parts_agree(folders, tmp_path):
-    cfg = training(folders, tmp_path, log_level='INFO')
+    # A name of its own: mmengine gives runs of one name and second one logger.
+    cfg = training(folders, tmp_path, log_level='INFO', experiment_name='an epoch')
     runner = Runner.from_cfg(cfg)
     runner.train()
     text = next(tmp_path.glob('*/*.log')).read_text()

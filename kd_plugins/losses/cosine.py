@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_plugins.losses.base import at_least_float32, batch_mean, full_precision
-from kd_plugins.losses.maps import LEAST, MapsLoss, added
+from kd_plugins.losses.base import batch_mean, full_precision
+from kd_plugins.losses.maps import LEAST, LevelsLoss
 from kd_plugins.registry import MODELS
 
 __all__ = ['CosineLoss', 'GramLoss', 'cosine_loss', 'gram_loss']
@@ -68,7 +66,7 @@ def gram_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class CosineLoss(MapsLoss):
+class CosineLoss(LevelsLoss):
     """:func:`cosine_loss`, added up over the levels, times ``loss_weight``.
 
     Args:
@@ -84,32 +82,13 @@ class CosineLoss(MapsLoss):
     Source: as :func:`cosine_loss`.
     """
 
-    def __init__(
-        self,
-        loss_weight: float = 1.0,
-        levels: Sequence[int] | None = None,
-        resize: str | None = None,
-    ) -> None:
-        super().__init__(loss_weight, levels, resize)
-
-    def forward(
-        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
-    ) -> Tensor:
-        """Return the loss, a scalar in float32 or better.
-
-        Args:
-            preds_S: The student's map, (N, C, H, W), or several, one a level.
-            preds_T: The teacher's, of the same shapes; detached here.
-        """
-        parts = []
-        for x_S, x_T in self._maps(preds_S, preds_T):
-            self._check_channels(x_S, x_T)
-            parts.append(cosine_loss(at_least_float32(x_S), x_T))
-        return added(parts) * self.loss_weight
+    def compare(self, x_S: Tensor, x_T: Tensor) -> Tensor:
+        """Return :func:`cosine_loss` of one level."""
+        return cosine_loss(x_S, x_T)
 
 
 @MODELS.register_module()
-class GramLoss(CosineLoss):
+class GramLoss(LevelsLoss):
     """:func:`gram_loss`, added up over the levels, times ``loss_weight``.
 
     It needs no connector: the channels of both networks may differ.
@@ -126,18 +105,7 @@ class GramLoss(CosineLoss):
 
     any_channels = True
 
-    def forward(
-        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
-    ) -> Tensor:
-        """Return the loss, a scalar in float32 or better.
-
-        Args:
-            preds_S: The student's map, (N, C_S, H, W), or several, one a level.
-            preds_T: The teacher's, (N, C_T, H, W); detached here.
-        """
-        parts = []
-        for x_S, x_T in self._maps(preds_S, preds_T):
-            x_S = at_least_float32(x_S)
-            with full_precision(x_S):
-                parts.append(gram_loss(x_S, x_T))
-        return added(parts) * self.loss_weight
+    def compare(self, x_S: Tensor, x_T: Tensor) -> Tensor:
+        """Return :func:`gram_loss` of one level."""
+        with full_precision(x_S):
+            return gram_loss(x_S, x_T)

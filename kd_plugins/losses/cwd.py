@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kd_plugins import checks
-from kd_plugins.losses.base import at_least_float32
-from kd_plugins.losses.maps import MapsLoss, added
+from kd_plugins.losses.maps import LevelsLoss
 from kd_plugins.registry import MODELS
 
 __all__ = ['CWDLoss', 'cwd_loss']
@@ -53,7 +52,7 @@ def batch_normed(x: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class CWDLoss(MapsLoss):
+class CWDLoss(LevelsLoss):
     """:func:`cwd_loss`, added up over the levels, times ``loss_weight``.
 
     mmrazor's ``ChannelWiseDivergence`` is the same of one level in the default memory format; it
@@ -87,20 +86,8 @@ class CWDLoss(MapsLoss):
         self.normed = checks.flag('CWDLoss.normed', normed)
         self.tau = checks.number('CWDLoss.tau', tau, 'a temperature, above 0', above=0)
 
-    def forward(
-        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
-    ) -> Tensor:
-        """Return the loss, a scalar in float32 or better.
-
-        Args:
-            preds_S: The student's map, (N, C, H, W), or several, one a level.
-            preds_T: The teacher's, of the same shapes; detached here.
-        """
-        parts = []
-        for x_S, x_T in self._maps(preds_S, preds_T):
-            self._check_channels(x_S, x_T)
-            x_S = at_least_float32(x_S)
-            if self.normed:
-                x_S, x_T = batch_normed(x_S), batch_normed(x_T)
-            parts.append(cwd_loss(x_S, x_T, self.tau))
-        return added(parts) * self.loss_weight
+    def compare(self, x_S: Tensor, x_T: Tensor) -> Tensor:
+        """Return :func:`cwd_loss` of one level."""
+        if self.normed:
+            x_S, x_T = batch_normed(x_S), batch_normed(x_T)
+        return cwd_loss(x_S, x_T, self.tau)

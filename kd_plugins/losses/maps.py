@@ -167,13 +167,37 @@ class MapsLoss(WeightedLoss):
         return [pairs[level] for level in self.levels]
 
     def _check_channels(self, x_S: Tensor, x_T: Tensor) -> None:
-        if x_S.shape[1] != x_T.shape[1]:
+        if not self.any_channels and x_S.shape[1] != x_T.shape[1]:
             raise ValueError(
                 f'{type(self).__name__} needs maps of the same channels, but preds_S has '
                 f'{tuple(x_S.shape)} and preds_T has {tuple(x_T.shape)}: give a connector, such as '
                 "dict(type='mmrazor.ConvModuleConnector', in_channel=<student's>, "
                 "out_channel=<teacher's>)."
             )
+
+
+class LevelsLoss(MapsLoss):
+    """Base of the losses that compare maps level by level, and read nothing else."""
+
+    def forward(
+        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
+    ) -> Tensor:
+        """Return the loss, a scalar in float32 or better.
+
+        Args:
+            preds_S: The student's map, (N, C, H, W), or several, one a level.
+            preds_T: The teacher's, of the same shapes unless the loss says otherwise; detached
+                here.
+        """
+        parts = []
+        for x_S, x_T in self._maps(preds_S, preds_T):
+            self._check_channels(x_S, x_T)
+            parts.append(self.compare(at_least_float32(x_S), x_T))
+        return added(parts) * self.loss_weight
+
+    def compare(self, x_S: Tensor, x_T: Tensor) -> Tensor:
+        """Return the loss of one level, from both maps in float32 or better."""
+        raise NotImplementedError
 
 
 class ProjectedMapsLoss(MapsLoss):

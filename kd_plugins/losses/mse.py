@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
 
-from kd_plugins.losses.base import at_least_float32
-from kd_plugins.losses.maps import MapsLoss, added
+from kd_plugins.losses.maps import LevelsLoss
 from kd_plugins.registry import MODELS
 
 __all__ = ['MSELoss', 'mse_loss']
@@ -27,7 +24,7 @@ def mse_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class MSELoss(MapsLoss):
+class MSELoss(LevelsLoss):
     """:func:`mse_loss`, added up over the levels, times ``loss_weight``.
 
     Args:
@@ -42,25 +39,6 @@ class MSELoss(MapsLoss):
     Source: as :func:`mse_loss`.
     """
 
-    def __init__(
-        self,
-        loss_weight: float = 1.0,
-        levels: Sequence[int] | None = None,
-        resize: str | None = None,
-    ) -> None:
-        super().__init__(loss_weight, levels, resize)
-
-    def forward(
-        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
-    ) -> Tensor:
-        """Return the loss, a scalar in float32 or better.
-
-        Args:
-            preds_S: The student's map, (N, C, H, W), or several, one a level.
-            preds_T: The teacher's, of the same shapes; detached here.
-        """
-        parts = []
-        for x_S, x_T in self._maps(preds_S, preds_T):
-            self._check_channels(x_S, x_T)
-            parts.append(mse_loss(at_least_float32(x_S), x_T))
-        return added(parts) * self.loss_weight
+    def compare(self, x_S: Tensor, x_T: Tensor) -> Tensor:
+        """Return :func:`mse_loss` of one level."""
+        return mse_loss(x_S, x_T)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor
 
-from kd_plugins.losses.base import at_least_float32
-from kd_plugins.losses.maps import MapsLoss, added, standardized, values_per_channel
+from kd_plugins.losses.maps import LevelsLoss, standardized, values_per_channel
 from kd_plugins.registry import MODELS
 
 __all__ = ['PKDLoss', 'pkd_loss']
@@ -39,7 +38,7 @@ def pkd_loss(preds_S: Tensor, preds_T: Tensor) -> Tensor:
 
 
 @MODELS.register_module()
-class PKDLoss(MapsLoss):
+class PKDLoss(LevelsLoss):
     """:func:`pkd_loss`, added up over the levels, times ``loss_weight``.
 
     In a config ``kd_plugins.PKDLoss``; mmrazor's loss of that name is the same where no channel
@@ -71,20 +70,8 @@ class PKDLoss(MapsLoss):
     ) -> None:
         super().__init__(loss_weight, levels, resize)
 
-    def forward(
-        self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
-    ) -> Tensor:
-        """Return the loss, a scalar in float32 or better.
-
-        Args:
-            preds_S: The student's map, (N, C, H, W), or several, one a level.
-            preds_T: The teacher's; detached here.
-        """
-        parts = []
-        for x_S, x_T in self._maps(preds_S, preds_T):
-            self._check_channels(x_S, x_T)
-            x_S = at_least_float32(x_S)
-            if x_S.shape[2:] != x_T.shape[2:]:
-                x_S = F.interpolate(x_S, x_T.shape[2:], mode='bilinear')
-            parts.append(pkd_loss(x_S, x_T))
-        return added(parts) * self.loss_weight
+    def compare(self, x_S: Tensor, x_T: Tensor) -> Tensor:
+        """Return :func:`pkd_loss` of one level, the student's map brought to the teacher's size."""
+        if x_S.shape[2:] != x_T.shape[2:]:
+            x_S = F.interpolate(x_S, x_T.shape[2:], mode='bilinear')
+        return pkd_loss(x_S, x_T)

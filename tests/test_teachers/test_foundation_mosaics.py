@@ -12,7 +12,7 @@ from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from test_foundation import algorithm, from_timm
 
-SIZE = 56
+SIZE = 64
 #: Stock configs: mosaic and mixup over a wrapped dataset and pictures of a changing size, cached
 #: ones with a crop, and pictures of several sizes, which are padded.
 PATHS = dict(
@@ -98,7 +98,7 @@ def test_the_teacher_sees_the_students_pictures(case, scenes, tmp_path):
     preprocessor = cfg.model.data_preprocessor
     for augment in preprocessor.get('batch_augments') or ():
         augment.update(interval=1, random_size_range=(64, 128), size_divisor=32)
-    network, teacher, path = from_timm('dinov2', tmp_path)
+    network, teacher, path = from_timm('clip', tmp_path)
     student = dict(detector(), data_preprocessor=preprocessor)
     model = algorithm(teacher, path, student=student, teacher_input_size=SIZE)
     seen = []

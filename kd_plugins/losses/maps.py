@@ -306,7 +306,7 @@ def _advice(shapes: Sequence[tuple[int, ...]]) -> str:
 
 def _channels_last(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
     """Return those that are square where a channel should be, beside others that are not."""
-    whole = [shape for shape in shapes if len(shape) == 4]
+    whole: list[tuple[int, ...]] = [shape for shape in shapes if len(shape) == 4]
     last = [shape for shape in whole if shape[1] == shape[2] != shape[3]]
     return last if any(shape[1] != shape[2] == shape[3] for shape in whole) else []
 

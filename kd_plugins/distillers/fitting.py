@@ -244,10 +244,16 @@ _WITH_HEADS = (
 
 def begins_with_features(network: nn.Module | None) -> bool:
     """Whether it is a detector of mmdet whose forward is its features, then its heads."""
-    for kind in type(network).__mro__:
-        if '_forward' in vars(kind):
-            return kind.__name__ in _WITH_HEADS and kind.__module__.startswith('mmdet.')
-    return False
+    # A class of somebody's own may do more before, or have a forward of its own.
+    mode, forward = (_definer(network, name) for name in ('forward', '_forward'))
+    return mode == 'BaseDetector' and forward in _WITH_HEADS
+
+
+def _definer(network: nn.Module | None, method: str) -> str | None:
+    """Return the name of the class of mmdet that a network has a method from; None of others."""
+    own = vars(network) if network is not None else {}
+    kind = next((kind for kind in type(network).__mro__ if method in vars(kind)), type(None))
+    return kind.__name__ if kind.__module__.startswith('mmdet.') and method not in own else None
 
 
 def _check_specs(distiller: Any) -> None:

@@ -158,7 +158,7 @@ class MapsLoss(WeightedLoss):
             not shapes_S
             or len(shapes_S) != len(shapes_T)
             or any(len(shape) != 4 for shape in shapes_S + shapes_T)
-            or _channels_last(shapes_S + shapes_T)
+            or _channels_last(shapes_S, shapes_T)
             or any(a[0] != b[0] for a, b in zip(shapes_S, shapes_T, strict=True))
             or (
                 not self._any_size
@@ -168,7 +168,7 @@ class MapsLoss(WeightedLoss):
             raise ValueError(
                 f'{type(self).__name__} needs maps (N, C, H, W) of the same levels'
                 f'{"" if self._any_size else " and sizes"}, but preds_S has {shapes_S} and preds_T '
-                f'has {shapes_T}: {_advice(shapes_S + shapes_T)}'
+                f'has {shapes_T}: {_advice(shapes_S, shapes_T)}'
             )
         pairs = list(zip(*both, strict=True))
         if self.resize is not None:
@@ -288,15 +288,18 @@ class ProjectedMapsLoss(MapsLoss):
         return [(m, a, b) for m, (a, b) in zip(self.projectors, pairs, strict=True)]
 
 
-def _advice(shapes: Sequence[tuple[int, ...]]) -> str:
-    """Say what is right in the place of such shapes, of both sides."""
-    if any(len(shape) == 3 for shape in shapes):
+Shapes = Sequence[tuple[int, ...]]
+
+
+def _advice(shapes_S: Shapes, shapes_T: Shapes) -> str:
+    """Say what is right in the place of such shapes."""
+    if any(len(shape) == 3 for shape in [*shapes_S, *shapes_T]):
         return (
             'tokens (N, L, C) become a map by '
             "dict(type='kd_plugins.Features', sources=[dict(output_of=..., extra_tokens=...)]) "
             'where the patches make a square; else record a module that gives maps.'
         )
-    for shape in _channels_last(shapes):
+    for shape in _channels_last(shapes_S, shapes_T):
         return (
             f'{shape} looks as if channels came last, (N, H, W, C): record a module that gives '
             '(N, C, H, W), such as the whole backbone.'
@@ -304,11 +307,19 @@ def _advice(shapes: Sequence[tuple[int, ...]]) -> str:
     return 'check the sources of the recorders (and data_idx where a module returns several).'
 
 
-def _channels_last(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    """Return those that are square where a channel should be, beside others that are not."""
-    whole: list[tuple[int, ...]] = [shape for shape in shapes if len(shape) == 4]
-    last = [shape for shape in whole if shape[1] == shape[2] != shape[3]]
-    return last if any(shape[1] != shape[2] == shape[3] for shape in whole) else []
+def _channels_last(shapes_S: Shapes, shapes_T: Shapes) -> Shapes:
+    """Return those that are square where a channel should be, and whose partner is not.
+
+    Of one picture partners have about the same proportions, so that a map of as many channels as
+    rows has a partner that is no square either.
+    """
+    found = []
+    for pair in zip(shapes_S, shapes_T, strict=False):
+        for last, first in (pair, pair[::-1]):
+            whole = len(last) == len(first) == 4
+            if whole and last[1] == last[2] != last[3] and first[1] != first[2] == first[3]:
+                found.append(last)
+    return found
 
 
 def added(parts: Sequence[Tensor]) -> Tensor:

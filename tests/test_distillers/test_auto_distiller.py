@@ -220,3 +220,31 @@ def test_guided_anchoring_teaches_by_its_maps(where):
     """In eval mode upstream's head takes one picture at a time, and the batch has two."""
     found, ran = taught_by('guided_anchoring/ga-retinanet_r50_fpn_1x_coco.py', where)
     assert found > 0 and ran == {'backbone', 'neck'}
+
+
+class Brightened:
+    """Sees pictures twice as bright."""
+
+    def forward(self, inputs, *args, **kwargs):
+        return super().forward(2 * inputs, *args, **kwargs)
+
+
+@pytest.mark.parametrize('how', ['class', 'object'])
+def test_a_teacher_with_a_forward_of_its_own_is_asked_by_it(how):
+    """Nobody knows what stands before its features."""
+    torch.manual_seed(0)
+    init_default_scope('mmdet')
+    teacher = MODELS.build(detector('GFL', width=16))
+    plain = teacher.forward
+    if how == 'object':
+        teacher.forward = lambda inputs, *a, **k: plain(2 * inputs, *a, **k)
+    else:
+        teacher.__class__ = type('GFL', (Brightened, type(teacher)), {})
+    auto = dict(type='kd_plugins.AutoDistiller', term='mse', where='neck')
+    model = MODELS.build(distillation(teacher=teacher, whole=auto)).train()
+    data = model.data_preprocessor(images(), True)
+    with model.distiller.teacher_recorders:
+        model.teacher.look(**data)
+    found = model.distiller.teacher_recorders.get_recorder('maps').get_record_data()
+    expected = teacher.extract_feat(2 * data['inputs'])
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))

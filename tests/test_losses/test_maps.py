@@ -280,3 +280,13 @@ def test_what_is_no_map_is_told_how_to_become_one(given, of, says, resize):
     with pytest.raises(ValueError, match=says) as caught:
         CWDLoss(resize=resize)(torch.randn(given), torch.randn(of))
     assert str(given) in str(caught.value) and str(of) in str(caught.value)
+
+
+@pytest.mark.parametrize('resize', [None, 'coarser'])
+@pytest.mark.parametrize('term', [CWDLoss, PKDLoss])
+def test_maps_of_as_many_channels_as_rows_are_maps(term, resize):
+    """256 channels of pictures of 1024 x 992 pixels, say, whose coarsest level is a square."""
+    sizes = [(2, 8, 8, 7), (2, 8, 4, 4)]
+    student, teacher = [torch.randn(x) for x in sizes], [torch.randn(x) for x in sizes]
+    parts = [term()(*pair) for pair in zip(student, teacher, strict=True)]
+    assert term(resize=resize)(student, teacher).item() == pytest.approx(sum(parts).item())

@@ -441,9 +441,13 @@ def _prefixed(prefix: str, losses: Mapping[str, Any]) -> dict[str, Any]:
 
 @torch.compiler.disable
 def _warn_of_untrained(student: nn.Module, losses: Mapping[str, Any]) -> None:
-    """Warn of parameters of the head that no term reaches where there is no other loss."""
-    head = getattr(student, 'head', None)
-    trained = [(n, p) for n, p in head.named_parameters() if p.requires_grad] if head else []
+    """Warn of parameters of heads that no term reaches where there is no other loss."""
+    heads = tuple(f'{name}.' for name, _ in student.named_children() if name.endswith('head'))
+    trained = [
+        (name, p)
+        for name, p in student.named_parameters()
+        if p.requires_grad and name.startswith(heads)
+    ]
     total = sum(
         each.sum()
         for name, value in losses.items()
@@ -459,7 +463,7 @@ def _warn_of_untrained(student: nn.Module, losses: Mapping[str, Any]) -> None:
     if missed:
         print_log(
             f'model.calculate_student_loss=False leaves {len(missed)} parameters of the '
-            f"student's head, such as 'head.{missed[0]}', without any loss: if predictions use "
+            f"student's head, such as {missed[0]!r}, without any loss: if predictions use "
             'them, add a term that reads what they give.',
             logger='current',
             level=logging.WARNING,

@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.dataset import InfiniteSampler
 from mmengine.dist import broadcast_object_list
 from mmengine.hooks import DistSamplerSeedHook
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
 from kd_plugins.datasets.picture_folder import PictureFolder
@@ -320,16 +320,30 @@ def check_end(runner: Any) -> None:
 
 
 def check_stop(runner: Any, model: nn.Module) -> None:
-    """Refuse to stop a distillation that is all that the student learns by.
+    """Refuse to stop a distillation that is all that the student learns by, or in no epoch.
+
+    One that would stop after the end is told in the log.
 
     Raises:
         ValueError: Naming the hook.
     """
-    if getattr(model, 'calculate_student_loss', True):
-        return
+    loop = runner.train_loop
     for hook in runner.hooks:
-        stop = getattr(hook, 'stop_epoch', None)
-        if name_of(type(hook)) == 'StopDistillHook' and stop < runner.train_loop.max_epochs:
+        if name_of(type(hook)) != 'StopDistillHook':
+            continue
+        stop = hook.stop_epoch
+        if isinstance(loop, IterBasedTrainLoop) and stop > 0:
+            raise ValueError(
+                f'custom_hooks: StopDistillHook.stop_epoch={stop} counts epochs, of which '
+                'train_cfg.by_epoch=False has none, so that the distillation would never stop: '
+                'train by epochs, or leave the hook out.'
+            )
+        if stop >= loop.max_epochs:
+            runner.logger.warning(
+                f'custom_hooks: StopDistillHook.stop_epoch={stop} is after the end '
+                f'(train_cfg.max_epochs={loop.max_epochs}), so that the distillation never stops.'
+            )
+        elif not getattr(model, 'calculate_student_loss', True):
             raise ValueError(
                 f'custom_hooks: StopDistillHook.stop_epoch={stop} leaves the student nothing to '
                 'learn by, because of model.calculate_student_loss=False: leave one of them out.'

@@ -248,3 +248,18 @@ def test_a_teacher_with_a_forward_of_its_own_is_asked_by_it(how):
     found = model.distiller.teacher_recorders.get_recorder('maps').get_record_data()
     expected = teacher.extract_feat(2 * data['inputs'])
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(('term', 'missed'), [(None, ''), ('cwd', "'bbox_head.cls_convs.0.conv.")])
+def test_a_detectors_head_without_any_loss_is_told(term, missed, monkeypatch):
+    """As on pictures without labels, where only maps of the neck are compared."""
+    heard = []
+    monkeypatch.setattr(single_teacher_distill, 'print_log', lambda said, **_: heard.append(said))
+    whole = term and dict(type='kd_plugins.AutoDistiller', term=term, where='neck')
+    changes = dict(calculate_student_loss=False, pseudo_boxes=None if term else dict(score=0.1))
+    torch.manual_seed(0)
+    model = MODELS.build(distillation(whole=whole, changes=changes)).train()
+    model(**model.data_preprocessor(images(), True), mode='loss')
+    said = [x for x in heard if "of the student's head" in x]
+    assert len(said) == bool(missed)
+    assert all(f"leaves 15 parameters of the student's head, such as {missed}" in x for x in said)

@@ -391,6 +391,32 @@ def test_the_log_forgets_terms_that_stopped(tmp_path):
         assert 'student.loss' in line
 
 
+def stopping(tmp_path, stop, **train_cfg):
+    cfg = config(tmp_path, 2, model=algorithm_cfg())
+    cfg.custom_hooks.append(dict(type='mmrazor.StopDistillHook', stop_epoch=stop))
+    if train_cfg:
+        cfg.train_cfg = train_cfg
+        cfg.param_scheduler = None
+    return Runner.from_cfg(cfg)
+
+
+def test_a_loop_without_epochs_stops_no_distillation(tmp_path):
+    """mmrazor's hook would wait for an epoch that never comes."""
+    made = stopping(tmp_path, 1, by_epoch=False, max_iters=4)
+    with pytest.raises(ValueError, match=r'StopDistillHook\.stop_epoch=1 counts epochs'):
+        made.train()
+
+
+@pytest.mark.parametrize(('stop', 'told'), [(1, False), (2, True)])
+def test_a_distillation_that_never_stops_is_told(tmp_path, stop, told, monkeypatch):
+    made = stopping(tmp_path, stop)
+    said = []
+    monkeypatch.setattr(made.logger, 'warning', lambda text, *_: said.append(str(text)))
+    made.train()
+    found = [text for text in said if 'so that the distillation never stops' in text]
+    assert len(found) == told and made.model.distillation_stopped is not told
+
+
 def test_what_unlabelled_pictures_and_gradients_said_of_terms_is_forgotten():
     hub = MessageHub.get_instance('what_terms_said')
     for name in ('unlabelled_kd', 'grad_cosine', 'loss', 'lr'):

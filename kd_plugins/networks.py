@@ -23,6 +23,8 @@ from kd_plugins.registry import name_of
 
 #: Packages that have another name by now.
 _FORMER = dict(mmcls='mmpretrain')
+#: Scopes in which no part of a user's own package is looked up.
+_SCOPES = ('mmengine', 'mmpretrain', 'mmdet', 'mmrazor')
 
 NetworkCfg = Mapping[str, Any] | BaseModel
 
@@ -122,8 +124,10 @@ def build_network(cfg: Mapping[str, Any], key: str) -> BaseModel:
     """
     own = ConfigDict(**cfg)
     scope = str(own.get('type')).partition('.')[0]
-    if scope in ('mmdet', 'mmpretrain'):
-        # What it builds by itself, such as its preprocessor, is of its own package.
+    default = DefaultScope.get_current_instance()
+    # What it builds by itself, such as its preprocessor, is of its own package, but where the
+    # config is of another one, mmrotate say, which gives a network of mmdet parts of its own.
+    if scope in _SCOPES and (default is None or default.scope_name in _SCOPES):
         own.setdefault('_scope_', scope)
     network = MODELS.build(own)
     if not isinstance(network, BaseModel):

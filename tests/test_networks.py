@@ -5,7 +5,8 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.networks import cnn, distilled, vit
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS, DefaultScope, Registry, init_default_scope
+from torch import nn
 
 from kd_plugins.networks import (
     build_network,
@@ -149,3 +150,31 @@ def test_a_network_with_two_classifiers_or_none_is_one_sentence():
     with pytest.raises(ValueError, match=r'^the network is a Linear whose head \(NoneType\) has 0'):
         classifier(torch.nn.Linear(2, 2))
     assert classes_of(torch.nn.Linear(2, 2)) is None
+
+
+def test_parts_of_another_package_are_found_in_a_network_of_upstream():
+    """As mmrotate gives mmdet's RetinaNet boxes of its own; a config has no room for both scopes."""
+    parts = Registry('model', parent=MODELS, scope='parts')
+
+    @parts.register_module()
+    class OwnBackbone(nn.Conv2d):
+        def __init__(self):
+            super().__init__(3, 4, 1)
+
+    cfg = dict(
+        type='mmpretrain.ImageClassifier',
+        backbone=dict(type='OwnBackbone'),
+        data_preprocessor=dict(type='mmpretrain.ClsDataPreprocessor'),
+    )
+    try:
+        with DefaultScope.overwrite_default_scope('parts'):
+            assert isinstance(build_network(cfg, 'model.teacher').backbone, OwnBackbone)
+    finally:
+        MODELS.children.pop('parts')
+
+
+@pytest.mark.parametrize('scope', ['mmdet', 'mmengine', None])
+def test_a_classifier_finds_its_own_parts_where_detectors_are_trained(scope):
+    cfg = dict(type='mmpretrain.ImageClassifier', backbone=dict(type='LeNet5'))
+    with DefaultScope.overwrite_default_scope(scope):
+        assert type(build_network(cfg, 'model.teacher').backbone).__module__.startswith('mmpretrain')

@@ -27,7 +27,9 @@ class Term:
         type: The registered loss.
         settings: Of all kinds of networks, as published.
         two_stage, classifier: What is published otherwise for these.
-        first_of_five: Whether only the first four of five levels take part.
+        first_of_five: Whether only the first four of five levels take part, of any detector
+            (True), of two-stage ones, whose fifth is every second position of the fourth
+            (``'two-stage'``), or of none.
         norm: Whether a norm follows a projector; a term that standardises needs none.
     """
 
@@ -35,7 +37,7 @@ class Term:
     settings: Mapping[str, Any] = field(default_factory=dict)
     two_stage: Mapping[str, Any] = field(default_factory=dict)
     classifier: Mapping[str, Any] = field(default_factory=dict)
-    first_of_five: bool = False
+    first_of_five: bool | str = False
     norm: bool = True
 
 
@@ -54,6 +56,7 @@ TERMS = {
         dict(loss_weight=2e-5, mask_ratio=0.65),
         two_stage=dict(loss_weight=5e-7, mask_ratio=0.45),
         classifier=dict(loss_weight=7e-5, mask_ratio=0.15, mask_on='channels'),
+        first_of_five='two-stage',
     ),
     'sl2': Term('kd_plugins.SL2Loss', dict(loss_weight=6.0)),
     'cosine': Term(

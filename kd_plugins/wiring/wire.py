@@ -169,7 +169,12 @@ def wire(
         flow(teacher.network, teacher.blank_size, where, teacher.name),
     ]
     levels = _matched(flows, student, teacher, where)
-    taken = levels = levels[:4] if named.first_of_five and len(levels) == 5 else levels
+    if len(levels) == 5 and (
+        named.first_of_five is True
+        or (named.first_of_five == 'two-stage' and hasattr(student.network, 'roi_head'))
+    ):
+        levels = levels[:4]
+    taken = levels
     if 'levels' in loss:
         taken = _chosen(levels, loss['levels'], key)
     if asks_head:

@@ -248,6 +248,10 @@ def test_published_settings_are_those_of_the_students_kind():
         two_stage = [MODELS.build(of_rois()[key]) for key in ('architecture', 'teacher')]
     assert wired(*two_stage, 'pkd').loss['loss_weight'] == 6
     assert wired(*two_stage, 'mgd').loss['mask_ratio'] == 0.45
+    # Published between the convolutions of the neck, of which the fifth level has none.
+    number = {term: len(wired(*two_stage, term).levels) for term in ('cwd', 'pkd', 'mgd')}
+    assert number == dict(cwd=5, pkd=4, mgd=4)
+    assert wired(*two_stage, 'mgd').loss['channels_S'] == [16] * 4
     classifiers = build(resnet()), build(resnet(depth=14))
     assert wired(*classifiers, 'mgd', size=(32, 32)).loss['mask_on'] == 'channels'
 

@@ -93,6 +93,12 @@ def new_config(request: Request) -> str:
 
 def _distillation(request: Request, base: Config, student: Named, path: str) -> dict[str, Any]:
     says = methods()[request.method]
+    if says.term is not None and request.unlabelled_alone:
+        raise ValueError(
+            f"--method {request.method} compares maps, which teaches the student's head nothing, "
+            'and without labels nothing else does: give --method kd, for detectors bckd, or '
+            'labelled pictures too.'
+        )
     whole = whole_config(path, '--teacher')
     teacher = _named(request, 'teacher', path, whole)
     recorded = distiller(

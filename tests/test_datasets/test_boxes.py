@@ -506,17 +506,24 @@ def test_pictures_that_are_not_what_the_file_says(coco):
     assert find(found, 'as 128 x 64') == ['error']
 
 
-def test_a_size_is_that_of_the_picture_as_upstream_turns_it(tmp_path):
+@pytest.mark.parametrize('orientation', [1, 3, 6])
+@pytest.mark.parametrize('ending', ['jpg', 'png', 'tiff', 'webp'])
+def test_a_size_is_that_of_the_picture_as_upstream_turns_it(tmp_path, ending, orientation):
     """A camera that was held upright writes a wide picture and says so in EXIF."""
-    path = tmp_path / 'turned.jpg'
+    path = tmp_path / f'turned.{ending}'
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     Image.new('RGB', (60, 20)).save(path, exif=exif)
     from mmcv.transforms import LoadImageFromFile
     from mmdet.datasets.transforms import LoadAnnotations  # noqa: F401
 
     height, width = LoadImageFromFile()(dict(img_path=str(path)))['img'].shape[:2]
-    assert size_of(path) == (width, height) == (20, 60)
+    assert size_of(path) == (width, height)
+    if ending == 'jpg':
+        assert (width, height) == ((20, 60) if orientation == 6 else (60, 20))
+
+
+def test_a_picture_from_the_air_has_a_size(tmp_path):
     # Pillow takes pictures from the air for bombs.
     Image.new('1', (15000, 15000)).save(tmp_path / 'air.png')
     assert size_of(tmp_path / 'air.png') == (15000, 15000)

@@ -154,7 +154,7 @@ def _one(
     return dict(
         whole,
         decision=decision,
-        says=_says(decision, compared, outlook, worth, seeds),
+        says=_says(decision, compared, outlook, worth, seeds) + _left_out(alone, side),
         pairs=[
             dict(
                 seed=seed,
@@ -218,6 +218,19 @@ def _says(
     return said + (
         f'If the true gain is the one seen, about {more} more seeds would settle it ({upper} '
         'if the spread is larger than it seems).'
+    )
+
+
+def _left_out(alone: Side, side: Side) -> str:
+    """Say which seeds there is no pair of, since one of its trainings failed."""
+    sides = [(each, seeds) for each, seeds in (('alone', alone.failed), ('distilled', side.failed))
+             if seeds]  # fmt: skip
+    if not sides:
+        return ''
+    said = ' and '.join(f'{", ".join(map(str, seeds))} {each}' for each, seeds in sides)
+    return (
+        f' Left out are seeds that failed ({said}): where it is the method that makes trainings '
+        'fail, what is left flatters it.'
     )
 
 

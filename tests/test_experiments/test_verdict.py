@@ -108,6 +108,18 @@ def test_a_side_without_results_is_said_and_all_of_them_are_an_error():
     assert said['configs'][0]['p_adjusted'] == pytest.approx(2 * said['configs'][0]['p'])
 
 
+def test_a_verdict_on_the_seeds_that_survived_says_so():
+    alone, kd = sides([60.0, 61.0, 62.0, 63.0], [62.0, 63.1, 63.9])
+    (whole,) = conclude(alone, [kd])['configs']
+    assert whole['decision'] == 'GO' and whole['says'] == 'The gain is above 0.'
+    kd.failed = {3: 'FloatingPointError: distill.loss_kd is nan'}
+    (left,) = conclude(alone, [kd])['configs']
+    assert left['says'].startswith('The gain is above 0. Left out are seeds that failed (3 dist')
+    alone.failed, kd.failed = {4: 'x', 5: 'y'}, {}
+    (other,) = conclude(alone, [kd])['configs']
+    assert '(4, 5 alone)' in other['says']
+
+
 def test_what_a_validation_set_leaves_unsure():
     """One standard error of a paired difference, from simulated sets of pictures."""
     import numpy as np

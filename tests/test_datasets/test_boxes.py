@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -150,6 +151,17 @@ def test_a_polygon_is_its_box_and_a_picture_without_a_file_has_none(yolo):
 def difficult(voc):
     xml = next((voc / 'Annotations').glob('train_*.xml'))
     xml.write_text(xml.read_text().replace('</name>', '</name><difficult>1</difficult>', 1))
+
+
+@pytest.mark.parametrize('said, ignored', [('1', 1), ('True', 1), ('0', 0), ('false', 0), ('', 0)])
+def test_difficult_is_a_number_or_a_word(voc, said, ignored):
+    xml = next((voc / 'Annotations').glob('train_*.xml'))
+    text = xml.read_text().replace('</name>', f'</name><difficult>{said}</difficult>')
+    xml.write_text(text)
+    content = read_boxes(voc).train.content
+    (image,) = [i['id'] for i in content['images'] if Path(i['file_name']).stem == xml.stem]
+    crowds = [t['iscrowd'] for t in content['annotations'] if t['image_id'] == image]
+    assert crowds == [ignored] * text.count('<object>') != []
 
 
 def test_difficult_objects_are_ignored_as_crowds_are(voc):
@@ -342,6 +354,27 @@ def test_points_that_follow_a_box_are_no_polygon(yolo):
     assert boxes_of(read_boxes(yolo).train) != boxes_of(before.train)
     spoil(yolo / 'data.yaml', lambda text: text + 'kpt_shape: [4, 2]\n')
     assert boxes_of(read_boxes(yolo).train) == boxes_of(before.train)
+
+
+@pytest.mark.parametrize('said, noted', [
+    ('images/val', False), ('../images/val/', False), ('/home/me/images/val', False),
+    ('val', False), ('images/other', True), ('val.txt', True), ('[images/val, images/b]', True),
+])  # fmt: skip
+def test_a_folder_that_yolo_names_and_another_is_taken_is_said(yolo, said, noted):
+    (yolo / 'data.yaml').write_text(f'names: {CLASSES}\nval: {said}\n')
+    notes = read_boxes(yolo).notes
+    assert len(notes) == noted and all('as val, and images/val was taken' in n for n in notes)
+
+
+def test_names_that_contradict_each_other_are_refused(yolo):
+    (yolo / 'args.yaml').write_text('lr: 3\n')
+    assert read_boxes(yolo).classes == CLASSES
+    (yolo / 'args.yaml').write_text(f'names: {CLASSES[::-1]}\n')
+    with pytest.raises(AnnotationError, match=r'data.yaml: its names are .*args.yaml are .*leave'):
+        read_boxes(yolo)
+    (yolo / 'args.yaml').write_text(f'nc: 3\nnames: {CLASSES}\n')
+    with pytest.raises(AnnotationError, match='args.yaml: nc is 3, and names has 10'):
+        read_boxes(yolo)
 
 
 def test_names_are_text_as_they_stand(yolo):

@@ -136,6 +136,7 @@ def _one(
     if compared is None:
         return dict(whole, decision=paired.INCONCLUSIVE, says='No seed is finished on both sides.')
     decision = paired.decide(compared, p, worth, alpha)
+    decided = decision != paired.INCONCLUSIVE
     # Holm leaves at least this to every config.
     outlook = paired.outlook(compared, worth, alpha / configs)
     both = [(alone.results[seed], side.results[seed]) for seed in seeds]
@@ -171,8 +172,8 @@ def _one(
         interval=None if compared.low is None else [compared.low, compared.high],
         p=compared.p,
         p_adjusted=p,
-        more_seeds=outlook and _more(outlook.pairs, seeds),
-        more_seeds_at_most=outlook and _more(outlook.pairs_at_most, seeds),
+        more_seeds=0 if decided else outlook and _more(outlook.pairs, seeds),
+        more_seeds_at_most=0 if decided else outlook and _more(outlook.pairs_at_most, seeds),
         detectable=outlook and outlook.detectable,
         validation_error=validation_error(both),
         cost=_cost(alone, side, seeds),

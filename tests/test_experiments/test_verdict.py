@@ -57,6 +57,7 @@ def test_a_pairing_tells_what_two_means_would_not():
     kd = [a + g for a, g in zip(alone, gains, strict=True)]
     (one,) = conclude(*_two(alone, kd))['configs']
     assert one['decision'] == 'GO' and stats.ttest_ind(kd, alone).pvalue > 0.5
+    assert one['more_seeds'] == one['more_seeds_at_most'] == 0
     (other,) = conclude(*_two(kd, alone))['configs']
     assert other['decision'] == 'NO-GO' and other['says'] == 'The gain is below 0.'
     (dear,) = conclude(*_two(alone, kd), worth=2.0)['configs']

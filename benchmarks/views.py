@@ -125,12 +125,14 @@ def main() -> None:
         ):
             plain = dataset_of(name, Path(folder) / 'data')
             mix = dict(augments=augments, num_classes=10) if args.mix else None
-            views = RepeatableViews(copy.copy(plain), views=2, mix=mix)
+            # Never one twice, so that what is drawn is as large on average.
+            number = args.batches + WARM_UP
+            views = RepeatableViews(copy.copy(plain), views=number, mix=mix)
             times: dict[str, list[float]] = dict(plain=[], views=[])
-            for i in range(args.batches + WARM_UP):
+            for i in range(number):
                 indices = [(i * args.batch_size + j) % len(plain) for j in range(args.batch_size)]
                 for kind in ('plain', 'views') if i % 2 else ('views', 'plain'):
-                    seconds = took(views if kind == 'views' else plain, indices, i % 2)
+                    seconds = took(views if kind == 'views' else plain, indices, i)
                     if i >= WARM_UP:
                         times[kind].append(seconds)
         # Neighbours in time share the machine's load.

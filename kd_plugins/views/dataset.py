@@ -18,7 +18,7 @@ from kd_plugins.registry import DATASETS
 from kd_plugins.views.flips import PairedFlips
 from kd_plugins.views.hashing import picture_hash
 from kd_plugins.views.mixing import SampleMix
-from kd_plugins.views.randomness import kept_random_states, seed_view
+from kd_plugins.views.randomness import Seeds, kept_random_states, seed_all, seeds_of
 from kd_plugins.views.sampling import SampleView, number_views
 from kd_plugins.views.state import check_stateless
 
@@ -138,20 +138,25 @@ class RepeatableViews(Dataset):
         for _, view in asked:
             if not 0 <= view < self.views:
                 raise checks.refuse('view', view, f'one from 0 to {self.views - 1}')
+        # Whatever can be is done for a batch in one go, before and after: between two samples
+        # the processor has forgotten how.
         with kept_random_states(), PairedFlips(self.dataset, self.seed) as flips:
-            samples = [self._make(index, view, flips) for index, view in asked]
+            plan = [
+                (index, seeds_of(self.seed, index, view), flips.of(index, view))
+                for index, view in asked
+            ]
+            samples = [self._make(flips, *each) for each in plan]
             # A worker is a process of its own, with a copy of what this one has counted.
             process, done = self._trials if self._trials[0] == os.getpid() else (os.getpid(), 0)
-            for key, sample in zip(asked[: _TRIALS - done], samples, strict=False):
-                self._compare(sample, self._make(*key, flips), *key)
+            for i in range(min(_TRIALS - done, len(plan))):
+                self._compare(samples[i], self._make(flips, *plan[i]), *asked[i])
                 done += 1
             self._trials = process, done
-        # What hashes a batch in one go finds its code in the processor's caches.
         return [self._told(sample, *key) for key, sample in zip(asked, samples, strict=True)]
 
-    def _make(self, index: int, view: int, flips: PairedFlips) -> Any:
-        seed_view(self.seed, index, view)
-        flips.tell(index, view)
+    def _make(self, flips: PairedFlips, index: int, seeds: Seeds, flip: float) -> Any:
+        seed_all(seeds)
+        flips.tell(flip)
         sample = self.dataset[index]
         if not isinstance(sample, dict) or 'inputs' not in sample:
             raise ValueError(
@@ -159,7 +164,7 @@ class RepeatableViews(Dataset):
                 'data_samples: end its pipeline with PackInputs or PackDetInputs.'
             )
         if self.mix is not None:
-            flips.draw()
+            flips.tell(0.5)
             sample = self.mix(sample, self.dataset)
         return sample
 

@@ -29,20 +29,20 @@ class PairedFlips:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.draw()
+        self.tell(0.5)
 
-    def tell(self, index: int, view: int) -> None:
-        """Let the sample that is made next be flipped in this view, or not."""
-        if self._flips:
-            pair = struct.pack('<3q', self._seed, index, view // 2)
-            first = blake2b(pair, digest_size=1, person=b'flip').digest()[0]
-            for flip in self._flips:
-                flip.prob = float((first + view) % 2)
+    def of(self, index: int, view: int) -> float:
+        """Return the probability, 0 or 1, with which a view of a sample is flipped."""
+        if not self._flips:
+            return 0.5
+        pair = struct.pack('<3q', self._seed, index, view // 2)
+        first = blake2b(pair, digest_size=1, person=b'flip').digest()[0]
+        return float((first + view) % 2)
 
-    def draw(self) -> None:
-        """Let what is made next draw whether it is flipped."""
+    def tell(self, prob: float) -> None:
+        """Let what is made next be flipped with this probability."""
         for flip in self._flips:
-            flip.prob = 0.5
+            flip.prob = prob
 
 
 def _flips(dataset: Any) -> list[RandomFlip]:

@@ -7,6 +7,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,11 +29,23 @@ def kept_random_states() -> Iterator[None]:
         torch.default_generator.set_state(states[2])
 
 
-def seed_view(seed: int, index: int, view: int) -> None:
-    """Seed the three generators, each with other bits of a hash of the three numbers."""
+class Seeds(NamedTuple):
+    """Of torch's, python's and numpy's generator, in this order."""
+
+    torch: int
+    python: int
+    numpy: int
+
+
+def seeds_of(seed: int, index: int, view: int) -> Seeds:
+    """Return seeds of a view, each other bits of a hash of the three numbers."""
     digest = blake2b(struct.pack('<3q', seed, index, view), digest_size=20).digest()
-    for_torch, for_python, for_numpy = struct.unpack('<qQI', digest)
-    torch.default_generator.manual_seed(for_torch)
-    random.seed(for_python)
+    return Seeds(*struct.unpack('<qQI', digest))
+
+
+def seed_all(seeds: Seeds) -> None:
+    """Seed the three generators."""
+    torch.default_generator.manual_seed(seeds[0])
+    random.seed(seeds[1])
     # Legacy seeding with one number: ten times faster than with several.
-    np.random.seed(for_numpy)
+    np.random.seed(seeds[2])

@@ -270,7 +270,7 @@ def test_an_object_that_a_dataset_keeps_is_not_written_twice():
             self.samples = [super(Kept, self).__getitem__(i) for i in range(4)]
 
         def __getitem__(self, index):
-            return dict(self.samples[index])
+            return self.samples[index]
 
     dataset = RepeatableViews(Kept(), views=2)
     first, second = dataset.__getitems__([SampleView(1, 0), SampleView(1, 1)])

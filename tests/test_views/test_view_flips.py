@@ -82,7 +82,7 @@ def test_flips_of_joined_sets_are_told_and_put_back():
     flips = [each.pipeline.transforms[0] for each in dataset.dataset.dataset.datasets]
     assert [flip.prob for flip in flips] == [0.5, 0.5]
     with pytest.raises(KeyError), PairedFlips(dataset.dataset, 0) as told:
-        told.tell(0, 0)
+        told.tell(told.of(0, 0))
         assert flips[0].prob == flips[1].prob in (0.0, 1.0)
         raise KeyError
     assert [flip.prob for flip in flips] == [0.5, 0.5]

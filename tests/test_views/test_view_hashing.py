@@ -73,6 +73,24 @@ def test_any_patch_of_a_large_picture_is_seen():
             assert picture_hash(other) != picture_hash(y)
 
 
+@pytest.mark.parametrize('width', [512, 1024, 2048, 4096, 1067])
+def test_every_column_of_a_large_picture_is_read(width):
+    x = picture(3, 400 * 1024 // width, width)
+    wanted = picture_hash(x)
+    for column in (0, width // 3, width // 2 - 1, width // 2, width // 2 + 9, width - 1):
+        other = x.clone()
+        other[..., column] ^= 1
+        assert picture_hash(other) != wanted
+
+
+def test_the_end_of_a_large_picture_is_read():
+    for size in (2**16 + 1, 2**18 + 5, 2**21 + 4096, 2**22 + 77):
+        x = picture(1, 1, size)
+        other = x.clone()
+        other[..., -9000:] ^= 1
+        assert picture_hash(other) != picture_hash(x) == naive(x.numpy())
+
+
 def test_rows_of_the_fold_are_not_interchangeable():
     words = torch.arange(4 * 4096, dtype=torch.int64).to(torch.uint8)
     rows = words.view(4, 4096).clone()

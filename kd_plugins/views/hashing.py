@@ -53,7 +53,7 @@ def picture_hash(inputs: Any) -> int:
             if size > _LARGE:
                 words = words[:, : _STRIP // 8]
             # Odd factors, modulo 2**64: no difference of one word is lost.
-            digest.update(np.einsum('i,ij->j', _factors(rows), words).data)
+            digest.update(np.einsum('i,ij->j', _factors(rows), words).tobytes())
             content = content[rows * row :][:_FOLDED]
         digest.update(content)
     return int.from_bytes(digest.digest(), 'little')

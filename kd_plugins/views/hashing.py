@@ -55,7 +55,7 @@ def picture_hash(inputs: Any) -> int:
             # Odd factors, modulo 2**64: no difference of one word is lost.
             digest.update(np.einsum('i,ij->j', _factors(rows), words).tobytes())
             content = content[rows * row :][:_FOLDED]
-        digest.update(content)
+        digest.update(content.data)
     return int.from_bytes(digest.digest(), 'little')
 
 

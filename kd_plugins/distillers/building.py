@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from kd_plugins.distillers.fitting import (
     KEY,
+    begins_with_features,
     check_arguments,
     check_fit,
     check_names,
     check_sources,
-    is_two_stage,
     recorder_of,
 )
 from kd_plugins.losses.base import check_tensors, needed_arguments
@@ -100,8 +100,8 @@ def features_suffice(distiller: Any, teacher: nn.Module | None) -> bool:
     """Whether what the teacher's recorders read is done when its features are.
 
     So it is where they read its backbone or neck, or ask its heads later. Then
-    the rest of the forward of a two-stage detector, its RPN, boxes and masks,
-    would run for nobody.
+    the rest of the forward of a detector, its RPN, decoder, boxes and masks, would
+    run for nobody; that of guided anchoring takes one picture at a time only.
     """
     from mmrazor.models.task_modules.recorder import (
         ModuleInputsRecorder,
@@ -116,7 +116,7 @@ def features_suffice(distiller: Any, teacher: nn.Module | None) -> bool:
 
     recorders = distiller.teacher_recorders.recorders.values()
     return (
-        is_two_stage(teacher)
+        begins_with_features(teacher)
         and not distiller.deliveries.deliveries
         and all(suffice(recorder) for recorder in recorders)
     )

@@ -1,5 +1,7 @@
 """Pictures with boxes beside pictures without, in whole trainings of detectors."""
 
+import random
+
 import cv2
 import numpy as np
 import pytest
@@ -84,9 +86,9 @@ def test_boxes_are_taken_off_and_missing_ones_named(scenes):
     assert dataset.pipeline is dataset.datasets[0].pipeline
 
 
-def preprocess(batch, **changes):
+def preprocess(batch):
     student = detector('GFL')
-    student['data_preprocessor'].update(type='kd_plugins.DetDataPreprocessor', **changes)
+    student['data_preprocessor'].update(type='kd_plugins.DetDataPreprocessor')
     model = build(student)
     return model.data_preprocessor(batch, True)
 
@@ -113,12 +115,36 @@ def test_both_kinds_are_padded_to_their_own_size():
     torch.testing.assert_close(alone['inputs'][1, :, :96, :64], others['inputs'][0])
     none = preprocess(mixed([False] * 3, sizes))
     assert 'unlabelled' not in none and 'gt_instances' not in none['data_samples'][0]
-    # A batch augment of upstream resizes the boxes of every sample.
-    resize = [dict(type='BatchSyncRandomResize', random_size_range=(64, 64), interval=1)]
-    resize[0]['size_divisor'] = 32
-    MessageHub.get_current_instance().update_info('iter', 0)
-    resized = preprocess(mixed([True, False], [(96, 96)] * 2), batch_augments=resize)
-    assert resized['unlabelled']['inputs'].shape[-2:] == (64, 64)
+
+
+def test_batch_augments_do_the_same_to_both_kinds_as_to_the_labelled_alone():
+    """Upstream's draws a size for the next batches, of the shape of the one before."""
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(32, 320), size_divisor=32)
+    student = detector('GFL')
+    student['data_preprocessor'].update(
+        type='kd_plugins.DetDataPreprocessor', batch_augments=[dict(resize, interval=3)]
+    )
+    both, alone = build(student).data_preprocessor, build(student).data_preprocessor
+    sizes, random_states = [(96, 96), (96, 160), (96, 96)], []
+    for preprocessor in (both, alone):
+        random.seed(0)
+        shapes = []
+        for i in range(12):
+            MessageHub.get_current_instance().update_info('iter', i)
+            batch = images(i, sizes=sizes)
+            if preprocessor is both:
+                batch = mixed([True, False, True], sizes)
+            else:
+                batch = {k: [v[0], v[2]] for k, v in batch.items()}
+            batch = preprocessor(batch, True)
+            shapes.append(tuple(batch['inputs'].shape[-2:]))
+            if preprocessor is both and i > 2:
+                (other,) = batch['unlabelled']['data_samples']
+                assert batch['unlabelled']['inputs'].shape[-2:] == shapes[-1]
+                assert other.batch_input_shape == shapes[-1]
+        random_states.append((shapes, random.getstate()))
+    assert random_states[0] == random_states[1]
+    assert len({*random_states[0][0]}) > 2
 
 
 class Stopped(Exception):

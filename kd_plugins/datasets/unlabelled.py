@@ -45,7 +45,7 @@ class WithUnlabelled(ConcatDataset):
     Raises:
         ValueError: If one of both is wrapped, or a class has fewer labels than asked for,
             or nobody says the classes;
-            or, when a sample is read, if it should have a label and has none.
+            or, when a sample is read, if it should have a label and has none, or is not packed.
     """
 
     def __init__(
@@ -83,9 +83,15 @@ class WithUnlabelled(ConcatDataset):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         """Return a packed sample, with a label if it is of the labelled dataset."""
         data = super().__getitem__(idx)
+        source = self._get_ori_dataset_idx(idx)[0]
+        if 'data_samples' not in data:
+            raise ValueError(
+                f'the pipeline of WithUnlabelled.{("labelled", "unlabelled")[source]} packs no '
+                "sample: end it with dict(type='PackInputs'), of a detector 'PackDetInputs'."
+            )
         sample = data['data_samples']
         labels = [key for key in _LABELS if key in sample]
-        if self._get_ori_dataset_idx(idx)[0] == 1:
+        if source == 1:
             for key in labels:
                 delattr(sample, key)
         # mmdet packs boxes in any case; that some were read their field says.

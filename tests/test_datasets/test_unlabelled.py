@@ -531,6 +531,9 @@ def test_a_preprocessor_or_term_that_cannot_take_them_is_refused_before_training
     cfg.model.data_preprocessor.type = 'mmpretrain.ClsDataPreprocessor'
     with pytest.raises(ValueError, match=r"give data_preprocessor.type='kd_plugins.Cls"):
         train(cfg)
+    cfg.model.data_preprocessor = dict(type='kd_plugins.DetDataPreprocessor')
+    with pytest.raises(ValueError, match=r"Det.* for a ImageCl.*type='kd_plugins.Cls"):
+        train(cfg)
     cfg = training(folders, tmp_path, model=algorithm(dict(loss_dkd=DKD)))
     with pytest.raises(ValueError, match=r'an unlabelled picture of train_dataloader.dataset'):
         train(cfg)

@@ -67,6 +67,9 @@ def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_p
     for folder, says in ((tmp_path, 'holds no pictures'), (tmp_path / 'no', 'is no folder')):
         with pytest.raises(ValueError, match=says):
             PictureFolder(str(folder))
+    cfg = both(scenes)['unlabelled']
+    with pytest.raises(ValueError, match=r"PictureFolder.pipeline .RandomFlip, PackDetInputs. .*Load"):
+        built(dict(cfg, pipeline=[FLIP, PACK]))[0]
 
 
 def test_boxes_are_taken_off_and_missing_ones_named(scenes):
@@ -84,6 +87,9 @@ def test_boxes_are_taken_off_and_missing_ones_named(scenes):
     with pytest.raises(ValueError, match='train/000000.png.* of WithUnlabelled.labelled has no la'):
         dataset[0]
     assert dataset.pipeline is dataset.datasets[0].pipeline
+    twice['unlabelled'] = dict(twice['labelled'], pipeline=[LOAD])
+    with pytest.raises(ValueError, match=r"WithUnlabelled.unlabelled packs no .*PackDetInputs'"):
+        built(twice)[8]
 
 
 def preprocess(batch):
@@ -239,7 +245,11 @@ def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_
     refused(cfg, r'student_recorders.head nothing to record.*set model.pseudo_boxes=')
     cfg = config(scenes, tmp_path / '2')
     cfg.data_preprocessor.type = 'mmdet.DetDataPreprocessor'
-    refused(cfg, "for a detector 'kd_plugins.DetDataPreprocessor'")
+    refused(cfg, "for a GFL: give data_preprocessor.type='kd_plugins.DetDataPreprocessor'")
+    cfg = config(scenes, tmp_path / 'of classifiers')
+    normalises = {key: cfg.data_preprocessor[key] for key in ('mean', 'std')}
+    cfg.data_preprocessor = dict(type='kd_plugins.ClsDataPreprocessor', **normalises)
+    refused(cfg, "ClsDataPreprocessor. does not .*for a GFL: .*'kd_plugins.DetDataPreprocessor'")
     cfg = config(scenes, tmp_path / '3')
     cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.labelled
     cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)

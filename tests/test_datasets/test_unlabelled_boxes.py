@@ -68,7 +68,9 @@ def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_p
         with pytest.raises(ValueError, match=says):
             PictureFolder(str(folder))
     cfg = both(scenes)['unlabelled']
-    with pytest.raises(ValueError, match=r"PictureFolder.pipeline .RandomFlip, PackDetInputs. .*Load"):
+    with pytest.raises(
+        ValueError, match=r'PictureFolder.pipeline .RandomFlip, PackDetInputs. .*Load'
+    ):
         built(dict(cfg, pipeline=[FLIP, PACK]))[0]
 
 

@@ -36,8 +36,7 @@ class DetDataPreprocessor(UpstreamDetDataPreprocessor):
             data: A batch as the data loader gives it.
             training: Whether to augment, and to keep both kinds apart.
         """
-        samples = data.get('data_samples') if isinstance(data, Mapping) else None
-        kinds = ['gt_instances' not in sample for sample in samples or ()]
+        kinds = self.without_labels(data)
         if not training or not any(kinds):
             return super().forward(data, training)
         if all(kinds):
@@ -46,6 +45,11 @@ class DetDataPreprocessor(UpstreamDetDataPreprocessor):
             others = self._without_labels(part_of(data, kinds, True))
         batch = super().forward(part_of(data, kinds, False), training)
         return dict(batch, unlabelled=others)
+
+    def without_labels(self, data: Any) -> list[bool]:
+        """Say of each picture of a batch whether nobody knows its boxes."""
+        samples = data.get('data_samples') if isinstance(data, Mapping) else None
+        return ['gt_instances' not in sample for sample in samples or ()]
 
     @contextmanager
     def _drawing_again(self) -> Iterator[None]:
@@ -62,12 +66,14 @@ class DetDataPreprocessor(UpstreamDetDataPreprocessor):
             torch.set_rng_state(states[2])
 
     def _without_labels(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        for sample in data['data_samples']:
+        # The given ones stay without.
+        samples = [sample.new() for sample in data['data_samples']]
+        for sample in samples:
             # Upstream's batch augments resize the boxes of every sample.
             sample.gt_instances = InstanceData(
                 bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
             )
-        batch = super().forward(data, training=True)
+        batch = super().forward(dict(data, data_samples=samples), training=True)
         for sample in batch['data_samples']:
             del sample.gt_instances
         return batch

@@ -11,7 +11,7 @@ from helpers.few_scenes import few_scenes
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.registry import DATASETS, HOOKS, DefaultScope
+from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 
 from kd_plugins.datasets import PictureFolder, WithUnlabelled
@@ -153,6 +153,31 @@ def test_batch_augments_do_the_same_to_both_kinds_as_to_the_labelled_alone():
         random_states.append((shapes, random.getstate()))
     assert random_states[0] == random_states[1]
     assert len({*random_states[0][0]}) > 2
+
+
+@pytest.mark.parametrize('augments', [[], [dict(type='BatchFixedSizePad', size=(160, 160))]])
+def test_a_teacher_of_its_own_preprocessor_sees_both_kinds_as_that_pads_them(augments):
+    student, teacher = detector('GFL'), detector('GFL', width=16)
+    student['data_preprocessor'].update(
+        type='kd_plugins.DetDataPreprocessor', batch_augments=augments
+    )
+    own = dict(
+        type='DetDataPreprocessor', mean=[10.0, 20.0, 30.0], std=[5.0, 6.0, 7.0],
+        bgr_to_rgb=True, pad_size_divisor=32, batch_augments=augments,
+    )  # fmt: skip
+    teacher['data_preprocessor'] = own
+    model = build(student, teacher, changes=dict(pseudo_boxes=dict(score=0.4)))
+    sizes = [(64, 64), (96, 40), (40, 128), (50, 70)]
+    given = mixed([True, False, True, False], sizes)
+    batch = model.data_preprocessor(given, True)
+    # The batch stays as it was.
+    assert ['gt_instances' in each for each in given['data_samples']] == [True, False] * 2
+    for part, chosen in ((batch, (0, 2)), (batch['unlabelled'], (1, 3))):
+        seen = model.teacher.convert(part['inputs'], part['data_samples'])
+        wanted = images(0, sizes=sizes)
+        wanted = {key: [value[i] for i in chosen] for key, value in wanted.items()}
+        wanted = MODELS.build(dict(own, _scope_='mmdet'))(wanted, True)['inputs']
+        torch.testing.assert_close(seen, wanted, rtol=1e-5, atol=1e-4)
 
 
 class Stopped(Exception):

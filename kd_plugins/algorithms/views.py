@@ -57,11 +57,11 @@ def loss_of_labelled(
         data_samples: The samples of all rows.
         rows: Which of them are what.
     """
-    labelled: Any = (
-        logits[: rows.labelled]
-        if isinstance(logits, Tensor)
-        else type(logits)(each[: rows.labelled] for each in logits)
-    )
+    labelled: Any
+    if isinstance(logits, Tensor):
+        labelled = logits[: rows.labelled]
+    else:
+        labelled = tuple(each[: rows.labelled] for each in logits)
     return student.head._get_loss(labelled, list(data_samples or ())[: rows.labelled])
 
 

@@ -29,6 +29,8 @@ class DetDataPreprocessor(UpstreamDetDataPreprocessor):
     batch of one kind comes back as upstream's does. Arguments and results are upstream's.
     """
 
+    batch_augments: Any
+
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         """Return ``inputs`` and ``data_samples``, and ``unlabelled`` where there are both.
 

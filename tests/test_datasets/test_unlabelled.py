@@ -141,6 +141,7 @@ def test_epochs_are_a_function_of_the_seed_and_go_on_for_ever(world):
         ),
         ((4, 0), 8, [1, 1], {}, r'those of \[4, 0\] samples: .*not empty'),
         ((4, 10), 8, [1, 0.5], {}, r'source_ratio\[1\]=0.5'),
+        ((4, 10), 8, 3, {}, r'source_ratio=3 is wrong: give a list'),
         ((4, 10), 8, [1, 1], dict(epoch_of=2), r'epoch_of=2 .*0 or 1'),
     ],
 )
@@ -635,6 +636,15 @@ def test_what_is_wrapped_is_refused(folders, tmp_path):
     inside = dict(type='RepeatDataset', times=2, dataset=folder(folders / 'labelled'))
     with pytest.raises(ValueError, match=r'WithUnlabelled\.labelled is a RepeatDataset: give'):
         build(both(folders, labelled=inside))
+
+
+def test_folders_without_pictures_are_refused(folders, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    for name in ('empty', 'missing'):
+        for kind in ('labelled', 'unlabelled'):
+            given = folder(tmp_path / name, with_label=kind == 'labelled')
+            with pytest.raises(ValueError, match=rf'WithUnlabelled\.{kind} has no .*{name}'):
+                build(both(folders, **{kind: given}))
 
 
 def test_a_term_in_another_that_needs_labels_is_refused_before_training():

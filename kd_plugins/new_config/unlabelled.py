@@ -15,8 +15,8 @@ SCORE = 0.4
 #: Steps that read boxes, or mix pictures with others, for which there would have to be boxes.
 LEFT_OUT = (
     'LoadAnnotations', 'LoadPanopticAnnotations', 'FilterAnnotations', 'Mosaic', 'CachedMosaic',
-    'MixUp', 'CachedMixUp', 'CopyPaste', 'InstaBoost', 'RandomAffine', 'RandomShift', 'RandomCenterCropPad',
-    'MinIoURandomCrop',
+    'MixUp', 'CachedMixUp', 'CopyPaste', 'InstaBoost', 'RandomAffine', 'RandomShift',
+    'RandomCenterCropPad', 'MinIoURandomCrop',
 )  # fmt: skip
 
 

@@ -62,13 +62,18 @@ class PictureFolder(BaseDataset):
 
     def prepare_data(self, idx: int) -> Any:
         """Return what the pipeline makes of a picture."""
+        why = None
         try:
-            return super().prepare_data(idx)
+            data = super().prepare_data(idx)
         except KeyError as error:
             if error.args != ('img',):
                 raise
+            data, why = {}, error
+        # Not every step misses it.
+        if data is not None and 'img' not in data and 'inputs' not in data:
             steps = [type(step).__name__ for step in self.pipeline.transforms]
             raise ValueError(
                 f'PictureFolder.pipeline ({", ".join(steps)}) loads no picture: begin it with '
                 "dict(type='LoadImageFromFile')."
-            ) from error
+            ) from why
+        return data

@@ -68,10 +68,10 @@ def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_p
         with pytest.raises(ValueError, match=says):
             PictureFolder(str(folder))
     cfg = both(scenes)['unlabelled']
-    with pytest.raises(
-        ValueError, match=r'PictureFolder.pipeline .RandomFlip, PackDetInputs. .*Load'
-    ):
-        built(dict(cfg, pipeline=[FLIP, PACK]))[0]
+    for prob in (0.0, 1.0):
+        pipeline = [dict(FLIP, prob=prob), PACK]
+        with pytest.raises(ValueError, match=r'PictureFolder.pipeline .RandomFl.* loads no pict'):
+            built(dict(cfg, pipeline=pipeline))[0]
 
 
 def test_boxes_are_taken_off_and_missing_ones_named(scenes):

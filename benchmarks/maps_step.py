@@ -5,8 +5,8 @@
 For each term steps of two kinds alternate in one process on the same pictures, in changing order,
 so that whatever else the machine does falls on both alike:
 
-* floor: the student's step, the teacher's forward pass, and, if the term has layers of its own,
-  these forward and backward;
+* floor: the student's step, the teacher's backbone and neck (SL2 reads its head, which then runs,
+  too), and, if the term has layers of its own, these forward and backward;
 * the term on all five maps of the FPN: ``kd_plugins.SingleTeacherDistill``.
 
 All with SGD. The detectors are those of ``configs/bckd/bckd_gfl_r101_r18_fpn_1x_coco.py``, with
@@ -67,12 +67,17 @@ def floor_step(model: torch.nn.Module, data: dict, wrapper: object) -> Callable[
     """Return a step of the student, with the least of the teacher and of the term beside it."""
     (term,) = model.distiller.distill_losses.values()
     seen: list = []
+    teacher = model.teacher.network
+    reads_head = 'head' in model.distiller.teacher_recorders.recorders
     model.student.neck.register_forward_hook(lambda module, args, output: seen.append(output))
 
     def step() -> None:
         inputs = model.data_preprocessor(data, True)
         with torch.no_grad():
-            model.teacher.network(**inputs, mode='tensor')
+            if reads_head:
+                teacher(**inputs, mode='tensor')
+            else:
+                teacher.extract_feat(inputs['inputs'])
         losses = model.student(**inputs, mode='loss')
         for layers, x in zip(getattr(term, 'projectors', ()), seen[-1], strict=False):
             for layer in layers.values() if hasattr(layers, 'values') else [layers]:

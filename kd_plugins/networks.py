@@ -120,7 +120,12 @@ def build_network(cfg: Mapping[str, Any], key: str) -> BaseModel:
     Raises:
         TypeError: If the type is not an mmengine ``BaseModel``.
     """
-    network = MODELS.build(ConfigDict(**cfg))
+    own = ConfigDict(**cfg)
+    scope = str(own.get('type')).partition('.')[0]
+    if scope in ('mmdet', 'mmpretrain'):
+        # What it builds by itself, such as its preprocessor, is of its own package.
+        own.setdefault('_scope_', scope)
+    network = MODELS.build(own)
     if not isinstance(network, BaseModel):
         raise TypeError(
             f'{key} builds a {type(network).__name__}, which is not an mmengine BaseModel: give a '

@@ -24,7 +24,14 @@ def printed_rows(tool, monkeypatch, capsys, *paths):
 
 
 def test_a_step_repeats_itself(tool, monkeypatch, capsys):
-    paths = [CONFIGS / 'dot/dot_ctkd_kd_digits.py', CONFIGS / 'bckd/bckd_scenes.py']
+    paths = [
+        CONFIGS / name
+        for name in (
+            'dot/dot_ctkd_kd_digits.py',
+            'fullmatch/fullmatch_digits.py',
+            'bckd/bckd_scenes.py',
+        )
+    ]
     wrong, rows = printed_rows(tool, monkeypatch, capsys, *paths)
     assert wrong == 0 and list(rows) == [path.stem for path in paths]
     assert all(
@@ -52,6 +59,16 @@ def test_a_step_that_went_elsewhere_is_wrong(tool, monkeypatch, capsys, size, wh
     right = what == 'weights' and math.isfinite(size)
     assert wrong == (not right) and (rows['dkd_digits'][-1] == 'WRONG') is not right
     assert float(rows['dkd_digits'][what == 'weights']) != 0
+
+
+def test_a_method_that_stops_is_wrong_and_the_next_is_tried(tool, monkeypatch, capsys):
+    step = tool.step
+    monkeypatch.setattr(
+        tool, 'step', lambda cfg, *args: step(cfg, *args) if cfg.model.teacher else 1 / 0
+    )
+    paths = [CONFIGS / 'zipf/zipf_digits.py', CONFIGS / 'kd/kd_digits.py']
+    wrong, rows = printed_rows(tool, monkeypatch, capsys, *paths)
+    assert wrong == 1 and list(rows) == ['kd_digits'] and rows['kd_digits'][-1] != 'WRONG'
 
 
 def test_a_step_that_is_never_taken_is_wrong(tool, monkeypatch, capsys):

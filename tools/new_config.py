@@ -51,8 +51,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--where',
         choices=WHERE,
-        help='whose maps are compared by a term on maps (cwd, mgd, mse, pkd, sl2); by default the '
-        'necks of two detectors that have one, else the backbones',
+        help='whose maps are compared by a term on maps (cosine, cwd, mgd, mse, pkd, sl2); by '
+        'default the necks of two detectors that have one, else the backbones',
     )
     for side in ('student', 'teacher'):
         parser.add_argument(

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from kd_plugins.distillers.fitting import (
     KEY,
+    begins_with_features,
     check_arguments,
     check_fit,
     check_names,
     check_sources,
-    is_two_stage,
     recorder_of,
 )
 from kd_plugins.losses.base import check_tensors, needed_arguments
@@ -100,10 +100,10 @@ def features_suffice(distiller: Any, teacher: nn.Module | None) -> bool:
     """Whether what the teacher's recorders read is done when its features are.
 
     So it is where they read its backbone or neck, or ask its heads later. Then
-    the rest of the forward of a two-stage detector, its RPN, boxes and masks,
-    would run for nobody.
+    the rest of the forward of a detector, its RPN, decoder, boxes and masks, would
+    run for nobody; that of guided anchoring takes one picture at a time only.
     """
-    return is_two_stage(teacher) and _reads_features(distiller, distiller.teacher_recorders)
+    return begins_with_features(teacher) and _reads_features(distiller, distiller.teacher_recorders)
 
 
 def ends_with_features(distiller: Any, student: nn.Module) -> bool:
@@ -111,8 +111,7 @@ def ends_with_features(distiller: Any, student: nn.Module) -> bool:
 
     Where a detector computes no loss, its heads then have nothing to do, and some cannot run.
     """
-    kinds = {kind.__name__ for kind in type(student).__mro__}
-    return 'BaseDetector' in kinds and _reads_features(distiller, distiller.student_recorders)
+    return begins_with_features(student) and _reads_features(distiller, distiller.student_recorders)
 
 
 def _reads_features(distiller: Any, recorders: Any) -> bool:

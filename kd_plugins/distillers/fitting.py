@@ -235,11 +235,18 @@ def recorder_of(distiller: Any, record: Mapping[str, Any]) -> Any:
     return getattr(distiller, f'{side}_recorders').get_recorder(record['recorder'])
 
 
-def is_two_stage(network: nn.Module | None) -> bool:
-    """Whether it is a two-stage detector of mmdet whose forward begins with its features."""
+#: Detectors of mmdet whose forward makes features and gives them to heads, and does no more.
+_WITH_HEADS = (
+    'TwoStageDetector', 'SingleStageDetector', 'SingleStageInstanceSegmentor',
+    'DetectionTransformer', 'MaskFormer',
+)  # fmt: skip
+
+
+def begins_with_features(network: nn.Module | None) -> bool:
+    """Whether it is a detector of mmdet whose forward is its features, then its heads."""
     for kind in type(network).__mro__:
         if '_forward' in vars(kind):
-            return kind.__name__ == 'TwoStageDetector' and kind.__module__.startswith('mmdet.')
+            return kind.__name__ in _WITH_HEADS and kind.__module__.startswith('mmdet.')
     return False
 
 

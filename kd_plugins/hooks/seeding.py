@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import EpochBasedTrainLoop
 
 from kd_plugins.registry import FUNCTIONS, HOOKS
+from kd_plugins.views import forget_pictures
 
 
 def seed_everything(seed: int) -> None:
@@ -31,6 +32,9 @@ class SeedByProgressHook(Hook):
     ``randomness=dict(seed=...)``, ``persistent_workers=False`` and, with
     workers, ``worker_init_fn=dict(type='kd_plugins.seed_worker')``.
 
+    Without workers the caches of mmdet's ``CachedMosaic`` and ``CachedMixUp`` are emptied there,
+    too; workers that are no persistent ones begin every epoch with empty ones.
+
     The seed is made of the run's seed, the epoch (or iteration) and the rank. In a loop without
     epochs every batch is loaded after such a seed, too, and with ``num_workers=0`` augmented.
     """
@@ -41,6 +45,7 @@ class SeedByProgressHook(Hook):
         """Seed the epoch before its data loader starts."""
         if not self._by_iteration(runner):
             self._seed(runner, runner.epoch)
+            forget_pictures(runner.train_dataloader.dataset)
             return
         # Such a loop loads a batch before it calls any hook of the iteration.
         batches = getattr(runner.train_loop, 'dataloader_iterator', None)

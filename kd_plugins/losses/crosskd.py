@@ -13,7 +13,7 @@ from kd_plugins.losses.base import WeightedLoss, at_least_float32
 from kd_plugins.losses.bckd import binary_classification_kd, built_iou_loss, iou_losses
 from kd_plugins.losses.detection import EPS, check_heads, check_outputs
 from kd_plugins.losses.kd import kd_loss
-from kd_plugins.losses.maps import moments, standardized, values_per_channel
+from kd_plugins.losses.maps import centred_and_deviation, moments, values_per_channel
 from kd_plugins.registry import MODELS
 from kd_plugins.structures import HeadOutputs, HeadSpec, HeadTargets
 
@@ -50,8 +50,9 @@ def align(features_S: Tensor, features_T: Tensor) -> Tensor:
     # Of one value, or none, the deviation is no number.
     if min(values_per_channel(features_S), values_per_channel(features_T)) < 2:
         return features_S * 0 + features_T.mean((0, 2, 3), keepdim=True)
-    mean, std = moments(features_T)
-    return standardized(features_S) * std + mean
+    _, mean, variance = moments(features_T)
+    centred, deviation = centred_and_deviation(features_S)
+    return centred * (variance.sqrt() / deviation) + mean
 
 
 class _CrossKDLoss(WeightedLoss):

@@ -19,34 +19,50 @@ EPS = 1e-6
 LEAST = 1e-3
 
 
-def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return each channel's mean and unbiased deviation over pictures and positions.
+def moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return maps less their means, and each channel's mean and unbiased variance.
+
+    Over pictures and positions.
 
     Args:
         x: Shape (N, C, H, W), with two values a channel at least.
 
     Returns:
-        Two tensors of shape (1, C, 1, 1).
+        A tensor as ``x``, and two of shape (1, C, 1, 1).
     """
     # Without another layout, in which a gradient, be it 0, would change how the student's
-    # own are computed.
-    return x.mean((0, 2, 3), keepdim=True), x.std((0, 2, 3), keepdim=True)
+    # own are computed. On CPUs torch.var takes four times as long as these sums.
+    mean = x.mean((0, 2, 3), keepdim=True)
+    centred = x - mean
+    variance = centred.square().sum((0, 2, 3), keepdim=True) / (values_per_channel(x) - 1)
+    return centred, mean, variance
+
+
+def centred_and_deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return maps less their means, and each channel's deviation, never 0.
+
+    By the second what is left of a channel that is constant is 0, and its gradient is within
+    1 / LEAST of the other channels'.
+
+    Args:
+        x: As for :func:`moments`.
+    """
+    centred, _, variance = moments(x)
+    least = (LEAST * variance.detach().sqrt().mean()).square()
+    # Where no channel has a deviation, no share of it can be the least.
+    least = torch.where(least > 0, least, torch.ones_like(least))
+    # Before the root, whose slope at 0 is infinite.
+    return centred, torch.maximum(variance, least).sqrt() + EPS
 
 
 def standardized(x: Tensor) -> Tensor:
     """Return maps less their mean, over their deviation, channel by channel.
 
-    A channel that is constant becomes 0, and its gradient is within 1 / LEAST of the other
-    channels'.
-
     Args:
-        x: As for :func:`moments`.
+        x: As for :func:`moments`; see :func:`centred_and_deviation`.
     """
-    mean, std = moments(x)
-    typical = std.detach().mean()
-    # Where no channel has a deviation, no share of it can be the least.
-    least = torch.where(typical > 0, LEAST * typical, torch.ones_like(typical))
-    return (x - mean) / (torch.maximum(std, least) + EPS)
+    centred, deviation = centred_and_deviation(x)
+    return centred * deviation.reciprocal()
 
 
 def values_per_channel(x: Tensor) -> int:
@@ -142,6 +158,7 @@ class MapsLoss(WeightedLoss):
             not shapes_S
             or len(shapes_S) != len(shapes_T)
             or any(len(shape) != 4 for shape in shapes_S + shapes_T)
+            or _channels_last(shapes_S + shapes_T)
             or any(a[0] != b[0] for a, b in zip(shapes_S, shapes_T, strict=True))
             or (
                 not self._any_size
@@ -151,8 +168,7 @@ class MapsLoss(WeightedLoss):
             raise ValueError(
                 f'{type(self).__name__} needs maps (N, C, H, W) of the same levels'
                 f'{"" if self._any_size else " and sizes"}, but preds_S has {shapes_S} and preds_T '
-                f'has {shapes_T}: check the sources of the recorders (and data_idx where a module '
-                'returns several).'
+                f'has {shapes_T}: {_advice(shapes_S + shapes_T)}'
             )
         pairs = list(zip(*both, strict=True))
         if self.resize is not None:
@@ -270,6 +286,29 @@ class ProjectedMapsLoss(MapsLoss):
                 f'and {list(found[1])} channels (teacher).'
             )
         return [(m, a, b) for m, (a, b) in zip(self.projectors, pairs, strict=True)]
+
+
+def _advice(shapes: Sequence[tuple[int, ...]]) -> str:
+    """Say what is right in the place of such shapes, of both sides."""
+    if any(len(shape) == 3 for shape in shapes):
+        return (
+            'tokens (N, L, C) become a map by '
+            "dict(type='kd_plugins.Features', sources=[dict(output_of=..., extra_tokens=...)]) "
+            'where the patches make a square; else record a module that gives maps.'
+        )
+    for shape in _channels_last(shapes):
+        return (
+            f'{shape} looks as if channels came last, (N, H, W, C): record a module that gives '
+            '(N, C, H, W), such as the whole backbone.'
+        )
+    return 'check the sources of the recorders (and data_idx where a module returns several).'
+
+
+def _channels_last(shapes: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Return those that are square where a channel should be, beside others that are not."""
+    whole: list[tuple[int, ...]] = [shape for shape in shapes if len(shape) == 4]
+    last = [shape for shape in whole if shape[1] == shape[2] != shape[3]]
+    return last if any(shape[1] != shape[2] == shape[3] for shape in whole) else []
 
 
 def added(parts: Sequence[Tensor]) -> Tensor:

@@ -66,7 +66,8 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
                     'data_preprocessor.batch_augments (or train_cfg.augments) would mix pictures '
                     'that kd_plugins.StrongView shows in two views: leave one of them out.'
                 )
-            views = [sample.pop('strong_view') for sample in batch['data_samples']]
+            # The samples keep them: a batch may be asked more than once.
+            views = [sample.strong_view for sample in batch['data_samples']]
             strong = torch.stack(views) if isinstance(data['inputs'], Tensor) else views
             batch['strong'] = super().forward(dict(inputs=strong), training=True)['inputs']
         elif self.batch_augments is not None:

@@ -59,7 +59,7 @@ class Place:
                     f'Features.sources: {self.name!r} was called {len(outputs)} times, and '
                     f'calls={list(self.calls or ())}: count them from 0.'
                 )
-            found = outputs[call]
+            found = _brought_to_map(outputs[call])
             maps = [found] if isinstance(found, Tensor) else list(found)
             if self.items is not None and max(self.items) >= len(maps):
                 raise ValueError(
@@ -85,7 +85,9 @@ class Place:
         if tokens.dim() != 3 or side**2 != patches.shape[1] or not side:
             raise ValueError(
                 f'Features.sources: {self.name!r} gives {tuple(tokens.shape)}, which without '
-                f'extra_tokens={self.extra_tokens} fills no square of tokens, (N, L, C).'
+                f'extra_tokens={self.extra_tokens} fills no square of tokens, (N, L, C): count the '
+                'class and register tokens, or record a module that gives maps, and leave '
+                'extra_tokens out.'
             )
         # Of 24 x 6 patches there are as many as of 12 x 12.
         if picture is not None and not 0.75 < picture[0] / picture[1] < 1.33:
@@ -115,7 +117,8 @@ class FeaturesRecorder(BaseRecorder):
             records some of its maps; with ``calls=[0, 1]`` these of its calls, as of a
             detection head that is called level by level; with ``extra_tokens=1`` the
             tokens of a transformer but the first one, (N, L, C), as a map of their
-            square, (N, C, H, W), of square pictures.
+            square, (N, C, H, W), of square pictures. Tokens that a module gives with their height
+            and width, as the stages of a Swin transformer do, become a map by themselves.
 
     Raises:
         ValueError: If ``sources`` are none, or the network lacks one; in a step, if a
@@ -235,6 +238,17 @@ class FeaturesRecorder(BaseRecorder):
                 for name in place.names(len(found))
             ]
             self.data_buffer.append([x for of_place in maps for x in of_place])
+
+
+def _brought_to_map(output: Any) -> Any:
+    """Return tokens that come with their height and width, as those of Swin's stages, as a map."""
+    if not isinstance(output, tuple) or len(output) != 2 or not isinstance(output[0], Tensor):
+        return output
+    tokens, size = output
+    sized = isinstance(size, (tuple, list)) and all(isinstance(side, int) for side in size)
+    if not sized or len(size) != 2 or tokens.dim() != 3 or tokens.shape[1] != size[0] * size[1]:
+        return output
+    return tokens.transpose(1, 2).unflatten(2, tuple(size))
 
 
 def _place(source: Any) -> Place:

@@ -119,11 +119,12 @@ class HeadAdapter:
             returned: As in :meth:`positive_and_weights`; None without targets.
         """
         cls_scores, box_preds = outs[0], outs[1]
-        logits = [_flat(level, self.spec.num_classes) for level in self.logits(outs)]
-        channels = 4 * (self.spec.num_bins or 1)
-        preds = torch.cat([_flat(level, channels) for level in box_preds], dim=1)
-        level_sizes = tuple(level.shape[1] for level in logits)
+        preds = _joined(box_preds, 4 * (self.spec.num_bins or 1))
         shapes = [(level.shape[-2], level.shape[-1]) for level in cls_scores]
+        level_sizes = tuple(
+            height * width * anchors
+            for (height, width), anchors in zip(shapes, self.spec.anchors, strict=True)
+        )
 
         def boxes() -> Tensor:
             n, device = len(preds), preds.device
@@ -142,11 +143,11 @@ class HeadAdapter:
         bins = self.spec.num_bins
         quality = None
         if self.quality_at is not None:
-            quality = torch.cat([_flat(x, 1).squeeze(2) for x in outs[self.quality_at]], dim=1)
+            quality = _joined(outs[self.quality_at], 1).squeeze(2)
         return HeadOutputs(
             head=self.spec.head,
             level_sizes=level_sizes,
-            cls_logits=torch.cat(logits, dim=1),
+            cls_logits=_joined(self.logits(outs), self.spec.num_classes),
             decode=boxes,
             bin_logits=None if bins is None else preds.unflatten(2, (4, bins)),
             targets=None if returned is None else self.targets(returned, len(preds), level_sizes),
@@ -466,9 +467,13 @@ def adapter_of(head: nn.Module) -> HeadAdapter:
     )
 
 
-def _flat(x: Tensor, channels: int) -> Tensor:
-    """Return (N, H * W * anchors, channels) of a map (N, anchors * channels, H, W)."""
-    return x.permute(0, 2, 3, 1).reshape(len(x), -1, channels)
+def _joined(levels: Sequence[Tensor], channels: int) -> Tensor:
+    """Return (N, A, channels) of maps (N, anchors * channels, H, W), one a level."""
+    rows = [level.flatten(2).transpose(1, 2) for level in levels]
+    if len({level.shape[2] for level in rows}) > 1:
+        rows = [level.reshape(len(level), -1, channels) for level in rows]
+    # Views until here: what is copied, is copied once.
+    return torch.cat(rows, dim=1).reshape(len(rows[0]), -1, channels)
 
 
 def _in_rows(levels: Sequence[Tensor], images: int) -> Tensor:

@@ -9,6 +9,7 @@ from kd_plugins.views.state import (
     check_one_view,
     check_stateless,
     find_state,
+    forget_pictures,
 )
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     'check_one_view',
     'check_stateless',
     'find_state',
+    'forget_pictures',
     'number_if_repeatable',
     'number_views',
     'picture_hash',

@@ -104,6 +104,18 @@ def find_state(dataset: Any, key: str = 'train_dataloader.dataset') -> str | Non
     return None
 
 
+def forget_pictures(dataset: Any) -> None:
+    """Empty the caches of earlier pictures that transforms of this process keep.
+
+    Args:
+        dataset: A built dataset, with whatever it wraps.
+    """
+    for _, part in _parts(dataset, '', set()):
+        cache = _attributes(part).get('results_cache')
+        if isinstance(cache, list):
+            cache.clear()
+
+
 def _parts(part: Any, path: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, Any]]:
     """Yield datasets and transforms with what the config calls them."""
     if id(part) in seen or depth > _DEPTH:

@@ -219,6 +219,12 @@ def _matched(flows: Sequence[Flow], student: Side, teacher: Side, where: str) ->
                 f'{student.name} and {teacher.name} cannot be compared there: take another part '
                 'by where, or write the recorders yourself.'
             )
+        if where == 'neck' and not found.given:
+            # As a pooling, after which there are no positions.
+            raise ValueError(
+                f'the neck of {side.name} gives no map of positions, so that {student.name} and '
+                f"{teacher.name} cannot be compared there: take where='backbone'."
+            )
         said.append(f'{side.name} gives {described(maps) or "no map of positions"}')
     raise ValueError(
         f'the {where}s have no stride in common: {said[0]}, and {said[1]}; take another part by '

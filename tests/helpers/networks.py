@@ -35,6 +35,13 @@ def distilled(classes=5, **changes):
     return cfg
 
 
+def swin(classes=5, **backbone):
+    """A narrow Swin transformer, whose stages give tokens and their height and width."""
+    small = dict(arch=dict(embed_dims=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 1, 1]), img_size=64,
+                 window_size=2)  # fmt: skip
+    return cnn(dict(type='SwinTransformer', **{**small, **backbone}), 64, classes)
+
+
 def resnet(classes=5, **changes):
     backbone = dict(type='kd_plugins.CIFARResNet', depth=8)
     return cnn(dict(backbone, **changes), 64, classes)

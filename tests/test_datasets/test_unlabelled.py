@@ -766,13 +766,13 @@ def test_the_preprocessor_gives_both_views(stacked):
     for sample, view in zip(marked[1:], pictures[3:], strict=False):
         sample.set_field(view, 'strong_view')
     inputs = pictures[:3] if stacked else [*pictures[:3]]
-    seen = ours(dict(inputs=inputs, data_samples=marked), True)
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in ([100, 110, 120], [50, 60, 70]))
-    rest = seen['unlabelled']
-    for got, wanted in ((seen['inputs'], pictures[:1]), (rest['inputs'], pictures[1:3]),
-                        (rest['strong'], pictures[3:5])):  # fmt: skip
-        torch.testing.assert_close(got, (wanted - mean) / std)
-    assert not any('strong_view' in sample for sample in rest['data_samples'])
+    for _ in range(2):  # A batch may be asked again, and says the same.
+        seen = ours(dict(inputs=inputs, data_samples=marked), True)
+        rest = seen['unlabelled']
+        for got, wanted in ((seen['inputs'], pictures[:1]), (rest['inputs'], pictures[1:3]),
+                            (rest['strong'], pictures[3:5])):  # fmt: skip
+            torch.testing.assert_close(got, (wanted - mean) / std)
 
 
 def test_counts_of_another_dataset_are_refused_before_training(folders, tmp_path):

@@ -9,8 +9,11 @@ from helpers.networks import resnet
 from helpers.tiny_pictures import Pictures, wired
 from helpers.tiny_training import config, train
 from mmengine.hooks import Hook
-from mmengine.registry import HOOKS, MODELS
+from mmengine.hub import get_config
+from mmengine.registry import HOOKS, MODELS, init_default_scope
 from torch.optim import SGD
+
+from kd_plugins.algorithms import single_teacher_distill
 
 
 def built(seed=0, **changes):
@@ -177,3 +180,43 @@ def test_what_stands_beside_is_kept_and_may_not_have_its_names():
 def test_what_cannot_be_wired_is_refused(change, says):
     with pytest.raises(ValueError, match=says):
         MODELS.build(dict(wired(), **change))
+
+
+def taught_by(path, where):
+    """A small detector, taught by the maps of one of mmdet's; its loss, and which parts ran."""
+    torch.manual_seed(0)
+    init_default_scope('mmdet')
+    network = get_config(f'mmdet::{path}').model
+    network.backbone.update(init_cfg=None, depth=18)
+    network.neck.in_channels = [512] if len(network.neck.in_channels) == 1 else [64, 128, 256, 512]
+    auto = dict(type='kd_plugins.AutoDistiller', term='mse', where=where)
+    model = MODELS.build(distillation(teacher=network, whole=auto)).train()
+    ran = set()
+    for name, part in model.teacher.network.named_children():
+        part.register_forward_pre_hook(lambda *_, name=name: ran.add(name))
+        # Detectors call heads' forward by its name.
+        forward = part.forward
+        part.forward = lambda *a, name=name, forward=forward, **k: ran.add(name) or forward(*a, **k)
+    losses = model(**model.data_preprocessor(images(size=128), True), mode='loss')
+    return losses['distill.loss_mse'], ran
+
+
+@pytest.mark.parametrize('where', ['neck', 'backbone'])
+@pytest.mark.parametrize(
+    'path',
+    ['gfl/gfl_r50_fpn_1x_coco.py', 'detr/detr_r50_8xb2-150e_coco.py',
+     'faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'],
+)  # fmt: skip
+def test_a_teachers_heads_do_not_run_for_nobody(path, where, monkeypatch):
+    found, ran = taught_by(path, where)
+    assert found > 0 and ran == {'backbone', 'neck'}
+    monkeypatch.setattr(single_teacher_distill, 'features_suffice', lambda *_: False)
+    expected, ran = taught_by(path, where)
+    assert torch.equal(found, expected) and ran > {'backbone', 'neck'}
+
+
+@pytest.mark.parametrize('where', ['neck', 'backbone'])
+def test_guided_anchoring_teaches_by_its_maps(where):
+    """In eval mode upstream's head takes one picture at a time, and the batch has two."""
+    found, ran = taught_by('guided_anchoring/ga-retinanet_r50_fpn_1x_coco.py', where)
+    assert found > 0 and ran == {'backbone', 'neck'}

@@ -19,8 +19,9 @@ def draws():
 
 def after(seed=0, epoch=0, iter=0, max_epochs=3, loop=None):
     runner = SimpleNamespace(
-        seed=seed, epoch=epoch, iter=iter, max_epochs=max_epochs, train_loop=loop
-    )
+        seed=seed, epoch=epoch, iter=iter, max_epochs=max_epochs, train_loop=loop,
+        train_dataloader=SimpleNamespace(dataset=[]),
+    )  # fmt: skip
     hook = SeedByProgressHook()
     hook.before_train_epoch(runner)
     hook.before_train_iter(runner, 0)

@@ -259,3 +259,24 @@ def test_necks_of_other_strides_fit_where_maps_are_resized(case):
     layers = dict(channels_S=[3, 3], channels_T=[3, 3]) if case in ('MGD', 'SL2') else {}
     loss = MODELS.build(dict(type=f'kd_plugins.{case}Loss', resize='coarser', **layers))
     loss.check_specs('key', **specs(sl2=case == 'SL2', strides_T=(4, 8)))
+
+
+@pytest.mark.parametrize(
+    ('given', 'of', 'says'),
+    [
+        ((2, 48, 4), (2, 4, 7, 7), r'tokens \(N, L, C\) become a map by .*extra_tokens'),
+        ((2, 7, 7, 4), (2, 4, 7, 7), r'\(2, 7, 7, 4\) looks as if channels came last, .*backbone'),
+        ((2, 6, 7, 7), (2, 7, 7, 8), r'\(2, 7, 7, 8\) looks as if channels came last'),
+        ((2, 6, 7, 7), (2, 4, 7, 7), r"give a connector, such as dict\(type='mmrazor"),
+        ((2, 7, 7, 7), (2, 4, 7, 7), r"give a connector, such as dict\(type='mmrazor"),
+        ((2, 4, 6, 7), (2, 4, 7, 7), r'check the sources of the recorders'),
+    ],
+)
+@pytest.mark.parametrize('resize', [None, 'coarser'])
+def test_what_is_no_map_is_told_how_to_become_one(given, of, says, resize):
+    """As Swin's tokens, and maps of other packages with channels last."""
+    if resize and given[2:] == (6, 7):
+        return
+    with pytest.raises(ValueError, match=says) as caught:
+        CWDLoss(resize=resize)(torch.randn(given), torch.randn(of))
+    assert str(given) in str(caught.value) and str(of) in str(caught.value)

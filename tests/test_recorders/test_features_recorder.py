@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.networks import build, resnet, vit
+from helpers.networks import build, resnet, swin, vit
 from torch import nn
 
 from kd_plugins.networks import forbid_inplace
@@ -153,3 +153,20 @@ def test_tokens_of_a_picture_that_is_no_square_are_refused(size):
 def test_what_a_module_does_not_give_is_refused_in_the_step(source, says):
     with pytest.raises(ValueError, match=says):
         record(Levels(), [source], torch.ones(1, 2, 4, 4))
+
+
+@pytest.mark.parametrize('size', [(64, 64), (64, 96)])
+def test_tokens_that_know_their_height_and_width_are_a_map(size):
+    """The stages of mmpretrain's Swin give tokens (N, L, C) and (H, W)."""
+    network = build(swin()).eval()
+    name = 'backbone.stages.1'
+    given = []
+    network.get_submodule(name).register_forward_hook(lambda m, args, out: given.append(out))
+    ((found,),) = record(network, [name], torch.randn(2, 3, *size)).data_buffer
+    ((tokens, (height, width)),) = given
+    assert (
+        found.shape == (2, tokens.shape[2], height, width) and height * size[1] == width * size[0]
+    )
+    for row in range(height):
+        for column in range(width):
+            assert torch.equal(found[:, :, row, column], tokens[:, row * width + column])

@@ -92,6 +92,31 @@ def close(first, second, limit):
             assert (value - second[name]).norm() <= limit * (1e-3 + value.norm()), name
 
 
+@pytest.mark.parametrize(('dtype', 'limit'), [('float32', 0), ('float16', 0.02)])
+def test_stored_maps_teach_directions_and_angles(tmp_path, teachers, dtype, limit):
+    """Cosine behind a projector, and Gram between other numbers of channels."""
+
+    def maps(folder, which=teachers, cache=None):
+        cfg = digits('cosine/cosine_digits.py', tmp_path / folder, which, cache=cache)
+        distiller = cfg.model.distiller
+        distiller.distill_losses.loss_gram = dict(type='kd_plugins.GramLoss', resize='coarser')
+        (cosine,) = distiller.loss_forward_mappings.values()
+        distiller.loss_forward_mappings.loss_gram = dict(
+            preds_S=dict(recorder='maps', from_student=True), preds_T=cosine.preds_T
+        )
+        return train(cfg)
+
+    live = maps('live')
+    cache = dict(dir=str(tmp_path / 'store'), dtype=dtype)
+    filled = maps('fill', cache=cache)
+    # No network, no checkpoint.
+    read = maps('read', dict(mmpretrain='none.pth'), cache)
+    same(filled, read)
+    same(live, read) if not limit else close(live, read, limit)
+    alone = train(digits('kd/kd_digits.py', tmp_path / 'kd', teachers))
+    assert any(not torch.equal(alone[name], live[name]) for name in alone)
+
+
 @pytest.mark.parametrize('name', DIGITS)
 def test_a_stored_teacher_trains_the_weights_of_the_live_one(tmp_path, teachers, name):
     path = DIGITS[name]

@@ -361,9 +361,9 @@ def test_a_part_that_is_not_there_is_refused_with_the_parts_that_are():
     assert 'no dense head' in refused(build(resnet()), build(resnet()), where='head')
     assert "where='nek' is wrong" in refused(of(), of(), where='nek')
     classifiers = build(resnet()), build(resnet())
-    assert 'give' in refused(*classifiers, where='neck') and 'no map of positions' in refused(
-        *classifiers, where='neck'
-    )
+    said = refused(*classifiers, where='neck')
+    assert 'the neck of the student' in said and 'gives no map of positions' in said
+    assert said.endswith("take where='backbone'.")
 
 
 def test_a_term_with_a_head_is_refused_where_there_is_none_or_it_sees_other_maps():

@@ -2,11 +2,11 @@
 
     python benchmarks/views.py
 
-One process makes samples of both kinds in turn, in changing order, so that whatever else
+A worker of a loader makes samples of both kinds in turn, in changing order, so that whatever else
 the machine does falls on all alike: the stock pipeline of a config, on made-up JPEGs of
 the usual size. ImageNet's 500 x 375 pixels become 224 x 224, COCO's 640 x 480 become
 1067 x 800; CIFAR's 32 x 32 lie in memory, and nothing has to be read. Samples come in
-batches, as a loader's worker makes them. What is told is the time of the processor.
+batches of the config's size. What is told is the time of the processor.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from mmengine.dataset import BaseDataset
 from mmengine.hub import get_config
 from mmengine.registry import DATASETS, DefaultScope
+from torch.utils.data import DataLoader, Dataset
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins.views import RepeatableViews, SampleView
@@ -93,17 +94,41 @@ def dataset_of(name: str, folder: Path) -> Any:
     return DATASETS.build(cfg)
 
 
-def took(dataset: Any, indices: list[int], view: int) -> float:
-    """Return the processor's seconds a sample of one batch."""
-    start = time.process_time()
-    if isinstance(dataset, RepeatableViews):
-        batch = dataset.__getitems__([SampleView(index, view) for index in indices])
-    else:
-        batch = [dataset[index] for index in indices]
-    seconds = time.process_time() - start
-    # Giving memory back is no part of it, of either.
-    del batch
-    return seconds / len(indices)
+class Timed(Dataset):
+    """Of every batch the processor's seconds a sample, without views and with.
+
+    It is asked in a worker of a loader, as data sets of trainings are.
+
+    Args:
+        plain: The data set.
+        views: The same in views.
+        batch_size: How many samples.
+        batches: How many batches.
+    """
+
+    def __init__(self, plain: Any, views: RepeatableViews, batch_size: int, batches: int) -> None:
+        self.plain, self.views = plain, views
+        self.batch_size, self.batches = batch_size, batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, turn: int) -> list[float]:
+        torch.set_num_threads(1)
+        cv2.setNumThreads(0)  # as mmengine sets it in workers
+        first = turn * self.batch_size
+        indices = [(first + j) % len(self.plain) for j in range(self.batch_size)]
+        seconds = [0.0, 0.0]
+        for with_views in (False, True) if turn % 2 else (True, False):
+            start = time.process_time()
+            if with_views:
+                batch = self.views.__getitems__([SampleView(index, turn) for index in indices])
+            else:
+                batch = [self.plain[index] for index in indices]
+            seconds[with_views] = (time.process_time() - start) / len(indices)
+            # Giving memory back is no part of it, of either.
+            del batch
+        return seconds
 
 
 def main() -> None:
@@ -111,11 +136,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
     parser.add_argument('--configs', nargs='+', default=list(CONFIGS), choices=list(CONFIGS))
     parser.add_argument('--batches', type=int, default=200, help='timed batches of each kind')
-    parser.add_argument('--batch-size', type=int, default=16)
+    parser.add_argument('--batch-size', type=int, help="by default the config's")
     parser.add_argument('--mix', action='store_true', help='with Mixup and CutMix, for classifiers')
     args = parser.parse_args()
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)  # as mmengine sets it in workers
     augments = [dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]
     for name in args.configs:
         scope = CONFIGS[name].split('::')[0]
@@ -123,21 +146,21 @@ def main() -> None:
             tempfile.TemporaryDirectory() as folder,
             DefaultScope.overwrite_default_scope(scope),
         ):
+            size = args.batch_size or get_config(CONFIGS[name]).train_dataloader.batch_size
             plain = dataset_of(name, Path(folder) / 'data')
             mix = dict(augments=augments, num_classes=10) if args.mix else None
-            views = RepeatableViews(copy.copy(plain), views=2, mix=mix)
-            times: dict[str, list[float]] = dict(plain=[], views=[])
-            for i in range(args.batches + WARM_UP):
-                indices = [(i * args.batch_size + j) % len(plain) for j in range(args.batch_size)]
-                for kind in ('plain', 'views') if i % 2 else ('views', 'plain'):
-                    seconds = took(views if kind == 'views' else plain, indices, i % 2)
-                    if i >= WARM_UP:
-                        times[kind].append(seconds)
+            # Never one view twice, so that what is drawn is as large on average.
+            number = args.batches + WARM_UP
+            views = RepeatableViews(copy.copy(plain), views=number, mix=mix)
+            turns = DataLoader(Timed(plain, views, size, number), num_workers=1, batch_size=None)
+            times = [seconds for i, seconds in enumerate(turns) if i >= WARM_UP]
         # Neighbours in time share the machine's load.
-        pairs = zip(times['views'], times['plain'], strict=True)
-        ratio = statistics.median(a / b for a, b in pairs)
-        plain_ms, views_ms = (1e3 * statistics.median(times[kind]) for kind in times)
-        print(f'{name:10}{plain_ms:9.3f} ms{views_ms:9.3f} ms a sample   {ratio:.4f} of without')
+        ratio = statistics.median(with_views / without for without, with_views in times)
+        plain_ms, views_ms = (1e3 * statistics.median(each) for each in zip(*times, strict=True))
+        print(
+            f'{name:10}{plain_ms:9.3f} ms{views_ms:9.3f} ms a sample of {size}   '
+            f'{ratio:.4f} of without'
+        )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """What the demos share: runs of their configs, trained or not at all."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -12,13 +13,19 @@ from kd_plugins.experiments.results import Result, Run
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs'
 
 
-def train(runs: list[Run], jobs: int | None, log: Path, console: Console) -> dict[Run, Result]:
+def train(
+    runs: list[Run],
+    jobs: int | None,
+    log: Path,
+    console: Console,
+    later: Sequence[Run] = (),
+) -> dict[Run, Result]:
     """Train what is not there yet; end where a run fails, since figures need all of them."""
-    done, failed = progress.train(runs, jobs, log, console)
+    done, failed = progress.train(runs, jobs, log, console, later)
     if failed:
         sys.exit(
-            f'{len(failed)} of {len(runs)} runs failed; see {log}. The same command keeps the '
-            'others and goes on with these.'
+            f'{len(failed)} of {len(runs) + len(later)} runs failed; see {log}. The same command '
+            'keeps the others and goes on with the rest.'
         )
     return done
 

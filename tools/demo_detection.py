@@ -4,7 +4,8 @@
 
 Draws the scenes. Then, for a dense detector (GFL) and a two-stage one (Faster R-CNN),
 trains a teacher once and the same small student over several seeds: alone, and with
-the methods for its kind (LD and BCKD; DKD and ReviewDKD). All run on the upstream
+the methods for its kind (LD, BCKD and BCKD with the teacher's answers stored; DKD and
+ReviewDKD). All run on the upstream
 runner and are scored by mmdet's COCO metric. Prints a table for each, and draws what
 each of them finds.
 """
@@ -79,7 +80,11 @@ GROUPS = {
         'GFL',
         'vanilla/gfl_scenes_teacher.py',
         'vanilla/gfl_scenes_student.py',
-        {'LD': 'ld/ld_scenes.py', 'BCKD': 'bckd/bckd_scenes.py'},
+        {
+            'LD': 'ld/ld_scenes.py',
+            'BCKD': 'bckd/bckd_scenes.py',
+            'BCKD, stored teacher': 'bckd/bckd-stored_scenes.py',
+        },
         'scenes.png',
     ),
     'faster-rcnn': Group(
@@ -221,15 +226,16 @@ def main() -> None:
     root = Path(Config.fromfile(teachers[0].config).data_root)
     console.print(f'Drawing the scenes into {root} (once; later runs reuse them).')
     make_scenes(root)
-    console.print('Training the teachers (once; later runs reuse them), and the students alone.')
     students = {group.alone: group.student for group in groups}
-    runs = student_runs(students, args.seeds, args.work_dir)
-    done = train([*teachers, *runs], args.jobs, log, console)
     methods = {name: config for group in groups for name, config in group.taught.items()}
-    console.print(f'Training the students with their teachers: {", ".join(methods)}.')
+    console.print(
+        'Training the teachers (once; later runs reuse them) and the students alone, then the '
+        f'students with their teachers: {"; ".join(methods)}.'
+    )
+    alone = student_runs(students, args.seeds, args.work_dir)
     taught = student_runs(methods, args.seeds, args.work_dir)
-    done |= train(taught, args.jobs, log, console)
-    runs += taught
+    done = train([*teachers, *alone], args.jobs, log, console, taught)
+    runs = [*alone, *taught]
     for group in groups:
         names = [group.alone, *group.taught]
         results = {name: [done[run] for run in runs if run.name == name] for name in names}

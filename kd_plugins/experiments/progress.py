@@ -87,14 +87,17 @@ class RunsProgress:
 
     The pace of a config is measured between steps that its trainings completed while
     this looked on, so that nothing is estimated before every config that is left has
-    completed two. What is left is laid out over as many trainings at a time.
+    completed two. Those that begin after all others have ended count at the pace of all
+    together until then. What is left is laid out over as many trainings at a time.
 
     Args:
         runs: All of them, in the order in which they begin.
         jobs: How many at a time.
+        later: Further ones, which begin when these have ended.
     """
 
-    def __init__(self, runs: Sequence[Run], jobs: int) -> None:
+    def __init__(self, runs: Sequence[Run], jobs: int, later: Sequence[Run] = ()) -> None:
+        runs, self._later = [*runs, *later], {run.name for run in later}
         # The seeds of a config have one length, and to read it takes its time.
         firsts = {(run.config, str(run.options)): run for run in reversed(runs)}
         of = {config: length(load_config(run)) for config, run in firsts.items()}
@@ -157,9 +160,12 @@ class RunsProgress:
         now = time.monotonic()
         waiting = [run for run in self.lengths if run not in self.ended and run not in running]
         paces = {name: self._pace(name) for name in {run.name for run in (*running, *waiting)}}
+        on_average = self._pace(*{run.name for run in self.lengths})
         free = [0.0] * self.jobs
         for run in (*running, *waiting):
             pace = paces[run.name]
+            if pace is None and run.name in self._later:
+                pace = on_average
             if pace is None:
                 return None
             seconds = (self.lengths[run] - self.done[run]) * pace
@@ -169,18 +175,25 @@ class RunsProgress:
             heapq.heapreplace(free, free[0] + max(0.0, seconds))
         return max(free)
 
-    def _pace(self, name: str) -> float | None:
-        """Return the seconds of a step of a config's trainings."""
-        seconds, steps = self._finished.get(name, (0.0, 0))
+    def _pace(self, *names: str) -> float | None:
+        """Return the seconds of a step of trainings of these names."""
+        seconds, steps = 0.0, 0.0
+        for name in names:
+            ended, of = self._finished.get(name, (0.0, 0))
+            seconds, steps = seconds + ended, steps + of
         for run, seen in self._seen.items():
-            if run.name == name and run not in self.ended and len(seen) > 1:
+            if run.name in names and run not in self.ended and len(seen) > 1:
                 seconds += seen[1][0] - seen[0][0]
                 steps += seen[1][1] - seen[0][1]
         return seconds / steps if steps else None
 
 
 def train(
-    runs: Sequence[Run], jobs: int | None, log: Path, console: Console
+    runs: Sequence[Run],
+    jobs: int | None,
+    log: Path,
+    console: Console,
+    later: Sequence[Run] = (),
 ) -> tuple[dict[Run, Result], dict[Run, Failure]]:
     """Train what is not there yet, and say what is done and how far it is.
 
@@ -189,13 +202,14 @@ def train(
         jobs: How many at a time; None for one for each GPU, or for each core.
         log: Where the processes' own output goes.
         console: Where to say it.
+        later: What to train when these have ended, and none of them has failed.
 
     Returns:
         The results, and the failures.
     """
     gpus = list(range(torch.cuda.device_count()))
     jobs = jobs or len(gpus) or os.cpu_count() or 1
-    seen = RunsProgress(runs, jobs)
+    seen = RunsProgress(runs, jobs, later)
 
     def say(line: str) -> None:
         console.print(escape(line), soft_wrap=True, highlight=False)
@@ -219,6 +233,9 @@ def train(
             progress.say(seen.line(running, progress.used))
 
         try:
-            return run_all(runs, jobs, log, report, tick, gpus, say), {}
+            done = run_all(runs, jobs, log, report, tick, gpus, say)
+            if later:
+                done |= run_all(later, jobs, log, report, tick, gpus, say)
+            return done, {}
         except RunsFailedError as error:
             return dict(error.results), dict(error.failures)

@@ -148,6 +148,12 @@ class Store:
 
     def _check(self, there: Mapping[str, Any]) -> None:
         """Refuse a store of something else, naming what differs."""
+        if there.get('format') != self.header.get('format'):
+            raise ValueError(
+                f'{KEY}.dir={self.folder!r} was filled by another version of kd_plugins (its '
+                f'format is {there.get("format")}, and this one has {self.header["format"]}): '
+                'delete it, or give another dir, and it is filled anew.'
+            )
         has = {*there.get('records', ())}
         if not self._wanted <= has:
             raise ValueError(

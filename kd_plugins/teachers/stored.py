@@ -24,8 +24,8 @@ from kd_plugins.teachers.storable import KEY, check_terms, record_names, setting
 from kd_plugins.teachers.store import Key, Store
 from kd_plugins.views import check_no_batch_augments, check_one_pipeline, check_one_view
 
-#: The version of what is in a header and in records.
-FORMAT = 1
+#: The version of what is in a header and in records, the hashes of pictures among it.
+FORMAT = 2
 
 
 class StoredTeacher(Teacher):

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins import checks
 from kd_plugins.registry import DATASETS
-from kd_plugins.views.flips import paired_flips
+from kd_plugins.views.flips import PairedFlips
 from kd_plugins.views.hashing import picture_hash
 from kd_plugins.views.mixing import SampleMix
-from kd_plugins.views.randomness import kept_random_states, seed_view
+from kd_plugins.views.randomness import Seeds, kept_random_states, seed_all, seeds_of
 from kd_plugins.views.sampling import SampleView, number_views
 from kd_plugins.views.state import check_stateless
 
@@ -121,8 +121,7 @@ class RepeatableViews(Dataset):
         return getattr(self.dataset, name)
 
     def __getitem__(self, index: int) -> Any:
-        with kept_random_states():
-            return self._view(index)
+        return self._views([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return a batch; torch's loader asks so. The generators are put back once for all."""
@@ -132,40 +131,53 @@ class RepeatableViews(Dataset):
                 'it asks for: let the Runner build it from a config, or call '
                 'kd_plugins.views.number_views(loader).'
             )
-        with kept_random_states():
-            return [self._view(index) for index in indices]
+        return self._views(indices)
 
-    def _view(self, index: int) -> Any:
-        view = getattr(index, 'view', 0)
-        if not 0 <= view < self.views:
-            raise checks.refuse('view', view, f'one from 0 to {self.views - 1}')
-        index = operator.index(index)
-        sample = self._make(index, view)
-        # A worker is a process of its own, with a copy of what this one has counted.
-        process, done = self._trials
-        if process != os.getpid() or done < _TRIALS:
-            self._trials = os.getpid(), 1 + (done if process == os.getpid() else 0)
-            self._compare(sample, self._make(index, view), index, view)
-        return sample
+    def _views(self, indices: Sequence[int]) -> list[Any]:
+        asked = [(operator.index(index), getattr(index, 'view', 0)) for index in indices]
+        for _, view in asked:
+            if not 0 <= view < self.views:
+                raise checks.refuse('view', view, f'one from 0 to {self.views - 1}')
+        # Whatever can be is done for a batch in one go, before and after: between two samples
+        # the processor has forgotten how.
+        with kept_random_states(), PairedFlips(self.dataset, self.seed) as flips:
+            plan = [
+                (index, seeds_of(self.seed, index, view), flips.of(index, view))
+                for index, view in asked
+            ]
+            samples = [self._make(flips, *each) for each in plan]
+            # A worker is a process of its own, with a copy of what this one has counted.
+            process, done = self._trials if self._trials[0] == os.getpid() else (os.getpid(), 0)
+            for i in range(min(_TRIALS - done, len(plan))):
+                self._compare(samples[i], self._make(flips, *plan[i]), *asked[i])
+                done += 1
+            self._trials = process, done
+        return [self._told(sample, *key) for key, sample in zip(asked, samples, strict=True)]
 
-    def _make(self, index: int, view: int) -> Any:
-        seed_view(self.seed, index, view)
-        with paired_flips(self.dataset, self.seed, index, view):
-            sample = self.dataset[index]
+    def _make(self, flips: PairedFlips, index: int, seeds: Seeds, flip: float) -> Any:
+        seed_all(seeds)
+        flips.tell(flip)
+        sample = self.dataset[index]
         if not isinstance(sample, dict) or 'inputs' not in sample:
             raise ValueError(
                 f'RepeatableViews.dataset gives {type(sample).__name__} without inputs and '
                 'data_samples: end its pipeline with PackInputs or PackDetInputs.'
             )
         if self.mix is not None:
+            flips.tell(0.5)
             sample = self.mix(sample, self.dataset)
-        index = index if index >= 0 else index + len(self)
+        return sample
+
+    def _told(self, sample: dict[str, Any], index: int, view: int) -> dict[str, Any]:
         picture = sample['inputs']
-        told: dict[str, Any] = dict(sample_index=index, view=view, view_hash=picture_hash(picture))
+        told: dict[str, Any] = dict(
+            sample_index=index if index >= 0 else index + len(self),
+            view=view,
+            view_hash=picture_hash(picture),
+        )
         if isinstance(picture, Tensor) and picture.dim() > 1:
             told['view_size'] = tuple(picture.shape[-2:])
-        sample['data_samples'] = _tell(sample.get('data_samples'), told)
-        return sample
+        return dict(sample, data_samples=_tell(sample.get('data_samples'), told))
 
     def _compare(self, first: dict, second: dict, index: int, view: int) -> None:
         if picture_hash(first['inputs']) != picture_hash(second['inputs']):

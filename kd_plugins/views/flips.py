@@ -3,35 +3,46 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any
 
 from mmcv.transforms import RandomFlip
 
 
-@contextmanager
-def paired_flips(dataset: Any, seed: int, index: int, view: int) -> Iterator[None]:
-    """Let a dataset flip one of the views 2 m and 2 m + 1 of a sample.
+class PairedFlips:
+    """Lets a dataset flip one of the views 2 m and 2 m + 1 of a sample.
 
     Which one it is has probability 1/2, so that a view has the law that it had, and an
     epoch's pictures are not all flipped. That is for a ``RandomFlip`` with probability 0.5 and one
     direction which every sample passes through once; others draw.
+
+    Args:
+        dataset: Whose flips are told; while this is entered, so that all draw again after.
+        seed: Of the augmentation.
     """
-    flips = [flip for flip in _flips(dataset) if flip.prob == 0.5]
-    if not flips:
-        yield
-        return
-    first = blake2b(struct.pack('<3q', seed, index, view // 2), digest_size=1, person=b'flip')
-    is_flipped = (first.digest()[0] + view) % 2 == 1
-    for flip in flips:
-        flip.prob = float(is_flipped)
-    try:
-        yield
-    finally:
-        for flip in flips:
-            flip.prob = 0.5
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        self._flips = [flip for flip in _flips(dataset) if flip.prob == 0.5]
+        self._seed = seed
+
+    def __enter__(self) -> PairedFlips:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.tell(0.5)
+
+    def of(self, index: int, view: int) -> float:
+        """Return the probability, 0 or 1, with which a view of a sample is flipped."""
+        if not self._flips:
+            return 0.5
+        pair = struct.pack('<3q', self._seed, index, view // 2)
+        first = blake2b(pair, digest_size=1, person=b'flip').digest()[0]
+        return float((first + view) % 2)
+
+    def tell(self, prob: float) -> None:
+        """Let what is made next be flipped with this probability."""
+        for flip in self._flips:
+            flip.prob = prob
 
 
 def _flips(dataset: Any) -> list[RandomFlip]:

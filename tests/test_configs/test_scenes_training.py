@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import ROOT
 from helpers.detection import untrained
+from helpers.stored import save_network
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
@@ -19,6 +20,7 @@ from kd_plugins.files.export_student import export_student
 STUDENT = 'vanilla/gfl_scenes_student.py'
 TWO_STAGE = 'vanilla/faster-rcnn_scenes_student.py'
 PATHS = [STUDENT, 'vanilla/gfl_scenes_teacher.py', 'ld/ld_scenes.py', 'bckd/bckd_scenes.py',
+         'bckd/bckd-stored_scenes.py',
          'cwd/cwd_scenes.py', 'pkd/pkd_scenes.py', 'mgd/mgd_scenes.py', 'sl2/sl2_scenes.py',
          'crosskd/crosskd_scenes.py',
          TWO_STAGE, 'dkd/dkd_faster-rcnn_scenes.py',
@@ -44,8 +46,12 @@ def short(path, scenes, work_dir):
         init_default_scope('mmdet')
         network = MODELS.build(cfg.model.teacher_config.model)
         torch.save(dict(state_dict=network.state_dict()), cfg.model.teacher_ckpt)
+    if 'teacher_cache' in cfg.model:
+        cfg.model.teacher_cache.dir = str(Path(work_dir) / 'answers')
+        cfg.model.teacher_ckpt = str(Path(work_dir) / 'teacher.pth')
+        save_network(cfg.model.teacher_ckpt, cfg.model.teacher)
     for loader in (cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader):
-        loader.dataset.data_root = str(scenes)
+        loader.dataset.get('dataset', loader.dataset).data_root = str(scenes)
     for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
         evaluator.ann_file = str(scenes / 'annotations/val.json')
     cfg.train_dataloader.batch_size = 4

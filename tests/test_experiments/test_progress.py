@@ -129,6 +129,49 @@ def test_the_rest_is_laid_out_over_the_trainings_at_a_time(clock, runs):
     assert seen.line([slow], '1 h').startswith('12 of 18 epochs after 1 h (slow, seed 0: 4 of 10)')
 
 
+def test_what_begins_later_is_counted_from_the_beginning(clock, runs):
+    slow, fast, slow_too, fast_too = runs
+    seen = progress.RunsProgress([slow, slow_too], 1, [fast, fast_too])
+    seen.look([slow])
+    complete(slow, 1)
+    clock(100)
+    seen.look([slow])
+    assert seen.line([slow], '1 min').startswith('1 of 28 epochs after 1 min (slow, seed 0: ')
+    assert seen.seconds_left([slow]) is None
+    clock(20)
+    complete(slow, 2)
+    seen.look([slow])
+    # Of the fast ones nothing is known: 20 s an epoch as of all that was seen.
+    assert seen.seconds_left([slow]) == 20 * (8 + 10 + 4 + 4)
+    for run in (slow, slow_too):
+        seen.end(run, Result('hash', [10], [50.0], [], 7, 200.0))
+    seen.look([fast])
+    complete(fast, 1)
+    seen.look([fast])
+    clock(5)
+    complete(fast, 2)
+    seen.look([fast])
+    assert seen.seconds_left([fast]) == 5 * (2 + 4)
+
+
+def test_what_begins_later_does_not_where_a_run_has_failed(runs, monkeypatch, tmp_path):
+    slow, fast, *_ = runs
+    begun = []
+
+    def run_all(runs, jobs, log, *_):
+        begun.extend(runs)
+        if len(begun) == 3:
+            raise progress.RunsFailedError({}, {slow: Failure('no')}, log)
+        return {run: Result('hash', [4], [50.0], [], 7, 80.0) for run in runs}
+
+    monkeypatch.setattr(progress, 'run_all', run_all)
+    console = Console(file=io.StringIO())
+    done, failed = progress.train([slow], 1, tmp_path / 'log', console, [fast])
+    assert [*done] == [slow, fast] == begun and not failed
+    done, failed = progress.train([slow], 1, tmp_path / 'log', console, [fast])
+    assert begun == [slow, fast, slow] and (done, [*failed]) == ({}, [slow])
+
+
 def test_one_config_is_told_by_its_seeds_and_a_store_by_itself(runs):
     seen = progress.RunsProgress(runs[::2], 1)
     assert seen.name(runs[2]) == 'seed 1'

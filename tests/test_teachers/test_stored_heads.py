@@ -43,19 +43,19 @@ def several(dataset, indices):
     return {key: [each[key] for each in samples] for key in ('inputs', 'data_samples')}
 
 
-def networks(kind):
+def networks(kind, **changes):
     torch.manual_seed(1)
     built = []
     for width in (8, 16):
-        network = MODELS.build(detector(kind, width=width))
+        network = MODELS.build(detector(kind, width=width, **changes))
         for parameter in network.parameters():
             parameter.data.add_(0.1 * torch.randn_like(parameter))
         built.append(network)
     return built
 
 
-def model_of(kind, cache=None):
-    student, teacher = networks(kind)
+def model_of(kind, cache=None, **changes):
+    student, teacher = networks(kind, **changes)
     more = term('loss_ld', type='kd_plugins.LDLoss') if kind == 'GFL' else {}
     cfg = distillation(student, teacher, changes=dict(teacher_cache=cache) if cache else None)
     for key, value in more.items():

@@ -2,7 +2,9 @@
 
 import copy
 import errno
+import json
 import os
+import shutil
 
 import pytest
 import torch
@@ -79,6 +81,16 @@ def test_other_samples_of_the_same_config_stop(filled, checkpoint, monkeypatch):
     monkeypatch.setattr(Noisy, 'get_data_info', lambda self, index: dict(number=index // 2))
     with pytest.raises(ValueError, match=r'another distillation .data.sample_list was '):
         start(pair(filled, checkpoint, cache=FLOAT32), noisy())
+
+
+def test_a_store_of_an_earlier_format_stops_with_what_to_do(tmp_path, filled, checkpoint):
+    folder = shutil.copytree(filled, tmp_path / 'earlier')
+    header = folder / 'header.json'
+    content = json.loads(header.read_text())
+    header.write_text(json.dumps(dict(content, format=content['format'] - 1)))
+    with pytest.raises(ValueError, match=r'its format is 1, and this one has 2\): delete it') as e:
+        MODELS.build(pair(folder, checkpoint, cache=FLOAT32))
+    assert len(str(e.value).splitlines()) == 1
 
 
 def test_another_version_of_what_computes_stops(filled, checkpoint, monkeypatch):

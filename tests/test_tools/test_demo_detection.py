@@ -106,9 +106,10 @@ def test_the_figure_shows_every_detector_from_its_checkpoint(kind, tool, tmp_pat
 def test_runs_reuse_each_teacher_and_keep_seeds_apart(tool, tmp_path, monkeypatch, capsys):
     trained = []
 
-    def train(runs, jobs, log, console):
-        trained.append([(run.name, run.seed, run.work_dir) for run in runs])
-        return {run: result(0.5) for run in runs}
+    def train(runs, jobs, log, console, later):
+        for each in (runs, later):
+            trained.append([(run.name, run.seed, run.work_dir) for run in each])
+        return {run: result(0.5) for run in [*runs, *later]}
 
     monkeypatch.setattr(tool, 'train', train)
 
@@ -127,11 +128,13 @@ def test_runs_reuse_each_teacher_and_keep_seeds_apart(tool, tmp_path, monkeypatc
     assert {name for name, *_ in first[:2]} == teachers and len(first) == 6
     assert {(name, seed) for name, seed, _ in first[2:]} == {(n, s) for n in alone for s in (4, 7)}
     assert sorted((name, seed) for name, seed, _ in second) == [
-        (name, seed) for name in ('BCKD', 'DKD', 'LD', 'ReviewDKD') for seed in (4, 7)
+        (name, seed)
+        for name in ('BCKD', 'BCKD, stored teacher', 'DKD', 'LD', 'ReviewDKD')
+        for seed in (4, 7)
     ]
     folders = [folder for _, _, folder in first + second]
     assert len(set(folders)) == len(folders)
-    assert dense == ['teacher', 'student alone', 'LD', 'BCKD']
+    assert dense == ['teacher', 'student alone', 'LD', 'BCKD', 'BCKD, stored teacher']
     assert two_stage == ['teacher', 'student alone', 'DKD', 'ReviewDKD']
     printed = capsys.readouterr().out
     assert 'GFL on digit scenes, COCO box AP' in printed and 'loading annotations' not in printed
@@ -146,9 +149,12 @@ def test_runs_reuse_each_teacher_and_keep_seeds_apart(tool, tmp_path, monkeypatc
 
 def test_one_kind_of_detector_alone(tool, monkeypatch):
     names = []
-    monkeypatch.setattr(tool, 'train', lambda runs, *_: (
-        names.extend(run.name for run in runs) or {run: result(0.5) for run in runs}
-    ))  # fmt: skip
+
+    def train(runs, jobs, log, console, later):
+        names.extend(run.name for run in [*runs, *later])
+        return {run: result(0.5) for run in [*runs, *later]}
+
+    monkeypatch.setattr(tool, 'train', train)
     monkeypatch.setattr(tool, 'draw', lambda *_: None)
     monkeypatch.setattr(tool, 'make_scenes', lambda root: None)
     line = ['demo_detection.py', '--seeds', '0', '--detectors', 'faster-rcnn']

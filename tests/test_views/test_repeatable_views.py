@@ -134,6 +134,24 @@ def test_the_generators_around_it_are_put_back():
     assert not same(before, states())
 
 
+def draw_three(batch):
+    views = [sample['inputs'].sum() for sample in batch]
+    return views, [random.random(), np.random.rand(), float(torch.rand(()))]
+
+
+def test_what_a_worker_draws_to_collate_is_new_in_every_batch():
+    init_default_scope('mmpretrain')
+    made = torch.utils.data.DataLoader(
+        repeatable(PHOTOS, views=1), 3, num_workers=1, persistent_workers=True,
+        collate_fn=draw_three,
+    )  # fmt: skip
+    # The same pictures twice.
+    views, drawn = zip(*(batch for _ in range(2) for batch in made), strict=True)
+    assert [*views[:4]] == [*views[4:]]
+    for numbers in zip(*drawn, strict=True):
+        assert len({*numbers}) == 8
+
+
 @TRANSFORMS.register_module(force=True)
 class DrawsThree:
     """The picture is one number of each generator."""
@@ -270,7 +288,7 @@ def test_an_object_that_a_dataset_keeps_is_not_written_twice():
             self.samples = [super(Kept, self).__getitem__(i) for i in range(4)]
 
         def __getitem__(self, index):
-            return dict(self.samples[index])
+            return self.samples[index]
 
     dataset = RepeatableViews(Kept(), views=2)
     first, second = dataset.__getitems__([SampleView(1, 0), SampleView(1, 1)])

@@ -9,7 +9,7 @@ from mmengine.registry import TRANSFORMS, init_default_scope
 from scipy import stats
 
 from kd_plugins.views import SampleView
-from kd_plugins.views.flips import paired_flips
+from kd_plugins.views.flips import PairedFlips
 
 FLIP = dict(type='RandomFlip', prob=0.5, direction='horizontal')
 PACK = dict(type='PackInputs')
@@ -81,7 +81,8 @@ def test_flips_of_joined_sets_are_told_and_put_back():
         assert torch.equal(first, second.flip(2))
     flips = [each.pipeline.transforms[0] for each in dataset.dataset.dataset.datasets]
     assert [flip.prob for flip in flips] == [0.5, 0.5]
-    with pytest.raises(KeyError), paired_flips(dataset.dataset, 0, 0, 0):
+    with pytest.raises(KeyError), PairedFlips(dataset.dataset, 0) as told:
+        told.tell(told.of(0, 0))
         assert flips[0].prob == flips[1].prob in (0.0, 1.0)
         raise KeyError
     assert [flip.prob for flip in flips] == [0.5, 0.5]

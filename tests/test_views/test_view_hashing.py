@@ -73,6 +73,24 @@ def test_any_patch_of_a_large_picture_is_seen():
             assert picture_hash(other) != picture_hash(y)
 
 
+@pytest.mark.parametrize('width', [512, 1024, 2048, 4096, 1067])
+def test_every_column_of_a_large_picture_is_read(width):
+    x = picture(3, 400 * 1024 // width, width)
+    wanted = picture_hash(x)
+    for column in (0, width // 3, width // 2 - 1, width // 2, width // 2 + 9, width - 1):
+        other = x.clone()
+        other[..., column] ^= 1
+        assert picture_hash(other) != wanted
+
+
+def test_the_end_of_a_large_picture_is_read():
+    for size in (2**16 + 1, 2**18 + 5, 2**21 + 4096, 2**22 + 77):
+        x = picture(1, 1, size)
+        other = x.clone()
+        other[..., -9000:] ^= 1
+        assert picture_hash(other) != picture_hash(x) == naive(x.numpy())
+
+
 def test_rows_of_the_fold_are_not_interchangeable():
     words = torch.arange(4 * 4096, dtype=torch.int64).to(torch.uint8)
     rows = words.view(4, 4096).clone()
@@ -116,18 +134,21 @@ def naive(array):
 
     content = array.tobytes()
     digest = blake2b(f'{tuple(array.shape)}torch.{array.dtype}'.encode(), digest_size=8)
-    rows = len(content) // 4096
+    is_large = len(content) > 2**16
+    # Strips of 512 bytes, after each of which pages are left out.
+    step = 512 + 4096 * (1 + len(content) // 2**21) if is_large else 4096
+    rows = len(content) // step
     if rows > 1:
         folded = []
-        for column in range(64 if len(content) > 2**16 else 512):
+        for column in range(64 if is_large else 512):
             total = 0
             for row in range(rows):
-                start = 4096 * row + 8 * column
+                start = step * row + 8 * column
                 word = int.from_bytes(content[start : start + 8], 'little')
                 total += ((row + 1) * 0x9E3779B97F4A7C15 % 2**64 | 1) * word
             folded.append((total % 2**64).to_bytes(8, 'little'))
         digest.update(b''.join(folded))
-        content = content[4096 * rows :]
+        content = content[step * rows :][:4096]
     digest.update(content)
     return int.from_bytes(digest.digest(), 'little')
 

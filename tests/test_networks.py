@@ -153,7 +153,7 @@ def test_a_network_with_two_classifiers_or_none_is_one_sentence():
 
 
 def test_parts_of_another_package_are_found_in_a_network_of_upstream():
-    """As mmrotate gives mmdet's RetinaNet boxes of its own; a config has no room for both scopes."""
+    """As mmrotate gives RetinaNet boxes of its own."""
     parts = Registry('model', parent=MODELS, scope='parts')
 
     @parts.register_module()
@@ -177,4 +177,5 @@ def test_parts_of_another_package_are_found_in_a_network_of_upstream():
 def test_a_classifier_finds_its_own_parts_where_detectors_are_trained(scope):
     cfg = dict(type='mmpretrain.ImageClassifier', backbone=dict(type='LeNet5'))
     with DefaultScope.overwrite_default_scope(scope):
-        assert type(build_network(cfg, 'model.teacher').backbone).__module__.startswith('mmpretrain')
+        backbone = build_network(cfg, 'model.teacher').backbone
+    assert type(backbone).__module__.startswith('mmpretrain')

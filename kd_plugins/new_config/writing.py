@@ -99,6 +99,11 @@ def _distillation(request: Request, base: Config, student: Named, path: str) -> 
             'and without labels nothing else does: give --method kd, for detectors bckd, or '
             'labelled pictures too.'
         )
+    if request.method == 'ld' and request.unlabelled_alone:
+        raise ValueError(
+            '--method ld compares boxes, and without labels nothing teaches the student classes: '
+            'give --method bckd, or labelled pictures too.'
+        )
     whole = whole_config(path, '--teacher')
     teacher = _named(request, 'teacher', path, whole)
     recorded = distiller(

@@ -482,6 +482,7 @@ def test_unlabelled_pictures_that_fit_nothing_are_refused(tmp_path, ckpt):
     assert "cwd compares maps, which teaches the student's head nothing, and without" in says(
         'cwd', unlabelled_ratio='all'
     )
+    assert 'nothing teaches the student classes' in says('ld', unlabelled_ratio='all')
     assert 'have 32 pictures, which 3 does not divide' in says(unlabelled_ratio=2)
     with pytest.raises(ValueError, match=r'^--unlabelled is for classifiers and .* is a RPN\.$'):
         rpn = 'mmdet::rpn/rpn_r50_fpn_1x_coco.py'

@@ -25,7 +25,7 @@ from kd_plugins.teachers.store import Key, Store
 from kd_plugins.views import check_no_batch_augments, check_one_pipeline, check_one_view
 
 #: The version of what is in a header and in records, the hashes of pictures among it.
-FORMAT = 2
+FORMAT = 3
 
 
 class StoredTeacher(Teacher):

@@ -26,9 +26,7 @@ def kept_random_states() -> Iterator[None]:
     """
     if get_worker_info() is not None:
         # Numpy's own 32 bits would lead back to where they were after some 50,000 batches.
-        after = Seeds(
-            int(torch.randint(2**62, ())), random.getrandbits(64), random.getrandbits(32)
-        )
+        after = Seeds(int(torch.randint(2**62, ())), random.getrandbits(64), random.getrandbits(32))
         try:
             yield
         finally:

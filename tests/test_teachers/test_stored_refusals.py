@@ -230,6 +230,19 @@ def test_a_record_that_is_too_large_for_its_limit_or_type_is_refused(tmp_path, c
         model.teacher.live.network.head.fc.bias[2] = 1e5
     with pytest.raises(ValueError, match=r"not finite in float16 .*1e\+05.*dtype='float32'"):
         train(model, data)
+    # Not one of these keeps more than two of its bits.
+    head = model.teacher.live.network.head.fc
+    with torch.no_grad():
+        head.weight *= 1e-8
+        head.bias.fill_(1e-7)
+    with pytest.raises(ValueError, match=r"too small in float16 .*e-07\): set its dtype='float32'"):
+        train(model, data)
+    with torch.no_grad():
+        # A map may be empty of anything.
+        head.weight.zero_()
+        head.bias.zero_()
+    train(model, data)
+    model = start(pair(tmp_path / 'c', checkpoint), data)
     with torch.no_grad():
         model.teacher.live.network.head.fc.bias[2] = torch.nan
     with pytest.raises(ValueError, match=r'is not finite \(its largest number is nan\): leave out'):

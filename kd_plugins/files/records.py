@@ -72,7 +72,11 @@ def read_header(folder: str | Path) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text(encoding='utf-8')))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except OSError as error:
+        raise RecordsError(
+            f'{str(path)!r} cannot be read ({error.strerror}): give a folder that can be.'
+        ) from None
+    except (ValueError, TypeError) as error:
         raise RecordsError(
             f'{str(path)!r} is no header of stored records ({error}): delete the folder, and it '
             'is filled anew.'

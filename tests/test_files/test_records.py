@@ -253,9 +253,10 @@ def test_a_header_is_written_whole_and_read_back(tmp_path):
     assert records.read_header(folder) is None
     records.write_header(folder, dict(views=3))
     assert records.read_header(folder) == dict(views=3)
-    (folder / records.HEADER).write_text('{"views":')
-    with pytest.raises(RecordsError, match=r'header.json.*delete the folder'):
-        records.read_header(folder)
+    for broken in ('{"views":', 'null', '3'):
+        (folder / records.HEADER).write_text(broken)
+        with pytest.raises(RecordsError, match=r'header.json.*delete the folder'):
+            records.read_header(folder)
 
 
 def test_a_second_job_is_told_that_another_one_writes(tmp_path):

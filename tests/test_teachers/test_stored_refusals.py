@@ -134,6 +134,28 @@ def test_a_full_disk_stops_and_what_was_written_is_there(tmp_path, checkpoint, m
     assert start(pair(tmp_path, checkpoint), data).teacher.complete
 
 
+def test_a_folder_that_cannot_be_read_or_written_is_named(tmp_path, checkpoint, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match=r"file/header.json' cannot be read \(Not a directory\)"):
+        start(pair(tmp_path / 'file', checkpoint))
+    said = r"model\.teacher_cache\.dir='.*' cannot be written \(%s\): give a folder"
+    with pytest.raises(ValueError, match=said % 'Not a directory'):
+        # A file comes to lie there after the teacher was built.
+        model = MODELS.build(pair(tmp_path / 'new' / 'store', checkpoint))
+        (tmp_path / 'new').write_text('')
+        monkeypatch.setattr(files, 'read_header', lambda folder: None)
+        model.teacher.begin(noisy())
+
+    def refuses(*_):
+        raise OSError(errno.EROFS, 'Read-only file system')
+
+    for name in ('Lock', 'write_header'):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, name, refuses)
+            with pytest.raises(ValueError, match=said % 'Read-only file system'):
+                start(pair(tmp_path / 'store', checkpoint))
+
+
 def test_a_broken_record_stops(tmp_path, checkpoint):
     data = noisy()
     train(start(pair(tmp_path, checkpoint), data), data)

@@ -107,7 +107,7 @@ def test_what_is_saved_counts_what_an_epoch_shows(options):
     assert (filling.written, filling.samples) == (72, 16)
     assert filling.saved([run('kd/kd-stored_digits', 0, rest)]).endswith('about 32.')
     one = Config.fromfile(ROOT / 'configs/kd/kd_digits.py').train_dataloader.dataset
-    both = [dict(one, indices=n) for n in (6, 18)]
+    joined = dict(type='ConcatDataset', datasets=[dict(one, indices=n) for n in (6, 18)])
     few = {
         **options,
         'train_dataloader.dataset.dataset': dict(

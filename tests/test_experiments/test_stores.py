@@ -110,9 +110,7 @@ def test_what_is_saved_counts_what_an_epoch_shows(options):
     joined = dict(type='ConcatDataset', datasets=[dict(one, indices=n) for n in (6, 18)])
     few = {
         **options,
-        'train_dataloader.dataset.dataset': dict(
-            _delete_=True, type='ConcatDataset', datasets=both
-        ),
+        'train_dataloader.dataset.dataset': dict(joined, _delete_=True),
         'train_dataloader.batch_size': 6,
         'train_dataloader.sampler': dict(
             type='kd_plugins.MultiSourceSampler', _delete_=True, batch_size=6, source_ratio=[1, 1]

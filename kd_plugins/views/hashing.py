@@ -54,8 +54,10 @@ def picture_hash(inputs: Any) -> int:
         if rows > 1:
             words = content[: rows * row].view(np.uint32).reshape(rows, -1)
             if size > _LARGE:
-                strips = np.ndarray((size - _STRIP + 1, _STRIP), np.uint8, content, strides=(1, 1))
-                words = strips[_begins(rows, row)].view(np.uint32)
+                every: np.ndarray = np.ndarray(
+                    (size - _STRIP + 1, _STRIP), np.uint8, content, strides=(1, 1)
+                )
+                words = every[_begins(rows, row)].view(np.uint32)
             # By odd numbers of 64 bits: no difference of one word is lost.
             digest.update(np.einsum('i,ij->j', _factors(rows), words).tobytes())
             content = content[rows * row :][:_FOLDED]

@@ -52,12 +52,15 @@ def picture_hash(inputs: Any) -> int:
             row = _STRIP + _FOLDED * (1 + size // _PAGES)
         rows = size // row
         if rows > 1:
-            words = content[: rows * row].view(np.uint32).reshape(rows, -1)
             if size > _LARGE:
+                # Every strip that there is, one word after the other.
                 every: np.ndarray = np.ndarray(
-                    (size - _STRIP + 1, _STRIP), np.uint8, content, strides=(1, 1)
+                    ((size - _STRIP) // 8 + 1, _STRIP // 8), np.uint64, content, strides=(8, 8)
                 )
-                words = every[_begins(rows, row)].view(np.uint32)
+                words = every[_begins(rows, row)]
+            else:
+                # Halves of what they are multiplied by: the highest bits count as well.
+                words = content[: rows * row].view(np.uint32).reshape(rows, -1)
             # By odd numbers of 64 bits: no difference of one word is lost.
             digest.update(np.einsum('i,ij->j', _factors(rows), words).tobytes())
             content = content[rows * row :][:_FOLDED]
@@ -123,11 +126,11 @@ def _factors(rows: int) -> np.ndarray:
 
 @lru_cache(64)
 def _begins(rows: int, row: int) -> np.ndarray:
-    """Return where the strips begin: each elsewhere in its piece, so that no column is left out."""
+    """Return the words that strips begin at: each elsewhere in its piece, so by every column."""
     number = np.arange(rows, dtype=np.uint64)
-    places = np.uint64(row - _STRIP + 1)
+    places = np.uint64((row - _STRIP) // 8 + 1)
     within = (number * _GOLDEN >> np.uint64(32)) * places >> np.uint64(32)
-    return (number * np.uint64(row) + within).astype(np.intp)
+    return (number * np.uint64(row // 8) + within).astype(np.intp)
 
 
 @lru_cache(64)

@@ -171,16 +171,17 @@ def naive(array):
     rows = len(content) // piece
     golden, mask = 0x9E3779B97F4A7C15, 2**64 - 1
     if rows > 1:
-        folded = [0] * (128 if is_large else 1024)
+        word = 8 if is_large else 4
+        folded = [0] * ((512 if is_large else 4096) // word)
         for row in range(rows):
             within = (row * golden & mask) >> 32
-            start = piece * row + (within * (piece - 511) >> 32 if is_large else 0)
+            within = 8 * (within * ((piece - 512) // 8 + 1) >> 32) if is_large else 0
             factor = (row + 1) * golden & mask
             factor = (factor ^ factor >> 32) * golden & mask
             factor = factor ^ factor >> 32 | 1
             for column in range(len(folded)):
-                place = start + 4 * column
-                folded[column] += factor * int.from_bytes(content[place : place + 4], 'little')
+                place = piece * row + within + word * column
+                folded[column] += factor * int.from_bytes(content[place : place + word], 'little')
         digest.update(b''.join((total & mask).to_bytes(8, 'little') for total in folded))
         content = content[piece * rows :][:4096]
     digest.update(content)

@@ -27,12 +27,12 @@ from kd_plugins.experiments.progress import Progress
 
 
 def numbers(text: str) -> list[int]:
-    """Read ``0-9`` or ``0,3,5-7``."""
+    """Read ``0-9`` or ``0,3,5-7``; each counts once."""
     found: list[int] = []
     for part in text.split(','):
         first, _, last = part.partition('-')
         found += range(int(first), int(last or first) + 1)
-    return found
+    return [*dict.fromkeys(found)]
 
 
 def share(text: str) -> tuple[int, int]:

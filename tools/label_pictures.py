@@ -11,7 +11,6 @@ has to be in the same.
 """
 
 import argparse
-import json
 import sys
 import time
 from functools import partial
@@ -23,7 +22,13 @@ from mmengine.config import Config, DictAction
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import checks
 from kd_plugins.compat import chatter
-from kd_plugins.datasets.labelling import Labelled, Labeller, label_pictures, pictures_of
+from kd_plugins.datasets.labelling import (
+    Labelled,
+    Labeller,
+    label_pictures,
+    pictures_of,
+    settings_of,
+)
 from kd_plugins.experiments.timing import duration
 
 #: How many unreadable pictures are named.
@@ -118,7 +123,7 @@ def main() -> None:
             dict(
                 config=args.config,
                 checkpoint=args.checkpoint,
-                cfg_options=json.dumps(args.cfg_options or {}, sort_keys=True),
+                settings=settings_of(cfg),
             ),
             Progress(),
         )

@@ -20,10 +20,12 @@ from kd_plugins.distillers import (
     AutoDistiller,
     ask_teacher,
     build_distiller,
+    check_forward,
     check_graphs,
     check_records,
     check_student_loss,
     compute_losses,
+    ends_with_features,
     features_suffice,
     mappings_without_labels,
     reset_records,
@@ -204,10 +206,12 @@ class SingleTeacherDistill(StudentModel):
         if not calculate_student_loss:
             if self.pseudo_boxes is None:
                 check_student_loss(self.distiller, 'model.calculate_student_loss=False')
+                check_forward(self.distiller, student, 'model.calculate_student_loss=False')
             self.distiller.loss_forward_mappings = mappings_without_labels(
                 self.distiller, 'model.calculate_student_loss=False'
             )
         self.calculate_student_loss = calculate_student_loss
+        self._ends_with_features = ends_with_features(self.distiller, student)
         # mmrazor's StopDistillHook sets it.
         self.distillation_stopped = False
         self._is_whole = False
@@ -340,11 +344,11 @@ class SingleTeacherDistill(StudentModel):
                 f'model.batch_parts=[{type(self.batch_parts[0]).__name__}] changes labelled '
                 'batches, and the training set has pictures without labels: leave one of them out.'
             )
+        key = 'an unlabelled picture of train_dataloader.dataset'
         if self.pseudo_boxes is None:
-            check_student_loss(self.distiller, 'an unlabelled picture of train_dataloader.dataset')
-        return mappings_without_labels(
-            self.distiller, 'an unlabelled picture of train_dataloader.dataset'
-        )
+            check_student_loss(self.distiller, key)
+            check_forward(self.distiller, self.architecture, key)
+        return mappings_without_labels(self.distiller, key)
 
     def _compare(
         self,
@@ -370,7 +374,10 @@ class SingleTeacherDistill(StudentModel):
         computes = with_student_loss or boxes is not None
         mode = 'loss' if computes and rows is None else 'tensor'
         with distiller.student_recorders, distiller.deliveries:
-            outputs = self.architecture(inputs, data_samples, mode=mode)
+            if not computes and self._ends_with_features:
+                outputs = self.architecture.extract_feat(inputs)
+            else:
+                outputs = self.architecture(inputs, data_samples, mode=mode)
             if with_student_loss and rows is not None:
                 outputs = loss_of_labelled(self.architecture, outputs, data_samples, rows)
         losses = _prefixed('student', outputs) if with_student_loss else {}

@@ -43,18 +43,26 @@ def join_views(
 
 
 def loss_of_labelled(
-    student: nn.Module, logits: Tensor, data_samples: Sequence | None, rows: ViewRows
+    student: nn.Module,
+    logits: Tensor | Sequence[Tensor],
+    data_samples: Sequence | None,
+    rows: ViewRows,
 ) -> Mapping[str, Any]:
     """Return the losses of an mmpretrain classifier, of the labelled rows of its logits.
 
     Args:
         student: The classifier.
-        logits: Of all rows, (N, C), as its ``mode='tensor'`` gives them.
+        logits: Of all rows, (N, C), as its ``mode='tensor'`` gives them; of a head with several
+            classifiers a sequence of such.
         data_samples: The samples of all rows.
         rows: Which of them are what.
     """
-    samples = list(data_samples or ())
-    return student.head._get_loss(logits[: rows.labelled], samples[: rows.labelled])
+    labelled: Any
+    if isinstance(logits, Tensor):
+        labelled = logits[: rows.labelled]
+    else:
+        labelled = tuple(each[: rows.labelled] for each in logits)
+    return student.head._get_loss(labelled, list(data_samples or ())[: rows.labelled])
 
 
 def joined(

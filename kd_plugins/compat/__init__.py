@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 
-from kd_plugins.compat import mmcv, mmengine, mmpretrain, mmrazor, moved, onedl, operators
+from kd_plugins.compat import mmcv, mmdet, mmengine, mmpretrain, mmrazor, moved, onedl, operators
 from kd_plugins.compat.torch import (
     allow_two_backward_passes,
     bfloat16_gradient_is_wrong,
@@ -30,6 +30,7 @@ def install() -> None:
     moved.install()
     operators.install()
     mmcv.install()
+    mmdet.install()
     mmengine.install()
     mmpretrain.install()
     mmrazor.install()

@@ -129,6 +129,29 @@ class Labeller:
         return labelled
 
 
+def settings_of(cfg: Config) -> str:
+    """Return what tells configs apart that would label otherwise, whatever files say it.
+
+    Args:
+        cfg: As :class:`Labeller` takes it.
+
+    Raises:
+        ValueError: As there.
+    """
+    _, network = _network_settings(cfg)
+    class_map = cfg.model.get('teacher_class_map')
+    return _short(repr(_plain([network, class_map, _dataset(cfg)])))
+
+
+def _plain(value: Any) -> Any:
+    """Return nested settings as what prints alike in every process."""
+    if isinstance(value, Mapping):
+        return sorted((str(key), _plain(each)) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return getattr(value, '__qualname__', value)
+
+
 def pictures_of(where: Path, folder: Path | None = None) -> Pictures:
     """Return the pictures of a folder, at any depth, or those of a COCO file.
 
@@ -180,8 +203,8 @@ def label_pictures(
         out: The file.
         score: Boxes count from this score on.
         batch_size: Pictures that are shown at once.
-        source: What the file says of its making: ``config`` and ``checkpoint``, two files, and
-            ``cfg_options``, what the detector is built with beside them.
+        source: What the file says of its making: ``checkpoint``, a file, and all that the
+            detector is built with beside it, such as :func:`settings_of`.
         tell: Called with how many of the pictures are done, and of how many.
 
     Raises:
@@ -189,7 +212,7 @@ def label_pictures(
             picture can be read, or what was kept is of another detector, score or data.
     """
     made = dict(source, score=score, pictures=str(pictures.folder.resolve()))
-    made['files'] = _digest([source['config'], source['checkpoint']])
+    made['weights'] = _digest(source['checkpoint'])
     record = _Record(out.with_name(out.name + '.progress'), made)
     left = [image for image in pictures.images if image['file_name'] not in record.done]
     total = len(pictures.images)
@@ -300,7 +323,8 @@ def _check_score(network: nn.Module, score: float) -> None:
         )
 
 
-def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Sequence[str] | None]:
+def _network_settings(cfg: Config) -> tuple[str, dict[str, Any]]:
+    """Return the key of the detector in a config, and the settings to build it by."""
     model = copy.deepcopy(cfg.get('model') or {})
     key = 'model.teacher' if isinstance(model.get('teacher'), Mapping) else 'model'
     settings = model['teacher'] if key == 'model.teacher' else model
@@ -315,7 +339,12 @@ def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Sequence[str] | 
     preprocessor = cfg.get('data_preprocessor') or model.get('data_preprocessor')
     if preprocessor is not None:
         resolved.setdefault('data_preprocessor', preprocessor)
-    network: Any = build_network(resolved, key)
+    return key, resolved
+
+
+def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Sequence[str] | None]:
+    key, settings = _network_settings(cfg)
+    network: Any = build_network(settings, key)
     if not hasattr(network, 'extract_feat') or not (
         hasattr(network, 'bbox_head') or hasattr(network, 'roi_head')
     ):
@@ -324,7 +353,7 @@ def _detector(cfg: Config, checkpoint: str) -> tuple[nn.Module, Sequence[str] | 
             'config of a detector, or of the distillation of one.'
         )
     classes = classes_in(load_weights(network, checkpoint, 'CHECKPOINT', 'detector'))
-    class_map = model.get('teacher_class_map')
+    class_map = cfg.model.get('teacher_class_map')
     if key == 'model.teacher' and class_map is not None:
         index = choose(list(class_map), network, classes)
         keep_classes(network, index)
@@ -376,11 +405,11 @@ def _reading(pipeline: Sequence[Any]) -> list[dict[str, Any]]:
     return steps
 
 
-def _digest(paths: Sequence[str]) -> str:
-    """Return what tells files from others, as far as their size and date do."""
-    stamp = hashlib.sha256()
-    for path in paths:
-        if os.path.isfile(path):
-            stat = os.stat(path)
-            stamp.update(f'{stat.st_size} {stat.st_mtime_ns}'.encode())
-    return stamp.hexdigest()[:16]
+def _digest(path: str) -> str:
+    """Return what tells a file from others, as far as its size and date do."""
+    stat = os.stat(path) if os.path.isfile(path) else None
+    return _short(f'{stat.st_size} {stat.st_mtime_ns}' if stat else '')
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -48,7 +48,8 @@ class PictureFolder(BaseDataset):
         **kwargs: Those of mmengine's ``BaseDataset``, ``pipeline`` above all.
 
     Raises:
-        ValueError: If there is no such folder, or no picture in it.
+        ValueError: If there is no such folder, or no picture in it; or, when a sample is read, if
+            the pipeline loads none.
     """
 
     def __init__(self, data_root: str, **kwargs: Any) -> None:
@@ -58,3 +59,21 @@ class PictureFolder(BaseDataset):
         """Return the path and the number of every picture."""
         paths = pictures_in(self.data_root)
         return [dict(img_path=path, img_id=i) for i, path in enumerate(paths)]
+
+    def prepare_data(self, idx: int) -> Any:
+        """Return what the pipeline makes of a picture."""
+        why = None
+        try:
+            data = super().prepare_data(idx)
+        except KeyError as error:
+            if error.args != ('img',):
+                raise
+            data, why = {}, error
+        # Not every step misses it.
+        if data is not None and 'img' not in data and 'inputs' not in data:
+            steps = [type(step).__name__ for step in self.pipeline.transforms]
+            raise ValueError(
+                f'PictureFolder.pipeline ({", ".join(steps)}) loads no picture: begin it with '
+                "dict(type='LoadImageFromFile')."
+            ) from why
+        return data

@@ -43,9 +43,9 @@ class WithUnlabelled(ConcatDataset):
             ``RandomState``, as TorchSSL and FullMatch draw those of their seed.
 
     Raises:
-        ValueError: If one of both is wrapped, or a class has fewer labels than asked for,
+        ValueError: If one of both is wrapped or empty, or a class has fewer labels than asked for,
             or nobody says the classes;
-            or, when a sample is read, if it should have a label and has none.
+            or, when a sample is read, if it should have a label and has none, or is not packed.
     """
 
     def __init__(
@@ -56,9 +56,17 @@ class WithUnlabelled(ConcatDataset):
         labels_per_class: int | None = None,
         labels_seed: int = 0,
     ) -> None:
-        given = (labelled, unlabelled)
-        both = [DATASETS.build(one) if isinstance(one, Mapping) else one for one in given]
-        for key, one in zip(('labelled', 'unlabelled'), both, strict=True):
+        both = []
+        for key, given in dict(labelled=labelled, unlabelled=unlabelled).items():
+            try:
+                one = DATASETS.build(given) if isinstance(given, Mapping) else given
+            except (RuntimeError, FileNotFoundError) as error:
+                # mmpretrain's words for an empty folder, and for none.
+                raise ValueError(
+                    f'WithUnlabelled.{key} has no pictures ({checks.said(error)}): give a dataset '
+                    'that has some.'
+                ) from error
+            both.append(one)
             if not isinstance(one, BaseDataset):
                 raise ValueError(
                     f'WithUnlabelled.{key} is a {type(one).__name__}: give a dataset of mmpretrain '
@@ -83,9 +91,15 @@ class WithUnlabelled(ConcatDataset):
     def __getitem__(self, idx: int) -> dict[str, Any]:
         """Return a packed sample, with a label if it is of the labelled dataset."""
         data = super().__getitem__(idx)
+        source = self._get_ori_dataset_idx(idx)[0]
+        if 'data_samples' not in data:
+            raise ValueError(
+                f'the pipeline of WithUnlabelled.{("labelled", "unlabelled")[source]} packs no '
+                "sample: end it with dict(type='PackInputs'), of a detector 'PackDetInputs'."
+            )
         sample = data['data_samples']
         labels = [key for key in _LABELS if key in sample]
-        if self._get_ori_dataset_idx(idx)[0] == 1:
+        if source == 1:
             for key in labels:
                 delattr(sample, key)
         # mmdet packs boxes in any case; that some were read their field says.
@@ -163,6 +177,8 @@ class MultiSourceSampler(Sampler):
         name = type(self).__name__
         self.sizes = [len(one) for one in getattr(dataset, 'datasets', ())]
         self.batch_size = checks.whole_number(f'{name}.batch_size', batch_size)
+        if not isinstance(source_ratio, Sequence):
+            raise checks.refuse(f'{name}.source_ratio', source_ratio, 'a list, such as [1, 7]')
         if len(source_ratio) != len(self.sizes) or len(self.sizes) < 2 or 0 in self.sizes:
             raise ValueError(
                 f'{name}.source_ratio={list(source_ratio)} is for {len(source_ratio)} datasets, '

@@ -103,6 +103,18 @@ def features_suffice(distiller: Any, teacher: nn.Module | None) -> bool:
     the rest of the forward of a detector, its RPN, decoder, boxes and masks, would
     run for nobody; that of guided anchoring takes one picture at a time only.
     """
+    return begins_with_features(teacher) and _reads_features(distiller, distiller.teacher_recorders)
+
+
+def ends_with_features(distiller: Any, student: nn.Module) -> bool:
+    """Whether the student has done what terms read of it when its features are there.
+
+    Where a detector computes no loss, its heads then have nothing to do, and some cannot run.
+    """
+    return begins_with_features(student) and _reads_features(distiller, distiller.student_recorders)
+
+
+def _reads_features(distiller: Any, recorders: Any) -> bool:
     from mmrazor.models.task_modules.recorder import (
         ModuleInputsRecorder,
         ModuleOutputsRecorder,
@@ -114,11 +126,8 @@ def features_suffice(distiller: Any, teacher: nn.Module | None) -> bool:
             return recorder.source.split('.')[0] in ('backbone', 'neck')
         return type(recorder) is ParameterRecorder or getattr(recorder, 'needs', '') == 'features'
 
-    recorders = distiller.teacher_recorders.recorders.values()
-    return (
-        begins_with_features(teacher)
-        and not distiller.deliveries.deliveries
-        and all(suffice(recorder) for recorder in recorders)
+    return not distiller.deliveries.deliveries and all(
+        suffice(recorder) for recorder in recorders.recorders.values()
     )
 
 
@@ -141,6 +150,26 @@ def check_student_loss(distiller: Any, key: str) -> None:
                 'labels and leave model.calculate_student_loss=True (a loss_weight of 0 switches '
                 'a loss of the student off).'
             )
+
+
+def check_forward(distiller: Any, student: nn.Module, key: str) -> None:
+    """Refuse a student whose forward needs objects, where terms read more than its features.
+
+    Args:
+        distiller: The distiller.
+        student: The student.
+        key: The setting that keeps its own loss from being computed, for the message.
+
+    Raises:
+        ValueError: Naming the student.
+    """
+    kinds = {kind.__name__ for kind in type(student).__mro__}
+    if 'DeformableDETR' in kinds and not ends_with_features(distiller, student):
+        raise ValueError(
+            f'{key} has no objects, without which the decoder of the student '
+            f'({type(student).__name__}) does not run in training: record its backbone or neck '
+            'only, or set model.pseudo_boxes=dict(score=0.4).'
+        )
 
 
 def mappings_without_labels(distiller: Any, key: str) -> dict[str, Any]:

@@ -18,20 +18,34 @@ _DISTILLS = ('CurriculumTemperatureHook', 'GradientCosineHook', 'StopDistillHook
 _TRAINS = ('CTCHook',)
 #: Settings of :class:`kd_plugins.DOTOptimWrapper` that no other wrapper has.
 _DOTS_OWN = ('delta', 'distill_keys')
+#: Hooks that change no figure: they look, log, save, or are there in every training.
+_LOOK_ON = (
+    'IterTimerHook', 'LoggerHook', 'ParamSchedulerHook', 'RuntimeInfoHook', 'DistSamplerSeedHook',
+    'CheckpointHook', 'SafeCheckpointHook', 'EvenCheckpointHook', 'EmptyCacheHook', 'ProfilerHook',
+    'VisualizationHook', 'DetVisualizationHook', 'NumClassCheckHook', 'CheckInvalidLossHook',
+    'DistillationLogHook', 'DistillationGuardHook', 'EnvironmentHook', 'MemoryProfilerHook',
+)  # fmt: skip
 #: What has to be the same in two trainings for their figures to be compared: data, steps.
 _SAME = (
     ('data', 'data_preprocessor'),
-    *(('data', f'{split}_dataloader.{key}') for split in ('train', 'val') for key in ('dataset',)),
+    ('data', 'train_dataloader.dataset'),
+    ('data', 'val_dataloader.dataset'),
+    ('data', 'val_dataloader.drop_last'),
+    ('data', 'val_dataloader.num_batch_per_epoch'),
     ('data', 'val_evaluator'),
     ('steps', 'train_dataloader.batch_size'),
     ('steps', 'train_dataloader.sampler'),
     ('steps', 'train_dataloader.batch_sampler'),
     ('steps', 'train_dataloader.drop_last'),
+    ('steps', 'train_dataloader.num_batch_per_epoch'),
     ('steps', 'train_cfg'),
     ('steps', 'optim_wrapper.accumulative_counts'),
 )
 #: What a method may have its own of, and what is worth saying where it has.
-_TOLD = ('optim_wrapper', 'param_scheduler', 'load_from', 'custom_hooks', 'auto_scale_lr')
+_TOLD = (
+    'optim_wrapper', 'param_scheduler', 'load_from', 'hooks', 'auto_scale_lr',
+    'train_dataloader.collate_fn', 'val_cfg.fp16',
+)  # fmt: skip
 #: Parts of these that change no figure, or are looked at by themselves.
 _ELSEWHERE = (
     'val_interval', 'val_begin', 'dynamic_intervals', 'accumulative_counts', '_scope_',
@@ -201,14 +215,16 @@ def differences(first: Config, second: Config, of_students: bool = False) -> lis
         if any(key.startswith(each.key) for each in found):
             continue
         both = [_plain(_at(cfg, key)) for cfg in (first, second)]
+        if key.endswith(('drop_last', 'fp16')):
+            both = [bool(value) for value in both]
         if beside and key == 'train_dataloader.dataset':
             both = [_plain(_labelled(d) if _has_unlabelled(d) else d) for d in of_train]
         elif beside and key.startswith('train_dataloader'):
             of = 'training'
         if key == 'model':
             both = [{k: v for k, v in each.items() if k != 'data_preprocessor'} for each in both]
-        elif key == 'custom_hooks':
-            both = [_kinds(value) for value in both]
+        elif key == 'hooks':
+            both = [_plain(_hooks_that_train(cfg)) for cfg in (first, second)]
         elif key == 'data_preprocessor' and not all(each and each.get('type') for each in both):
             # Networks of mmpretrain add the type themselves.
             both = [each and {k: v for k, v in each.items() if k != 'type'} for each in both]
@@ -281,8 +297,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _kinds(hooks: Any) -> Any:
-    return sorted(hook['type'] for hook in hooks or () if hook['type'] not in _DISTILLS)
+def _hooks_that_train(cfg: Config) -> dict[str, Any]:
+    """Return the hooks that may change how a student learns, by their names."""
+    found: dict[str, Any] = {}
+    for hook in _hooks_of(cfg):
+        name = name_of(hook.get('type'))
+        if name not in (*_DISTILLS, *_LOOK_ON):
+            found.setdefault(name, []).append(hook)
+    return {name: hooks[0] if len(hooks) == 1 else hooks for name, hooks in found.items()}
 
 
 def _unlike(key: str, first: Any, second: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 #: Standard deviations above the mean of guessing that luck may reach.
 LUCK = 3.0
@@ -81,6 +82,42 @@ def headline(names: Iterable[str]) -> Headline | None:
             if name in given and name.split('/')[-1] == last:
                 return replace(known, name=name)
     return None
+
+
+#: Metrics of mmpretrain and mmdet that give none, whatever their settings.
+_WITHOUT = frozenset(
+    (
+        *('SingleLabelMetric', 'MultiLabelMetric', 'AveragePrecision', 'ConfusionMatrix'),
+        *('RetrievalRecall', 'RetrievalAveragePrecision', 'VOCMultiLabelMetric'),
+        *('VOCAveragePrecision', 'VOCMetric', 'LVISMetric', 'CityScapesMetric', 'CrowdHumanMetric'),
+        *('OpenImagesMetric', 'CocoPanopticMetric', 'SemSegMetric', 'DumpDetResults'),
+        *('DumpProposals', 'DumpResults'),
+    )
+)
+
+
+def may_give_headline(evaluator: Any) -> bool:
+    """Whether an evaluator may give a headline, as far as its config tells.
+
+    Args:
+        evaluator: ``val_evaluator`` of a config: a metric, several, or an ``Evaluator``
+            of them. What is not upstream's may give anything.
+    """
+    if isinstance(evaluator, Mapping):
+        if 'metrics' in evaluator:
+            return may_give_headline(evaluator['metrics'])
+        kind = evaluator.get('type')
+        name = (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]
+        if name == 'Accuracy':
+            return 1 in _listed(evaluator.get('topk', 1))
+        if name == 'CocoMetric':
+            return 'bbox' in _listed(evaluator.get('metric', 'bbox'))
+        return name not in _WITHOUT
+    return not isinstance(evaluator, (list, tuple)) or any(map(may_give_headline, evaluator))
+
+
+def _listed(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [value]
 
 
 def right_by_luck(samples: int, classes: int) -> float:

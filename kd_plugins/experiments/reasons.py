@@ -55,10 +55,11 @@ def teachers_skill(
     prefixed = {name.removeprefix('own/'): v for name, v in teacher.items() if name[:4] == 'own/'}
     own = headline.value(prefixed)
     if taught is not None and alone and taught - statistics.fmean(alone) < CLEARLY:
+        hardly = 'hardly' if taught > statistics.fmean(alone) else 'no'
         found.append(
             Reason(
                 'teacher',
-                f'the teacher is no better than the student alone on this validation set: '
+                f'the teacher is {hardly} better than the student alone on this validation set: '
                 f'{headline.label} {taught:.2f} and {statistics.fmean(alone):.2f}.',
                 'train a better teacher on this data first (tools/new_config.py --method alone).',
             )

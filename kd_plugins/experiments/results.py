@@ -14,7 +14,7 @@ from mmengine.config import Config
 from kd_plugins import checks
 from kd_plugins.experiments.environment import versions
 from kd_plugins.experiments.identity import config_hash
-from kd_plugins.experiments.metrics import HEADLINES, Headline, headline
+from kd_plugins.experiments.metrics import HEADLINES, Headline, headline, may_give_headline
 from kd_plugins.files.configs import read_config
 
 #: What a run keeps in its directory: the result, the validations so far, what was started.
@@ -161,7 +161,7 @@ def check_run(cfg: Config) -> None:
     """Refuse a config whose training would give no result.
 
     Raises:
-        ValueError: If it trains nothing, or is never validated.
+        ValueError: If it trains nothing, is never validated, or by nothing that counts.
     """
     steps, unit = length(cfg)
     if cfg.get('val_cfg') is None:
@@ -173,6 +173,11 @@ def check_run(cfg: Config) -> None:
         raise ValueError(
             f'{cfg.filename}: train_cfg.val_begin={cfg.train_cfg.val_begin} is after the end of '
             f'the training, which has {steps} {unit}: give one of these.'
+        )
+    if not may_give_headline(cfg.val_evaluator):
+        raise ValueError(
+            f'{cfg.filename}: val_evaluator gives neither top-1 nor the AP of COCO boxes: add '
+            "dict(type='Accuracy', topk=(1,)) or dict(type='CocoMetric', metric='bbox', ...)."
         )
 
 

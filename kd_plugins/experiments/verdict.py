@@ -136,6 +136,7 @@ def _one(
     if compared is None:
         return dict(whole, decision=paired.INCONCLUSIVE, says='No seed is finished on both sides.')
     decision = paired.decide(compared, p, worth, alpha)
+    decided = decision != paired.INCONCLUSIVE
     # Holm leaves at least this to every config.
     outlook = paired.outlook(compared, worth, alpha / configs)
     both = [(alone.results[seed], side.results[seed]) for seed in seeds]
@@ -154,7 +155,7 @@ def _one(
     return dict(
         whole,
         decision=decision,
-        says=_says(decision, compared, outlook, worth, seeds),
+        says=_says(decision, compared, outlook, worth, seeds) + _left_out(alone, side),
         pairs=[
             dict(
                 seed=seed,
@@ -171,8 +172,8 @@ def _one(
         interval=None if compared.low is None else [compared.low, compared.high],
         p=compared.p,
         p_adjusted=p,
-        more_seeds=outlook and _more(outlook.pairs, seeds),
-        more_seeds_at_most=outlook and _more(outlook.pairs_at_most, seeds),
+        more_seeds=0 if decided else outlook and _more(outlook.pairs, seeds),
+        more_seeds_at_most=0 if decided else outlook and _more(outlook.pairs_at_most, seeds),
         detectable=outlook and outlook.detectable,
         validation_error=validation_error(both),
         cost=_cost(alone, side, seeds),
@@ -218,6 +219,19 @@ def _says(
     return said + (
         f'If the true gain is the one seen, about {more} more seeds would settle it ({upper} '
         'if the spread is larger than it seems).'
+    )
+
+
+def _left_out(alone: Side, side: Side) -> str:
+    """Say which seeds there is no pair of, since one of its trainings failed."""
+    sides = [(each, seeds) for each, seeds in (('alone', alone.failed), ('distilled', side.failed))
+             if seeds]  # fmt: skip
+    if not sides:
+        return ''
+    said = ' and '.join(f'{", ".join(map(str, seeds))} {each}' for each, seeds in sides)
+    return (
+        f' Left out are seeds that failed ({said}): where it is the method that makes trainings '
+        'fail, what is left flatters it.'
     )
 
 

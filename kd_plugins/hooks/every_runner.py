@@ -241,13 +241,16 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 "unlabelled pictures in every batch: give sampler=dict(type='kd_plugins."
                 f"MultiSourceSampler', batch_size={size}, source_ratio=[1, 1]) or another ratio."
             )
+        network = {kind.__name__ for kind in type(model.architecture).__mro__}
+        wanted = 'DetDataPreprocessor' if 'BaseDetector' in network else 'ClsDataPreprocessor'
         preprocessor = type(model.data_preprocessor)
-        if preprocessor.__module__.split('.')[0] != 'kd_plugins':
+        ours = {k.__name__ for k in preprocessor.__mro__ if k.__module__.startswith('kd_plugins.')}
+        if wanted not in ours:
             raise ValueError(
                 f'data_preprocessor ({preprocessor.__name__}) does not keep the labelled and the '
-                'unlabelled pictures of train_dataloader.dataset apart: give '
-                "data_preprocessor.type='kd_plugins.ClsDataPreprocessor', for a detector "
-                "'kd_plugins.DetDataPreprocessor'."
+                f'unlabelled pictures of train_dataloader.dataset apart for a '
+                f"{type(model.architecture).__name__}: give data_preprocessor.type='kd_plugins."
+                f"{wanted}'."
             )
         model.check_unlabelled()
         for name, part in getattr(model.distiller, 'connectors', {}).items():

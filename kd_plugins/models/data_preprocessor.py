@@ -38,11 +38,8 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
             data: A batch as the data loader gives it.
             training: Whether to augment, and to keep both kinds apart.
         """
-        samples = data.get('data_samples')
-        if not training or not samples or not isinstance(samples[0], DataSample):
-            return super().forward(data, training)
-        unlabelled = [not is_labelled(sample) for sample in samples]
-        if not any(unlabelled):
+        unlabelled = self.without_labels(data)
+        if not training or not any(unlabelled):
             return super().forward(data, training)
         if all(unlabelled):
             batch = self._without_labels(data)
@@ -55,6 +52,11 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
             return batch
         batch = super().forward(part_of(data, unlabelled, False), training)
         return dict(batch, unlabelled=self._without_labels(part_of(data, unlabelled, True)))
+
+    def without_labels(self, data: Mapping[str, Any]) -> list[bool]:
+        """Say of each picture of a batch whether it has no label."""
+        samples = data.get('data_samples') or ()
+        return [isinstance(each, DataSample) and not is_labelled(each) for each in samples]
 
     def _without_labels(self, data: Mapping[str, Any]) -> dict[str, Any]:
         batch = super().forward(data, training=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from mmdet.models import DetDataPreprocessor as UpstreamDetDataPreprocessor
 from mmengine.structures import InstanceData
@@ -19,9 +23,13 @@ class DetDataPreprocessor(UpstreamDetDataPreprocessor):
 
     In training the pictures whose samples have no ``gt_instances``, as those of
     ``WithUnlabelled.unlabelled``, come back under the key ``unlabelled``, as a batch of their own,
-    padded to its own size, which :class:`kd_plugins.algorithms.SingleTeacherDistill` takes. A
+    padded to its own size, which :class:`kd_plugins.algorithms.SingleTeacherDistill` takes. The
+    ``batch_augments`` (BatchSyncRandomResize, for example) do the same to both: they draw the
+    numbers that they would draw of the labelled pictures alone. A
     batch of one kind comes back as upstream's does. Arguments and results are upstream's.
     """
+
+    batch_augments: Any
 
     def forward(self, data: Mapping[str, Any], training: bool = False) -> dict[str, Any]:
         """Return ``inputs`` and ``data_samples``, and ``unlabelled`` where there are both.
@@ -30,22 +38,44 @@ class DetDataPreprocessor(UpstreamDetDataPreprocessor):
             data: A batch as the data loader gives it.
             training: Whether to augment, and to keep both kinds apart.
         """
-        samples = data.get('data_samples') if isinstance(data, Mapping) else None
-        kinds = ['gt_instances' not in sample for sample in samples or ()]
+        kinds = self.without_labels(data)
         if not training or not any(kinds):
             return super().forward(data, training)
         if all(kinds):
             return self._without_labels(data)
+        with self._drawing_again():
+            others = self._without_labels(part_of(data, kinds, True))
         batch = super().forward(part_of(data, kinds, False), training)
-        return dict(batch, unlabelled=self._without_labels(part_of(data, kinds, True)))
+        return dict(batch, unlabelled=others)
+
+    def without_labels(self, data: Any) -> list[bool]:
+        """Say of each picture of a batch whether nobody knows its boxes."""
+        samples = data.get('data_samples') if isinstance(data, Mapping) else None
+        return ['gt_instances' not in sample for sample in samples or ()]
+
+    @contextmanager
+    def _drawing_again(self) -> Iterator[None]:
+        """Leave the augments, and the numbers that they draw, to another batch as they are."""
+        augments = self.batch_augments
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        self.batch_augments = copy.deepcopy(augments)
+        try:
+            yield
+        finally:
+            self.batch_augments = augments
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
 
     def _without_labels(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        for sample in data['data_samples']:
+        # The given ones stay without.
+        samples = [sample.new() for sample in data['data_samples']]
+        for sample in samples:
             # Upstream's batch augments resize the boxes of every sample.
             sample.gt_instances = InstanceData(
                 bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)
             )
-        batch = super().forward(data, training=True)
+        batch = super().forward(dict(data, data_samples=samples), training=True)
         for sample in batch['data_samples']:
             del sample.gt_instances
         return batch

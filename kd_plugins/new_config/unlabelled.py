@@ -14,8 +14,9 @@ from kd_plugins.registry import name_of
 SCORE = 0.4
 #: Steps that read boxes, or mix pictures with others, for which there would have to be boxes.
 LEFT_OUT = (
-    'LoadAnnotations', 'FilterAnnotations', 'Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp',
-    'CopyPaste', 'RandomAffine', 'RandomShift', 'RandomCenterCropPad', 'MinIoURandomCrop',
+    'LoadAnnotations', 'LoadPanopticAnnotations', 'FilterAnnotations', 'Mosaic', 'CachedMosaic',
+    'MixUp', 'CachedMixUp', 'CopyPaste', 'InstaBoost', 'RandomAffine', 'RandomShift',
+    'RandomCenterCropPad', 'MinIoURandomCrop',
 )  # fmt: skip
 
 

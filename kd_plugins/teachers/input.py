@@ -173,15 +173,35 @@ class PaddingWatch:
         data = args[0] if args else kwargs.get('data')
         if not isinstance(data, Mapping) or not isinstance(output, Mapping):
             return
-        pictures, batch = data.get('inputs'), output.get('inputs')
-        if not isinstance(batch, Tensor) or batch.dim() != 4 or pictures is None:
+        pictures = data.get('inputs')
+        if pictures is None:
             return
         found = [(p.shape[-2], p.shape[-1]) for p in pictures if isinstance(p, Tensor)]
-        if len(found) != len(batch):
+        training = args[1] if len(args) > 1 else kwargs.get('training', False)
+        if 'unlabelled' not in output:
+            self._look_at(preprocessor, found, output, training)
+            return
+        # Ours, which keep two kinds of pictures apart.
+        kinds = preprocessor.without_labels(data)
+        if len(kinds) != len(found):
+            return
+        for part, wanted in ((output, False), (output['unlabelled'], True)):
+            sizes = [size for size, kind in zip(found, kinds, strict=True) if kind is wanted]
+            self._look_at(preprocessor, sizes, part, training)
+
+    def _look_at(
+        self,
+        preprocessor: nn.Module,
+        found: list[tuple[int, int]],
+        output: Mapping[str, Any],
+        training: bool,
+    ) -> None:
+        """Remember the sizes of a batch of pictures that were padded together."""
+        batch = output.get('inputs')
+        if not isinstance(batch, Tensor) or batch.dim() != 4 or len(found) != len(batch):
             return
         height, width = batch.shape[-2:]
         sizes = found
-        training = args[1] if len(args) > 1 else kwargs.get('training', False)
         if training and getattr(preprocessor, 'batch_augments', None):
             sizes = _augmented(found, preprocessor, height, width)
         samples = output.get('data_samples')

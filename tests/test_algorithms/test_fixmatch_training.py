@@ -284,6 +284,24 @@ def test_stock_heads_train(head):
     assert all(p.grad is not None for p in model.parameters())
 
 
+def test_each_of_several_classifiers_is_graded_on_the_labelled_pictures():
+    arch = dict(embed_dims=24, channel_ratio=1, num_heads=2, depths=3)
+    student = dict(
+        type='ImageClassifier',
+        backbone=dict(type='Conformer', arch=arch, drop_path_rate=0.0),
+        head=dict(type='ConformerHead', in_channels=[256, 24], num_classes=5),
+    )
+    parts = distiller_of('fullmatch', 0.1, 6)
+    for recorder in parts.student_recorders.values():
+        recorder.source = 'head.trans_cls_head'
+    # Its batch norms would see more pictures.
+    model = built(student=student, distiller=parts).eval()
+    data = batch([0, 3], [4, 0, 2], size=64)
+    losses, _ = step(model, data)
+    alone = model.architecture.loss((data['inputs'][:2] - 0.5) / 2, data['data_samples'][:2])
+    torch.testing.assert_close(losses['student.loss'], alone['loss'], rtol=1e-5, atol=1e-6)
+
+
 # --- the average
 
 

@@ -9,8 +9,10 @@ import torch
 from helpers import detection, two_stage
 from helpers.detection import images
 from mmengine.config import ConfigDict
+from mmengine.hub import get_config
 from mmengine.logging import MessageHub
 from mmengine.structures import InstanceData
+from mmrazor.models.losses import PKDLoss
 from torch import nn
 
 from kd_plugins.losses import CrossKDCenternessLoss, DKDLoss, KDLoss, LDLoss, RoILoss
@@ -451,6 +453,41 @@ def test_a_term_on_features_counts_all_pictures_and_needs_no_boxes():
         alone = losses(model, labelled)['distill.loss_pkd']
     mean = (alone + out['unlabelled_pkd']) / 2
     torch.testing.assert_close(out['distill.loss_pkd'], mean)
+
+
+def small_dino(preprocessor):
+    cfg = get_config('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py').model
+    cfg.backbone.update(depth=18, init_cfg=None)
+    cfg.neck.in_channels = [128, 256, 512]
+    cfg.encoder.num_layers, cfg.decoder.num_layers = 1, 1
+    cfg.update(num_queries=20, _scope_='mmdet')
+    cfg.data_preprocessor.type = preprocessor
+    return cfg
+
+
+def test_a_detector_that_runs_beside_objects_only_learns_by_its_features():
+    def built(source):
+        record = dict(type='ModuleOutputs', source=source)
+        distiller = ConfigDict(
+            type='mmrazor.ConfigurableDistiller',
+            student_recorders=dict(neck=record), teacher_recorders=dict(neck=record),
+            **detection.term('loss_pkd', {}, type='mmrazor.PKDLoss', loss_weight=1.0),
+        )  # fmt: skip
+        student = small_dino('kd_plugins.DetDataPreprocessor')
+        teacher = small_dino('mmdet.DetDataPreprocessor')
+        return detection.build(student, teacher, whole=distiller).train()
+
+    model = built('neck')
+    out = losses(model, both(images(0, 64), without_labels(size=64)))
+    batch = model.data_preprocessor(without_labels(size=64), True)
+    ours, theirs = (
+        network.extract_feat(batch['inputs']) for network in (model.student, model.teacher.network)
+    )
+    expected = PKDLoss(loss_weight=1.0)(ours, theirs)
+    torch.testing.assert_close(out['unlabelled_pkd'], expected.detach(), rtol=1e-4, atol=1e-5)
+    says = r'an unlabelled picture .* the decoder of the student .DINO. does not run'
+    with pytest.raises(ValueError, match=says):
+        built('encoder').check_unlabelled()
 
 
 def refused(says, kind='GFL', pseudo=None, **changes):

@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -150,6 +151,17 @@ def test_a_polygon_is_its_box_and_a_picture_without_a_file_has_none(yolo):
 def difficult(voc):
     xml = next((voc / 'Annotations').glob('train_*.xml'))
     xml.write_text(xml.read_text().replace('</name>', '</name><difficult>1</difficult>', 1))
+
+
+@pytest.mark.parametrize('said, ignored', [('1', 1), ('True', 1), ('0', 0), ('false', 0), ('', 0)])
+def test_difficult_is_a_number_or_a_word(voc, said, ignored):
+    xml = next((voc / 'Annotations').glob('train_*.xml'))
+    text = xml.read_text().replace('</name>', f'</name><difficult>{said}</difficult>')
+    xml.write_text(text)
+    content = read_boxes(voc).train.content
+    (image,) = [i['id'] for i in content['images'] if Path(i['file_name']).stem == xml.stem]
+    crowds = [t['iscrowd'] for t in content['annotations'] if t['image_id'] == image]
+    assert crowds == [ignored] * text.count('<object>') != []
 
 
 def test_difficult_objects_are_ignored_as_crowds_are(voc):
@@ -344,6 +356,27 @@ def test_points_that_follow_a_box_are_no_polygon(yolo):
     assert boxes_of(read_boxes(yolo).train) == boxes_of(before.train)
 
 
+@pytest.mark.parametrize('said, noted', [
+    ('images/val', False), ('../images/val/', False), ('/home/me/images/val', False),
+    ('val', False), ('images/other', True), ('val.txt', True), ('[images/val, images/b]', True),
+])  # fmt: skip
+def test_a_folder_that_yolo_names_and_another_is_taken_is_said(yolo, said, noted):
+    (yolo / 'data.yaml').write_text(f'names: {CLASSES}\nval: {said}\n')
+    notes = read_boxes(yolo).notes
+    assert len(notes) == noted and all('as val, and images/val was taken' in n for n in notes)
+
+
+def test_names_that_contradict_each_other_are_refused(yolo):
+    (yolo / 'args.yaml').write_text('lr: 3\n')
+    assert read_boxes(yolo).classes == CLASSES
+    (yolo / 'args.yaml').write_text(f'names: {CLASSES[::-1]}\n')
+    with pytest.raises(AnnotationError, match=r'data.yaml: its names are .*args.yaml are .*leave'):
+        read_boxes(yolo)
+    (yolo / 'args.yaml').write_text(f'nc: 3\nnames: {CLASSES}\n')
+    with pytest.raises(AnnotationError, match='args.yaml: nc is 3, and names has 10'):
+        read_boxes(yolo)
+
+
 def test_names_are_text_as_they_stand(yolo):
     names = ['no', 'yes', '07', '1.0', 'null', 'a', 'b', 'c', 'd', 'e']
     for text in (
@@ -506,17 +539,24 @@ def test_pictures_that_are_not_what_the_file_says(coco):
     assert find(found, 'as 128 x 64') == ['error']
 
 
-def test_a_size_is_that_of_the_picture_as_upstream_turns_it(tmp_path):
+@pytest.mark.parametrize('orientation', [1, 3, 6])
+@pytest.mark.parametrize('ending', ['jpg', 'png', 'tiff', 'webp'])
+def test_a_size_is_that_of_the_picture_as_upstream_turns_it(tmp_path, ending, orientation):
     """A camera that was held upright writes a wide picture and says so in EXIF."""
-    path = tmp_path / 'turned.jpg'
+    path = tmp_path / f'turned.{ending}'
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     Image.new('RGB', (60, 20)).save(path, exif=exif)
     from mmcv.transforms import LoadImageFromFile
     from mmdet.datasets.transforms import LoadAnnotations  # noqa: F401
 
     height, width = LoadImageFromFile()(dict(img_path=str(path)))['img'].shape[:2]
-    assert size_of(path) == (width, height) == (20, 60)
+    assert size_of(path) == (width, height)
+    if ending == 'jpg':
+        assert (width, height) == ((20, 60) if orientation == 6 else (60, 20))
+
+
+def test_a_picture_from_the_air_has_a_size(tmp_path):
     # Pillow takes pictures from the air for bombs.
     Image.new('1', (15000, 15000)).save(tmp_path / 'air.png')
     assert size_of(tmp_path / 'air.png') == (15000, 15000)

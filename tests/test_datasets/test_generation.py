@@ -209,7 +209,7 @@ def tool(monkeypatch):
 
 def test_from_the_command_line(tmp_path, tool, capsys, monkeypatch):
     out = tmp_path / 'new'
-    given = ['--pipeline', 'mine', '--out', out, '--classes', '0,2-3', '--seeds', '4',
+    given = ['--pipeline', 'mine', '--out', out, '--classes', '0,2-3,2', '--seeds', '4',
              '--per-seed', '2', '--steps', '3', '--size', '8', '--device', 'cpu']  # fmt: skip
     assert tool(*given) == 0
     said = capsys.readouterr().out

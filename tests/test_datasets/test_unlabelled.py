@@ -141,6 +141,7 @@ def test_epochs_are_a_function_of_the_seed_and_go_on_for_ever(world):
         ),
         ((4, 0), 8, [1, 1], {}, r'those of \[4, 0\] samples: .*not empty'),
         ((4, 10), 8, [1, 0.5], {}, r'source_ratio\[1\]=0.5'),
+        ((4, 10), 8, 3, {}, r'source_ratio=3 is wrong: give a list'),
         ((4, 10), 8, [1, 1], dict(epoch_of=2), r'epoch_of=2 .*0 or 1'),
     ],
 )
@@ -531,6 +532,9 @@ def test_a_preprocessor_or_term_that_cannot_take_them_is_refused_before_training
     cfg.model.data_preprocessor.type = 'mmpretrain.ClsDataPreprocessor'
     with pytest.raises(ValueError, match=r"give data_preprocessor.type='kd_plugins.Cls"):
         train(cfg)
+    cfg.model.data_preprocessor = dict(type='kd_plugins.DetDataPreprocessor')
+    with pytest.raises(ValueError, match=r"Det.* for a ImageCl.*type='kd_plugins.Cls"):
+        train(cfg)
     cfg = training(folders, tmp_path, model=algorithm(dict(loss_dkd=DKD)))
     with pytest.raises(ValueError, match=r'an unlabelled picture of train_dataloader.dataset'):
         train(cfg)
@@ -632,6 +636,15 @@ def test_what_is_wrapped_is_refused(folders, tmp_path):
     inside = dict(type='RepeatDataset', times=2, dataset=folder(folders / 'labelled'))
     with pytest.raises(ValueError, match=r'WithUnlabelled\.labelled is a RepeatDataset: give'):
         build(both(folders, labelled=inside))
+
+
+def test_folders_without_pictures_are_refused(folders, tmp_path):
+    (tmp_path / 'empty').mkdir()
+    for name in ('empty', 'missing'):
+        for kind in ('labelled', 'unlabelled'):
+            given = folder(tmp_path / name, with_label=kind == 'labelled')
+            with pytest.raises(ValueError, match=rf'WithUnlabelled\.{kind} has no .*{name}'):
+                build(both(folders, **{kind: given}))
 
 
 def test_a_term_in_another_that_needs_labels_is_refused_before_training():

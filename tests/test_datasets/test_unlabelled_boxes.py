@@ -1,5 +1,7 @@
 """Pictures with boxes beside pictures without, in whole trainings of detectors."""
 
+import random
+
 import cv2
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from helpers.few_scenes import few_scenes
 from mmengine.config import ConfigDict
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
-from mmengine.registry import DATASETS, HOOKS, DefaultScope
+from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
 
 from kd_plugins.datasets import PictureFolder, WithUnlabelled
@@ -65,6 +67,11 @@ def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_p
     for folder, says in ((tmp_path, 'holds no pictures'), (tmp_path / 'no', 'is no folder')):
         with pytest.raises(ValueError, match=says):
             PictureFolder(str(folder))
+    cfg = both(scenes)['unlabelled']
+    for prob in (0.0, 1.0):
+        pipeline = [dict(FLIP, prob=prob), PACK]
+        with pytest.raises(ValueError, match=r'PictureFolder.pipeline .RandomFl.* loads no pict'):
+            built(dict(cfg, pipeline=pipeline))[0]
 
 
 def test_boxes_are_taken_off_and_missing_ones_named(scenes):
@@ -82,11 +89,14 @@ def test_boxes_are_taken_off_and_missing_ones_named(scenes):
     with pytest.raises(ValueError, match='train/000000.png.* of WithUnlabelled.labelled has no la'):
         dataset[0]
     assert dataset.pipeline is dataset.datasets[0].pipeline
+    twice['unlabelled'] = dict(twice['labelled'], pipeline=[LOAD])
+    with pytest.raises(ValueError, match=r"WithUnlabelled.unlabelled packs no .*PackDetInputs'"):
+        built(twice)[8]
 
 
-def preprocess(batch, **changes):
+def preprocess(batch):
     student = detector('GFL')
-    student['data_preprocessor'].update(type='kd_plugins.DetDataPreprocessor', **changes)
+    student['data_preprocessor'].update(type='kd_plugins.DetDataPreprocessor')
     model = build(student)
     return model.data_preprocessor(batch, True)
 
@@ -113,12 +123,61 @@ def test_both_kinds_are_padded_to_their_own_size():
     torch.testing.assert_close(alone['inputs'][1, :, :96, :64], others['inputs'][0])
     none = preprocess(mixed([False] * 3, sizes))
     assert 'unlabelled' not in none and 'gt_instances' not in none['data_samples'][0]
-    # A batch augment of upstream resizes the boxes of every sample.
-    resize = [dict(type='BatchSyncRandomResize', random_size_range=(64, 64), interval=1)]
-    resize[0]['size_divisor'] = 32
-    MessageHub.get_current_instance().update_info('iter', 0)
-    resized = preprocess(mixed([True, False], [(96, 96)] * 2), batch_augments=resize)
-    assert resized['unlabelled']['inputs'].shape[-2:] == (64, 64)
+
+
+def test_batch_augments_do_the_same_to_both_kinds_as_to_the_labelled_alone():
+    """Upstream's draws a size for the next batches, of the shape of the one before."""
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(32, 320), size_divisor=32)
+    student = detector('GFL')
+    student['data_preprocessor'].update(
+        type='kd_plugins.DetDataPreprocessor', batch_augments=[dict(resize, interval=3)]
+    )
+    both, alone = build(student).data_preprocessor, build(student).data_preprocessor
+    sizes, random_states = [(96, 96), (96, 160), (96, 96)], []
+    for preprocessor in (both, alone):
+        random.seed(0)
+        shapes = []
+        for i in range(12):
+            MessageHub.get_current_instance().update_info('iter', i)
+            batch = images(i, sizes=sizes)
+            if preprocessor is both:
+                batch = mixed([True, False, True], sizes)
+            else:
+                batch = {k: [v[0], v[2]] for k, v in batch.items()}
+            batch = preprocessor(batch, True)
+            shapes.append(tuple(batch['inputs'].shape[-2:]))
+            if preprocessor is both and i > 2:
+                (other,) = batch['unlabelled']['data_samples']
+                assert batch['unlabelled']['inputs'].shape[-2:] == shapes[-1]
+                assert other.batch_input_shape == shapes[-1]
+        random_states.append((shapes, random.getstate()))
+    assert random_states[0] == random_states[1]
+    assert len({*random_states[0][0]}) > 2
+
+
+@pytest.mark.parametrize('augments', [[], [dict(type='BatchFixedSizePad', size=(160, 160))]])
+def test_a_teacher_of_its_own_preprocessor_sees_both_kinds_as_that_pads_them(augments):
+    student, teacher = detector('GFL'), detector('GFL', width=16)
+    student['data_preprocessor'].update(
+        type='kd_plugins.DetDataPreprocessor', batch_augments=augments
+    )
+    own = dict(
+        type='DetDataPreprocessor', mean=[10.0, 20.0, 30.0], std=[5.0, 6.0, 7.0],
+        bgr_to_rgb=True, pad_size_divisor=32, batch_augments=augments,
+    )  # fmt: skip
+    teacher['data_preprocessor'] = own
+    model = build(student, teacher, changes=dict(pseudo_boxes=dict(score=0.4)))
+    sizes = [(64, 64), (96, 40), (40, 128), (50, 70)]
+    given = mixed([True, False, True, False], sizes)
+    batch = model.data_preprocessor(given, True)
+    # The batch stays as it was.
+    assert ['gt_instances' in each for each in given['data_samples']] == [True, False] * 2
+    for part, chosen in ((batch, (0, 2)), (batch['unlabelled'], (1, 3))):
+        seen = model.teacher.convert(part['inputs'], part['data_samples'])
+        wanted = images(0, sizes=sizes)
+        wanted = {key: [value[i] for i in chosen] for key, value in wanted.items()}
+        wanted = MODELS.build(dict(own, _scope_='mmdet'))(wanted, True)['inputs']
+        torch.testing.assert_close(seen, wanted, rtol=1e-5, atol=1e-4)
 
 
 class Stopped(Exception):
@@ -213,7 +272,11 @@ def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_
     refused(cfg, r'student_recorders.head nothing to record.*set model.pseudo_boxes=')
     cfg = config(scenes, tmp_path / '2')
     cfg.data_preprocessor.type = 'mmdet.DetDataPreprocessor'
-    refused(cfg, "for a detector 'kd_plugins.DetDataPreprocessor'")
+    refused(cfg, "for a GFL: give data_preprocessor.type='kd_plugins.DetDataPreprocessor'")
+    cfg = config(scenes, tmp_path / 'of classifiers')
+    normalises = {key: cfg.data_preprocessor[key] for key in ('mean', 'std')}
+    cfg.data_preprocessor = dict(type='kd_plugins.ClsDataPreprocessor', **normalises)
+    refused(cfg, "ClsDataPreprocessor. does not .*for a GFL: .*'kd_plugins.DetDataPreprocessor'")
     cfg = config(scenes, tmp_path / '3')
     cfg.train_dataloader.dataset = cfg.train_dataloader.dataset.labelled
     cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)

@@ -3,7 +3,12 @@ import random
 
 import pytest
 
-from kd_plugins.experiments.metrics import headline, is_guessing, right_by_luck
+from kd_plugins.experiments.metrics import (
+    headline,
+    is_guessing,
+    may_give_headline,
+    right_by_luck,
+)
 
 
 def test_the_headline_is_the_one_of_the_task():
@@ -15,6 +20,31 @@ def test_the_headline_is_the_one_of_the_task():
     # An evaluator may have a prefix of its own; the usual one comes first.
     assert headline(['night/bbox_mAP']).name == 'night/bbox_mAP'
     assert headline(['night/bbox_mAP', 'coco/bbox_mAP']).name == 'coco/bbox_mAP'
+
+
+BOXES = dict(type='CocoMetric', ann_file='val.json', metric='bbox')
+
+
+@pytest.mark.parametrize(
+    'evaluator, may',
+    [
+        (dict(type='Accuracy'), True),
+        (dict(type='Accuracy', topk=(1, 5)), True),
+        (dict(type='mmpretrain.Accuracy', topk=5), False),
+        (dict(type='SingleLabelMetric'), False),
+        (BOXES, True),
+        (dict(type='mmdet.CocoMetric', metric=['proposal', 'bbox']), True),
+        (dict(type='CocoMetric', metric='segm'), False),
+        ([dict(type='VOCMetric'), BOXES], True),
+        ([dict(type='VOCMetric'), dict(type='DumpDetResults')], False),
+        (dict(type='Evaluator', metrics=[dict(type='VOCMetric')]), False),
+        # What is not upstream's may call its figure bbox_mAP.
+        (dict(type='MyMetric'), True),
+        (object(), True),
+    ],
+)
+def test_an_evaluators_config_tells_whether_it_may_give_one(evaluator, may):
+    assert may_give_headline(evaluator) is may
 
 
 def test_values_are_percent_and_none_where_there_is_nothing_to_find():

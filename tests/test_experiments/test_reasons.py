@@ -28,6 +28,8 @@ def test_a_teacher_no_better_than_the_student(teacher, alone, expected):
     found = reasons.teachers_skill(TOP1, {'accuracy/top1': teacher}, alone)
     assert of(found) == expected
     assert all(f'{teacher:.2f} and {np.mean(alone):.2f}' in reason.what for reason in found)
+    better = 'hardly' if teacher > np.mean(alone) else 'no'
+    assert all(f'is {better} better than' in reason.what for reason in found)
     # Average precisions are counted from 0 to 1 by upstream.
     assert of(reasons.teachers_skill(AP, {'coco/bbox_mAP': teacher / 100}, alone)) == expected
 

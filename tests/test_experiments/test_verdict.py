@@ -57,6 +57,7 @@ def test_a_pairing_tells_what_two_means_would_not():
     kd = [a + g for a, g in zip(alone, gains, strict=True)]
     (one,) = conclude(*_two(alone, kd))['configs']
     assert one['decision'] == 'GO' and stats.ttest_ind(kd, alone).pvalue > 0.5
+    assert one['more_seeds'] == one['more_seeds_at_most'] == 0
     (other,) = conclude(*_two(kd, alone))['configs']
     assert other['decision'] == 'NO-GO' and other['says'] == 'The gain is below 0.'
     (dear,) = conclude(*_two(alone, kd), worth=2.0)['configs']
@@ -106,6 +107,18 @@ def test_a_side_without_results_is_said_and_all_of_them_are_an_error():
     assert 'mean' not in said['configs'][1]
     # It counts among the comparisons that were meant.
     assert said['configs'][0]['p_adjusted'] == pytest.approx(2 * said['configs'][0]['p'])
+
+
+def test_a_verdict_on_the_seeds_that_survived_says_so():
+    alone, kd = sides([60.0, 61.0, 62.0, 63.0], [62.0, 63.1, 63.9])
+    (whole,) = conclude(alone, [kd])['configs']
+    assert whole['decision'] == 'GO' and whole['says'] == 'The gain is above 0.'
+    kd.failed = {3: 'FloatingPointError: distill.loss_kd is nan'}
+    (left,) = conclude(alone, [kd])['configs']
+    assert left['says'].startswith('The gain is above 0. Left out are seeds that failed (3 dist')
+    alone.failed, kd.failed = {4: 'x', 5: 'y'}, {}
+    (other,) = conclude(alone, [kd])['configs']
+    assert '(4, 5 alone)' in other['says']
 
 
 def test_what_a_validation_set_leaves_unsure():
@@ -212,6 +225,30 @@ def test_what_a_method_has_of_its_own_is_noted(tmp_path):
     assert plan([ctc], [0], tmp_path, STUDENT).distilled[0].notes
 
 
+SEEDED = "dict(type='kd_plugins.SeedByProgressHook')"
+
+
+@pytest.mark.parametrize('alone, own, said', [
+    (f"custom_hooks = [{SEEDED}, dict(type='EMAHook', momentum=0.1)]",
+     f"custom_hooks = [{SEEDED}, dict(type='EMAHook', momentum=0.2)]",
+     'hooks.EMAHook.momentum is 0.1 and 0.2'),
+    (f"custom_hooks = [{SEEDED}, dict(type='mmpretrain.EMAHook', momentum=0.1)]",
+     "default_hooks = dict(ema=dict(type='EMAHook', momentum=0.1))", ''),
+    ('', "default_hooks = dict(ema=dict(type='EMAHook'))", "hooks.EMAHook is None and {'type'"),
+    ('', "default_hooks = dict(stop=dict(type='EarlyStoppingHook', monitor='accuracy/top1'))",
+     'hooks.EarlyStoppingHook is None and'),
+    ('val_cfg = dict(fp16=True)', '', 'val_cfg.fp16 is True and False'),
+    ("train_dataloader = dict(collate_fn=dict(type='default_collate'))", '', 'collate_fn is {'),
+    # What changes no figure.
+    ('train_dataloader = dict(drop_last=False, num_workers=1)',
+     'default_hooks = dict(logger=dict(interval=3), checkpoint=dict(interval=2), guard=None)', ''),
+])  # fmt: skip
+def test_what_trains_or_measures_otherwise_is_noted(tmp_path, alone, own, said):
+    given, kd = write(tmp_path, 'given', STUDENT, alone), write(tmp_path, 'own', KD, own)
+    notes = plan([kd], [0], tmp_path, given).distilled[0].notes
+    assert len(notes) == bool(said) and all(said in note for note in notes)
+
+
 def test_a_student_that_is_another_network_is_noted(tmp_path):
     deeper = write(tmp_path, 'deeper', STUDENT, 'model = dict(backbone=dict(depth=14))')
     notes = plan([KD], [0], tmp_path, deeper).distilled[0].notes
@@ -243,6 +280,10 @@ def write(tmp_path, name, base, text):
     ('train_dataloader = dict(batch_size=4)', r'in their steps.*batch_size is 32 and 4'),
     ('train_dataloader = dict(dataset=dict(indices=50))', r'in their data.*indices is .* and 50'),
     ("val_dataloader = dict(dataset=dict(split='train'))", r"in their data.*'test' and 'train'"),
+    ('train_dataloader = dict(num_batch_per_epoch=3)', r'steps.*num_batch_per_epoch is None and 3'),
+    ('train_dataloader = dict(drop_last=True)', r'steps.*drop_last is False and True'),
+    ('val_dataloader = dict(num_batch_per_epoch=3)', r'data.*num_batch_per_epoch is None and 3'),
+    ('val_dataloader = dict(drop_last=True)', r'data.*val_dataloader.drop_last is False and True'),
 ])  # fmt: skip
 def test_configs_that_differ_in_data_or_steps_are_refused(tmp_path, text, said):
     other = write(tmp_path, 'other', DKD, text)
@@ -286,6 +327,20 @@ def test_a_config_that_cannot_train_is_refused_before_anything_trains(tmp_path):
     config = tiny(tmp_path, more='del model\nmodel = dict(teacher_ckpt="absent.pth")')
     with pytest.raises(ValueError, match=r'^tiny: .*absent.pth'):
         verdict_plan.inspect_all(plan([config], [0], tmp_path))
+
+
+@pytest.mark.parametrize(
+    'more, said',
+    [
+        ('val_cfg = None', 'val_cfg=None leaves nothing'),
+        ('train_cfg = dict(val_begin=1000)', 'val_begin=1000 is after the end'),
+        ('val_evaluator = dict(topk=(5,))', 'gives neither top-1 nor'),
+        ("val_evaluator = dict(_delete_=True, type='SingleLabelMetric')", 'gives neither top-1'),
+    ],
+)
+def test_a_training_that_would_give_no_result_is_refused_by_the_plan(tmp_path, more, said):
+    with pytest.raises(ValueError, match=said):
+        plan([tiny(tmp_path, more=more)], [0], tmp_path)
 
 
 def test_what_was_kept_from_elsewhere_and_what_the_check_warns_of_is_noted(tmp_path):

@@ -111,6 +111,17 @@ def test_gradients_are_those_of_a_loop_by_hand():
         assert found.ratios['loss_kd'][batch] == pytest.approx(float(norms[0] / norms[1]), rel=1e-4)
 
 
+def test_reentrant_checkpointing_changes_nothing():
+    """It differentiates by backward() only, which must leave nothing in the first step."""
+    cfg = config(lr=0.1)
+    _, plain = calibrated(cfg, iterations=3)
+    cfg.activation_checkpointing = ['fc']
+    report, kept = calibrated(cfg, iterations=3)
+    assert kept.ratios['loss_kd'] == pytest.approx(plain.ratios['loss_kd'], rel=1e-5)
+    first = report.terms[0].gradient / report.task_gradient
+    assert kept.ratios['loss_kd'][0] == pytest.approx(first, rel=1e-5)
+
+
 def test_a_warm_up_counts_as_over():
     dkd = dict(type='kd_plugins.DKDLoss', tau=2.0, alpha=1.0, beta=2.0)
     _, plain = calibrated(config(dkd))

@@ -423,7 +423,13 @@ def test_pictures_without_labels_come_beside_those_of_a_detector(own, tmp_path):
             write_config(request)
     # Nor do steps that no picture without boxes passes.
     base = Config.fromfile(STUDENT)
-    kinds = ('mmdet.LoadAnnotations', 'RandomAffine', 'RandomShift', 'mmdet.Pad')
+    kinds = (
+        'mmdet.LoadAnnotations',
+        'LoadPanopticAnnotations',
+        'RandomAffine',
+        'InstaBoost',
+        'mmdet.Pad',
+    )
     base.train_dataloader.dataset.pipeline[1:1] = [dict(type=kind) for kind in kinds]
     base.dump(tmp_path / 'more_steps.py')
     write_config(

@@ -3,11 +3,13 @@
 import onnx
 import pytest
 import torch
-from helpers.shipping import DETECTORS, pictures, stock
+from helpers.shipping import DETECTORS, pictures, stock, varied
 from helpers.shipping import images as noise
 from helpers.whole_detectors import built
+from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
+from mmengine.registry import DefaultScope
 
 from kd_plugins.shipping import OnnxNetwork, dense, export_detector, metadata_of
 from kd_plugins.shipping.detector import as_function
@@ -195,6 +197,54 @@ def test_pictures_that_are_too_small_are_one_sentence(tmp_path):
     with pytest.raises(ValueError, match=said):
         export_detector(detector, tmp_path / 'o.onnx', pictures(detector), {}, raw=True)
     assert not (tmp_path / 'o.onnx').exists()
+
+
+SSD = dict(
+    type='SingleStageDetector',
+    data_preprocessor=dict(type='DetDataPreprocessor', mean=[0] * 3, std=[255] * 3),
+    backbone=dict(type='ResNet', depth=18, base_channels=8, out_indices=(1, 2, 3)),
+    bbox_head=dict(
+        type='SSDHead',
+        num_classes=3,
+        in_channels=(16, 32, 64),
+        anchor_generator=dict(
+            type='SSDAnchorGenerator',
+            scale_major=False,
+            min_sizes=[16, 32, 64],
+            max_sizes=[32, 64, 96],
+            strides=[8, 16, 32],
+            ratios=[[2], [2, 3], [2, 3]],
+        ),
+        bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_stds=[0.1, 0.1, 0.2, 0.2]),
+    ),
+    test_cfg=dict(
+        nms_pre=200,
+        nms=dict(type='nms', iou_threshold=0.45),
+        min_bbox_size=0,
+        score_thr=0.02,
+        max_per_img=50,
+    ),
+)
+
+
+def test_ssd_detects_and_is_written(tmp_path):
+    """mmdet's own asks its head for a loss that it does not have, wherever it detects."""
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        torch.manual_seed(0)
+        detector = varied(MODELS.build(ConfigDict(SSD)))
+    path = tmp_path / 'd.onnx'
+    assert export(detector, path).found > 0
+    images = noise(detector, 2, 96, 128)
+    sizes = [(96, 128), (90, 110)]
+    assert min(check_equal(detector, OnnxNetwork(str(path)), images, sizes)) > 3
+
+
+def test_a_loss_that_a_head_of_ssd_has_is_left():
+    head = type(MODELS.get('mmdet.SSDHead'))('Own', (MODELS.get('mmdet.SSDHead'),), {})
+    own = head(**{k: v for k, v in SSD['bbox_head'].items() if k != 'type'})
+    assert own.loss_cls is None
+    own.loss_cls = torch.nn.CrossEntropyLoss()
+    assert isinstance(own.loss_cls, torch.nn.CrossEntropyLoss) and 'loss_cls' in own._modules
 
 
 def test_other_suppressions_are_refused():

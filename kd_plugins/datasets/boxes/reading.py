@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import mmcv
 from PIL import Image
 
 #: What pictures are called.
@@ -93,17 +94,22 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         AnnotationError: If it is no picture.
     """
-    # No pixel is decoded here, so pictures from the air may be as large as they are.
+    # No pixel of most is decoded here, so pictures from the air may be as large as they are.
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path) as picture:
-            width, height = picture.size
-            turned = picture.getexif().get(_ORIENTATION, 1) >= _TURNED
+            size, turned = picture.size, picture.getexif().get(_ORIENTATION, 1) >= _TURNED
     except OSError as error:
         raise AnnotationError(path, None, f'is no picture that can be read ({error})') from None
     finally:
         Image.MAX_IMAGE_PIXELS = limit
-    return (height, width) if turned else (width, height)
+    if turned:
+        # Of which formats OpenCV follows the tag depends on its version, and Pillow's size has
+        # followed it already in some: only what is loaded tells.
+        loaded = mmcv.imread(str(path))
+        if loaded is not None:
+            return loaded.shape[1], loaded.shape[0]
+    return size
 
 
 class Builder:

@@ -137,7 +137,7 @@ def _picture(xml: Path, path: Path | None) -> _Picture:
         if not name or not corners:
             lacks = 'a name' if not name else 'xmin, ymin, xmax and ymax as numbers in a bndbox'
             raise AnnotationError(xml, _line(xml, number), f'this object has not {lacks}')
-        difficult = (thing.findtext('difficult') or '0').strip() == '1'
+        difficult = (thing.findtext('difficult') or '').strip().lower() in ('1', 'true')
         objects.append(_Object(name, corners, difficult))
     width, height = (root.findtext(f'size/{side}') or '' for side in ('width', 'height'))
     known = width.isdigit() and height.isdigit() and int(width) > 0 < int(height)

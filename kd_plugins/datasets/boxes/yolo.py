@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import yaml
@@ -47,7 +48,23 @@ def read(data: Path) -> Boxes | None:
     settings = _settings(data)
     classes, points = _names(data, settings), any('kpt_shape' in each for each in settings.values())
     train, held = (_split(data, *folders[name], classes, points) for name in ('train', val))
-    return Boxes('YOLO', classes, train, held)
+    notes = [*_other_folders(data, settings, dict(train=folders['train'], val=folders[val]))]
+    return Boxes('YOLO', classes, train, held, notes)
+
+
+def _other_folders(
+    data: Path, settings: dict[Path, dict[str, Any]], taken: dict[str, tuple[Path, Path]]
+) -> Iterator[str]:
+    """Say where a YAML file names other pictures than those that were found.
+
+    Its paths may begin anywhere, so only their ends are compared.
+    """
+    for path, content in settings.items():
+        for name, (pictures, _) in taken.items():
+            said, found = content.get(name), pictures.relative_to(data)
+            end = PurePosixPath(said).parts[-2:] if isinstance(said, str) else ()
+            if said and (not end or found.parts[-len(end) :] != end):
+                yield f'{path.name} names {said!r} as {name}, and {found} was taken'
 
 
 def _folders(data: Path, name: str) -> tuple[Path, Path] | None:
@@ -78,6 +95,7 @@ def _settings(data: Path) -> dict[Path, dict[str, Any]]:
 
 
 def _names(data: Path, settings: dict[Path, dict[str, Any]]) -> list[str]:
+    found: dict[Path, list[str]] = {}
     for path, content in settings.items():
         names: Any = content.get('names')
         if isinstance(names, dict):
@@ -86,7 +104,18 @@ def _names(data: Path, settings: dict[Path, dict[str, Any]]) -> list[str]:
                                       'from 0 on')  # fmt: skip
             names = [names[str(i)] for i in range(len(names))]
         if isinstance(names, list) and names:
-            return [str(name) for name in names]
+            found[path] = [str(name) for name in names]
+            count = content.get('nc')
+            if count is not None and count != str(len(names)):
+                raise AnnotationError(path, None, f'nc is {count}, and names has {len(names)}')
+    for path, names in found.items():
+        first, others = next(iter(found.items()))
+        if names != others:
+            raise AnnotationError(
+                path, None, f'its names are {names}, and those of {first} are {others}: leave one'
+            )
+    if found:
+        return next(iter(found.values()))
     for name in _NAMES:
         if (data / name).is_file():
             return [line for _, line in lines_of(data / name)]

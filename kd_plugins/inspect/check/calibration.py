@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from kd_plugins.checks import is_number
-from kd_plugins.inspect.check.gradients import norm_of
+from kd_plugins.inspect.check.gradients import gradients_of, norm_of
 from kd_plugins.inspect.check.report import Calibration, Report
 from kd_plugins.new_config.python import statement
 
@@ -35,17 +34,24 @@ def measure(
         student: The student.
         losses: What ``model`` returned for a batch, with its graph.
     """
-    parameters = [p for p in student.parameters() if p.requires_grad]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    students = {id(p) for p in student.parameters()}
+
+    def norm(loss: Tensor) -> float:
+        grads = gradients_of(loss, trained) if loss.requires_grad else []
+        pairs = zip(trained, grads, strict=False)
+        return norm_of(grad for p, grad in pairs if grad is not None and id(p) in students)
+
     named = {name: _total(value) for name, value in losses.items() if 'loss' in name}
     task = [value for name, value in named.items() if name.startswith('student.')]
-    own = _gradient(sum(task), parameters) if task else 0.0  # type: ignore[arg-type]
+    own = norm(sum(task)) if task else 0.0  # type: ignore[arg-type]
     if not own:
         return
     for name, module in model.distiller.distill_losses.items():  # type: ignore[union-attr]
         loss = named.get(f'distill.{name}')
         if loss is None:
             continue
-        ratio = _gradient(loss, parameters) / own / _strength(module)
+        ratio = norm(loss) / own / _strength(module)
         calibration.ratios.setdefault(name, []).append(ratio)
 
 
@@ -95,13 +101,6 @@ def propose(report: Report, model: nn.Module) -> None:
 
 def _total(value: Any) -> Tensor:
     return value.mean() if isinstance(value, Tensor) else sum(item.mean() for item in value)  # type: ignore[return-value]
-
-
-def _gradient(loss: Tensor, parameters: list[nn.Parameter]) -> float:
-    if not loss.requires_grad:
-        return 0.0
-    grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-    return norm_of(grad for grad in grads if grad is not None)
 
 
 def _strength(module: nn.Module) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -36,12 +36,7 @@ def take_gradients(
     for name, loss in named.items():
         if not loss.requires_grad:
             continue
-        try:
-            grads = torch.autograd.grad(
-                loss, list(trained.values()), retain_graph=True, allow_unused=True
-            )
-        except RuntimeError:  # reentrant checkpointing differentiates by backward() only
-            return
+        grads = gradients_of(loss, list(trained.values()))
         found = {k: g for k, g in zip(trained, grads, strict=True) if g is not None}
         reached.update(found)
         own = {k: g for k, g in found.items() if id(trained[k]) in students}
@@ -54,6 +49,30 @@ def take_gradients(
     for term in report.terms:
         term.gradient = norms.get(f'distill.{term.name}')
     findings.examine_unused(report, sorted(set(trained) - reached))
+
+
+def gradients_of(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
+    """Return the gradients of a loss, whose graph is kept, and none is added to ``.grad``.
+
+    Args:
+        loss: One that requires a gradient.
+        parameters: All that are trained, so that none keeps what ``backward()`` would add.
+    """
+    try:
+        return [*torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)]
+    except RuntimeError as error:
+        if 'checkpoint' not in str(error).lower():
+            raise
+    # Reentrant checkpointing differentiates by backward() only.
+    kept = [p.grad for p in parameters]
+    try:
+        for parameter in parameters:
+            parameter.grad = None
+        loss.backward(retain_graph=True)
+        return [p.grad for p in parameters]
+    finally:
+        for parameter, grad in zip(parameters, kept, strict=True):
+            parameter.grad = grad
 
 
 def norm_of(grads: Iterable[Tensor]) -> float:

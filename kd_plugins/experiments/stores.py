@@ -22,7 +22,7 @@ class Filling:
         folder: Of the store.
         written: How many pictures the teacher was asked about.
         seconds: What that took.
-        samples: How many samples the training set has.
+        samples: How many pictures an epoch shows.
     """
 
     folder: str
@@ -32,7 +32,7 @@ class Filling:
 
     def saved(self, runs: Iterable[Run]) -> str:
         """Say how many pictures the runs would have asked a live teacher about."""
-        pictures = sum(self.samples * _passes(load_config(run), self.samples) for run in runs)
+        pictures = sum(_shown(load_config(run), self.samples) for run in runs)
         asked = 'is not asked any more'
         if self.written:
             asked = f'was asked about {self.written:,} pictures in {self.seconds:.1f} s'
@@ -42,11 +42,12 @@ class Filling:
         )
 
 
-def _passes(cfg: Config, samples: int) -> float:
+def _shown(cfg: Config, of_epoch: int) -> int:
+    """Return how many pictures a training shows."""
     steps, unit = length(cfg)
     if unit == 'epochs':
-        return steps
-    return steps * (cfg.train_dataloader.get('batch_size') or 1) / samples
+        return steps * of_epoch
+    return steps * (cfg.train_dataloader.get('batch_size') or 1)
 
 
 def runs_by_store(runs: Iterable[Run]) -> dict[str, list[Run]]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import shutil
@@ -71,7 +72,11 @@ def read_header(folder: str | Path) -> dict[str, Any] | None:
         return dict(json.loads(path.read_text(encoding='utf-8')))
     except FileNotFoundError:
         return None
-    except ValueError as error:
+    except OSError as error:
+        raise RecordsError(
+            f'{str(path)!r} cannot be read ({error.strerror}): give a folder that can be.'
+        ) from None
+    except (ValueError, TypeError) as error:
         raise RecordsError(
             f'{str(path)!r} is no header of stored records ({error}): delete the folder, and it '
             'is filled anew.'
@@ -289,6 +294,8 @@ class Writer:
         self.waiting: dict[tuple[int, int], tuple[bytes, int]] = {}
         self._size = 0
         self._since = time.monotonic()
+        #: Whether an error has said that something could not be written.
+        self._told = False
 
     def add(self, sample: int, view: int, picture: int, content: bytes) -> None:
         """Take a record; write a block if it is full, or old.
@@ -325,25 +332,28 @@ class Writer:
         self.waiting, self._size = {}, 0
 
     def _append(self, parts: Iterable[bytes]) -> None:
-        begin = 0
+        begin = 0 if self._file is None else self._file.tell()
         try:
             if self._file is None:
                 layout = json.dumps(self.layout).encode()
                 # Without a buffer, which would be written once more when it is closed.
                 self._file = self.path.open('xb', buffering=0)
                 parts = [_FILE.pack(_FILE_MAGIC, len(layout)), layout, *parts]
-            begin = self._file.tell()
             rest = memoryview(b''.join(parts))
             while rest:
                 rest = rest[self._file.write(rest) :]
             os.fsync(self._file.fileno())
-        except OSError as error:
+        except BaseException as error:
+            # An interruption as well: what waits is written once more at the end.
             self._take_back(begin)
+            if not isinstance(error, OSError):
+                raise
+            self._told = True
             raise RecordsNotWrittenError(
                 error.errno,
                 f'{str(self.path)!r} could not be written ({self._size / 1e6:.1f} MB: '
-                f'{error.strerror}); the records before are whole: make room and go on with '
-                '--resume.',
+                f'{error.strerror}); the records before are whole: make room and go on, a training '
+                'with --resume.',
             ) from error
 
     def _take_back(self, begin: int) -> None:
@@ -358,8 +368,13 @@ class Writer:
                 self._file = None
 
     def close(self) -> None:
-        """Write what waits, and end."""
-        self.flush()
+        """Write what waits, and end; where it cannot be written, say so if nobody has said it."""
+        told = self._told
+        try:
+            self.flush()
+        except RecordsNotWrittenError as error:
+            if not told:
+                print_log(str(error), 'current', logging.ERROR)
         if self._file is not None:
             self._file.close()
 

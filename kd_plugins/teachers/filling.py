@@ -15,6 +15,7 @@ from kd_plugins.experiments.timing import now
 from kd_plugins.teachers.storable import KEY
 from kd_plugins.teachers.stored import StoredTeacher
 from kd_plugins.views import SampleView
+from kd_plugins.views.sampling import sampler_of
 
 #: How many pictures that are stored already each process looks at again.
 LOOKED_AT = 64
@@ -27,7 +28,7 @@ class Filled(NamedTuple):
         written: How many records it has written.
         looked_at: How many pictures of earlier ones it has compared.
         seconds: What asking the teacher took, and writing.
-        samples: How many samples the training set has.
+        samples: How many pictures an epoch shows.
     """
 
     written: int
@@ -106,7 +107,9 @@ def fill(
             f'{KEY}.dir={teacher.folder!r} still lacks records, which the training set did not '
             'give or another process did not write: start it again.'
         )
-    return Filled(done - looked_at, looked_at, seconds, len(given.dataset))
+    # Some samplers draw a part of the training set in an epoch, or more than all.
+    of_epoch = min(len(sampler_of(given)), len(given) * size)
+    return Filled(done - looked_at, looked_at, seconds, of_epoch)
 
 
 class _Batches:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +11,8 @@ from torch import Tensor
 
 #: What ``Part.beyond`` says of rows that are listed with their places.
 LISTED = 'listed'
+#: From here on float16 keeps eleven bits of a number, below fewer and fewer.
+_SMALLEST = 2.0**-14
 
 
 class NotStorableError(ValueError):
@@ -68,7 +71,8 @@ def as_stored(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a tensor on the CPU in the type that it is stored in.
 
     Raises:
-        NotStorableError: If it has no batch, or a number does not fit.
+        NotStorableError: If it has no batch, a number does not fit, or all are so small that
+            float16 keeps little of them.
     """
     if not x.dim():
         raise NotStorableError('a tensor without a batch')
@@ -77,13 +81,20 @@ def as_stored(x: Tensor, dtype: torch.dtype) -> Tensor:
         return x.to('cpu', torch.int32 if x.dtype == torch.int32 else torch.int64)
     # Half precision first leaves the device with half of the bytes.
     stored = x.to(dtype).cpu()
-    if not stored.isfinite().all():
+    largest, name = _largest(stored), str(dtype).removeprefix('torch.')
+    what = ''
+    if not math.isfinite(largest):
         # Another type helps only where the numbers themselves are finite.
-        where = f' in {str(dtype).removeprefix("torch.")}' if x.isfinite().all() else ''
-        raise NotStorableError(
-            f'not finite{where} (its largest number is {float(x.abs().max()):.3g})'
-        )
+        what = f'not finite in {name}' if math.isfinite(_largest(x)) else 'not finite'
+    elif dtype is torch.float16 and largest < _SMALLEST and _largest(x) > 0:
+        what = f'too small in {name}'
+    if what:
+        raise NotStorableError(f'{what} (its largest number is {_largest(x):.3g})')
     return stored
+
+
+def _largest(x: Tensor) -> float:
+    return float(x.abs().max()) if x.numel() else 0.0
 
 
 def brought(x: Tensor, device: torch.device) -> Tensor:

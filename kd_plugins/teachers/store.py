@@ -130,9 +130,15 @@ class Store:
                 self.release()
             elif files.read_header(self.folder) is None:
                 files.write_header(self.folder, self.header)
-        except (ValueError, OSError) as error:
+        except ValueError as error:
             self.release()
             return error
+        except OSError as error:
+            self.release()
+            return ValueError(
+                f'{KEY}.dir={self.folder!r} cannot be written ({error.strerror or error}): give a '
+                'folder that can be, with room for the store.'
+            )
         return None
 
     def _is_complete(self) -> bool:

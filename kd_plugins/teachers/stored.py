@@ -25,7 +25,7 @@ from kd_plugins.teachers.store import Key, Store
 from kd_plugins.views import check_no_batch_augments, check_one_pipeline, check_one_view
 
 #: The version of what is in a header and in records, the hashes of pictures among it.
-FORMAT = 2
+FORMAT = 3
 
 
 class StoredTeacher(Teacher):
@@ -348,7 +348,7 @@ class StoredTeacher(Teacher):
     def _refused(self, error: encoding.NotStorableError) -> ValueError:
         cause = str(error)
         remedy = 'leave out the term that reads it, or the store'
-        if 'not finite in float16' in cause:
+        if 'in float16' in cause:
             remedy = "set its dtype='float32'"
         elif 'is padded to' in cause:
             remedy = 'bring all pictures to one size in the pipeline, or leave out the store'

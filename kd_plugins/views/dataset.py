@@ -73,6 +73,8 @@ class RepeatableViews(Dataset):
         name = type(self).__name__
         self.views = checks.whole_number(f'{name}.views', views)
         self.seed = checks.whole_number(f'{name}.seed', seed, least=0)
+        if seed >= 2**63:
+            raise checks.refuse(f'{name}.seed', seed, 'a whole number below 2**63')
         is_config = isinstance(dataset, Mapping)
         #: What a view depends on, as the config has it; None if a built dataset was given.
         self.cfg = (
@@ -134,7 +136,7 @@ class RepeatableViews(Dataset):
         return self._views(indices)
 
     def _views(self, indices: Sequence[int]) -> list[Any]:
-        asked = [(operator.index(index), getattr(index, 'view', 0)) for index in indices]
+        asked = [(self._from_begin(index), getattr(index, 'view', 0)) for index in indices]
         for _, view in asked:
             if not 0 <= view < self.views:
                 raise checks.refuse('view', view, f'one from 0 to {self.views - 1}')
@@ -154,6 +156,14 @@ class RepeatableViews(Dataset):
             self._trials = process, done
         return [self._told(sample, *key) for key, sample in zip(asked, samples, strict=True)]
 
+    def _from_begin(self, index: int) -> int:
+        """Return the index of a sample that may be counted from the end."""
+        number = operator.index(index)
+        number += len(self) if number < 0 else 0
+        if number < 0:
+            raise IndexError(f'there are {len(self)} samples, and none is number {int(index)}')
+        return number
+
     def _make(self, flips: PairedFlips, index: int, seeds: Seeds, flip: float) -> Any:
         seed_all(seeds)
         flips.tell(flip)
@@ -171,7 +181,7 @@ class RepeatableViews(Dataset):
     def _told(self, sample: dict[str, Any], index: int, view: int) -> dict[str, Any]:
         picture = sample['inputs']
         told: dict[str, Any] = dict(
-            sample_index=index if index >= 0 else index + len(self),
+            sample_index=index,
             view=view,
             view_hash=picture_hash(picture),
         )

@@ -17,10 +17,11 @@ from kd_plugins.registry import name_of
 
 #: Bytes of a picture that are hashed as they are; more are folded into so many first.
 _FOLDED = 4096
-#: Of a picture with more bytes strips of 512 are read, and 4,096 left out between them, so that
-#: they come by every column. Above 2 MiB 8,192 are left out, and so on: a strip costs most by
-#: being in a page of memory of its own.
+#: A picture with more bytes is taken as pieces of 4,608, and of each a strip of 512 is read. Above
+#: 2 MiB a piece has 8,704, and so on: a strip costs most by being in a page of memory of its own.
 _LARGE, _STRIP, _PAGES = 2**16, 512, 2**21
+#: Of the golden ratio: its multiples, modulo 2**64, lie evenly.
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 #: Settings that say where data lie and how they are read, and nothing of what is in them.
 _WHERE = frozenset(
     ('data_root', 'data_prefix', 'ann_file', 'backend_args', 'file_client_args', 'lazy_init',
@@ -31,10 +32,12 @@ _WHERE = frozenset(
 def picture_hash(inputs: Any) -> int:
     """Return a hash of a picture, or of several, from 0 to 2**64 - 1.
 
-    Any two augmentations of a picture have different hashes, but for a chance of about
-    2**-64; so has one that differs in a pixel, up to 64 KiB. Of a larger picture a ninth is
-    read, in strips over all of it, and less above 2 MiB, which costs about 1 percent of its
-    loading. It is the same on every machine.
+    Up to 64 KiB a picture that differs in one pixel has another hash, and one that differs in
+    several has, but for a chance of 2**-32. Of a larger picture a ninth is read, in strips
+    of 512 bytes over all of it, and less above 2 MiB, which costs about 1 percent of its loading.
+    So a change in a small place may not be seen: of squares of 8 x 8 pixels a quarter is missed
+    in 224 x 224 and 29 percent in 800 x 1333; of 24 x 24 none is, in either. The hash is
+    the same on every machine.
 
     Args:
         inputs: What a pipeline returns as ``inputs``: a tensor of any shape and type,
@@ -49,10 +52,16 @@ def picture_hash(inputs: Any) -> int:
             row = _STRIP + _FOLDED * (1 + size // _PAGES)
         rows = size // row
         if rows > 1:
-            words = content[: rows * row].view(np.uint64).reshape(rows, -1)
             if size > _LARGE:
-                words = words[:, : _STRIP // 8]
-            # Odd factors, modulo 2**64: no difference of one word is lost.
+                # Every strip that there is, one word after the other.
+                every: np.ndarray = np.ndarray(
+                    ((size - _STRIP) // 8 + 1, _STRIP // 8), np.uint64, content, strides=(8, 8)
+                )
+                words = every[_begins(rows, row)]
+            else:
+                # Halves of what they are multiplied by: the highest bits count as well.
+                words = content[: rows * row].view(np.uint32).reshape(rows, -1)
+            # By odd numbers of 64 bits: no difference of one word is lost.
             digest.update(np.einsum('i,ij->j', _factors(rows), words).tobytes())
             content = content[rows * row :][:_FOLDED]
         digest.update(content.data)
@@ -109,8 +118,19 @@ def samples_hash(dataset: Any) -> str:
 
 @lru_cache(64)
 def _factors(rows: int) -> np.ndarray:
-    # Weyl's sequence, of the golden ratio.
-    return np.arange(1, rows + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) | np.uint64(1)
+    # No multiples of one number: what is added to two rows and taken from two others would go.
+    mixed = np.arange(1, rows + 1, dtype=np.uint64) * _GOLDEN
+    mixed = (mixed ^ mixed >> np.uint64(32)) * _GOLDEN
+    return mixed ^ mixed >> np.uint64(32) | np.uint64(1)
+
+
+@lru_cache(64)
+def _begins(rows: int, row: int) -> np.ndarray:
+    """Return the words that strips begin at: each elsewhere in its piece, so by every column."""
+    number = np.arange(rows, dtype=np.uint64)
+    places = np.uint64((row - _STRIP) // 8 + 1)
+    within = (number * _GOLDEN >> np.uint64(32)) * places >> np.uint64(32)
+    return (number * np.uint64(row // 8) + within).astype(np.intp)
 
 
 @lru_cache(64)

@@ -100,6 +100,30 @@ def test_what_is_saved_counts_iterations_as_well(options):
     assert 'asked about 10 pictures in 2.0 s' in said and said.endswith('about 288.')
 
 
+def test_what_is_saved_counts_what_an_epoch_shows(options):
+    """Not the training set: one sampler leaves the rest out, another draws a few of many."""
+    rest = {**options, 'train_dataloader.batch_size': 16, 'train_dataloader.drop_last': True}
+    filling = fill_store([run('kd/kd-stored_digits', 0, rest)])
+    assert (filling.written, filling.samples) == (72, 16)
+    assert filling.saved([run('kd/kd-stored_digits', 0, rest)]).endswith('about 32.')
+    one = Config.fromfile(ROOT / 'configs/kd/kd_digits.py').train_dataloader.dataset
+    joined = dict(type='ConcatDataset', datasets=[dict(one, indices=n) for n in (6, 18)])
+    few = {
+        **options,
+        'train_dataloader.dataset.dataset': dict(joined, _delete_=True),
+        'train_dataloader.batch_size': 6,
+        'train_dataloader.sampler': dict(
+            type='kd_plugins.MultiSourceSampler', _delete_=True, batch_size=6, source_ratio=[1, 1]
+        ),
+        'model.teacher_cache.dir': 'joined',
+    }
+    del few['train_dataloader.dataset.dataset.indices']
+    filling = fill_store([run('kd/kd-stored_digits', 0, few)])
+    # Two batches go through the six.
+    assert (filling.written, filling.samples) == (72, 12)
+    assert filling.saved([run('kd/kd-stored_digits', 0, few)]).endswith('about 24.')
+
+
 def test_who_fills_a_store_waits_for_another_and_asks_nothing_again(tmp_path, monkeypatch):
     checkpoint = save_teacher(tmp_path / 'teacher.pth')
     first = start(pair(tmp_path / 'store', checkpoint), noisy())

@@ -199,14 +199,64 @@ def test_a_disk_that_takes_a_part_of_a_block_gets_it_back(tmp_path, monkeypatch)
     check(Records(tmp_path, 8, 3), ALL[:4])
 
 
+@pytest.mark.parametrize('when', ['before', 'after'])
+def test_an_interruption_while_a_block_is_written_loses_nothing(tmp_path, monkeypatch, when):
+    writer = fill(tmp_path, ALL[:3], close=False)
+    writer.flush()
+    for key in ALL[3:7]:
+        writer.add(*key, 10 * key[0] + key[1], content(*key))
+    sync, file = os.fsync, writer._file
+
+    class Cut:
+        """Takes a part of a block, and then the user has had enough."""
+
+        def write(self, data):
+            file.write(data[:40])
+            raise KeyboardInterrupt
+
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+    def interrupted(handle):
+        raise KeyboardInterrupt
+
+    if when == 'before':
+        writer._file = Cut()
+    monkeypatch.setattr(os, 'fsync', interrupted if when == 'after' else sync)
+    with pytest.raises(KeyboardInterrupt):
+        writer.flush()
+    monkeypatch.setattr(os, 'fsync', sync)
+    writer._file = file
+    # The end of the process.
+    writer.close()
+    check(Records(tmp_path, 8, 3), ALL[:7])
+
+
+@pytest.mark.parametrize('told', [True, False])
+def test_the_end_of_a_process_says_once_that_the_disk_is_full(tmp_path, monkeypatch, told):
+    writer, said = fill(tmp_path, ALL[:3], close=False), []
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    monkeypatch.setattr(records, 'print_log', lambda line, *_: said.append(line))
+    if told:
+        with pytest.raises(RecordsNotWrittenError):
+            writer.flush()
+    writer.close()
+    assert len(said) == (not told) and all('No space left' in line for line in said)
+
+
 def test_a_header_is_written_whole_and_read_back(tmp_path):
     folder = tmp_path / 'new'
     assert records.read_header(folder) is None
     records.write_header(folder, dict(views=3))
     assert records.read_header(folder) == dict(views=3)
-    (folder / records.HEADER).write_text('{"views":')
-    with pytest.raises(RecordsError, match=r'header.json.*delete the folder'):
-        records.read_header(folder)
+    for broken in ('{"views":', 'null', '3'):
+        (folder / records.HEADER).write_text(broken)
+        with pytest.raises(RecordsError, match=r'header.json.*delete the folder'):
+            records.read_header(folder)
 
 
 def test_a_second_job_is_told_that_another_one_writes(tmp_path):

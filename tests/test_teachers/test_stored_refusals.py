@@ -134,6 +134,28 @@ def test_a_full_disk_stops_and_what_was_written_is_there(tmp_path, checkpoint, m
     assert start(pair(tmp_path, checkpoint), data).teacher.complete
 
 
+def test_a_folder_that_cannot_be_read_or_written_is_named(tmp_path, checkpoint, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match=r"file/header.json' cannot be read \(Not a directory\)"):
+        start(pair(tmp_path / 'file', checkpoint))
+    said = r"model\.teacher_cache\.dir='.*' cannot be written \(%s\): give a folder"
+    with pytest.raises(ValueError, match=said % 'Not a directory'):
+        # A file comes to lie there after the teacher was built.
+        model = MODELS.build(pair(tmp_path / 'new' / 'store', checkpoint))
+        (tmp_path / 'new').write_text('')
+        monkeypatch.setattr(files, 'read_header', lambda folder: None)
+        model.teacher.begin(noisy())
+
+    def refuses(*_):
+        raise OSError(errno.EROFS, 'Read-only file system')
+
+    for name in ('Lock', 'write_header'):
+        with monkeypatch.context() as patch:
+            patch.setattr(files, name, refuses)
+            with pytest.raises(ValueError, match=said % 'Read-only file system'):
+                start(pair(tmp_path / 'store', checkpoint))
+
+
 def test_a_broken_record_stops(tmp_path, checkpoint):
     data = noisy()
     train(start(pair(tmp_path, checkpoint), data), data)
@@ -230,6 +252,19 @@ def test_a_record_that_is_too_large_for_its_limit_or_type_is_refused(tmp_path, c
         model.teacher.live.network.head.fc.bias[2] = 1e5
     with pytest.raises(ValueError, match=r"not finite in float16 .*1e\+05.*dtype='float32'"):
         train(model, data)
+    # Not one of these keeps more than two of its bits.
+    head = model.teacher.live.network.head.fc
+    with torch.no_grad():
+        head.weight *= 1e-8
+        head.bias.fill_(1e-7)
+    with pytest.raises(ValueError, match=r"too small in float16 .*e-07\): set its dtype='float32'"):
+        train(model, data)
+    with torch.no_grad():
+        # A map may be empty of anything.
+        head.weight.zero_()
+        head.bias.zero_()
+    train(model, data)
+    model = start(pair(tmp_path / 'c', checkpoint), data)
     with torch.no_grad():
         model.teacher.live.network.head.fc.bias[2] = torch.nan
     with pytest.raises(ValueError, match=r'is not finite \(its largest number is nan\): leave out'):

@@ -320,6 +320,18 @@ def test_an_index_without_a_view_is_the_first_view_and_loaders_must_say_which():
     assert sum(len(batch) for batch in only) == 12
 
 
+def test_a_sample_counted_from_the_end_is_the_same_sample():
+    init_default_scope('mmpretrain')
+    dataset = repeatable(PHOTOS, views=3)
+    for i in range(1, 13):
+        assert content(dataset[-i]) == content(dataset[12 - i])
+        assert content(dataset[SampleView(-i, 2)]) == content(dataset[SampleView(12 - i, 2)])
+        assert dataset[-i]['data_samples'].sample_index == 12 - i
+    for index in (-13, 12):
+        with pytest.raises(IndexError):
+            dataset[index]
+
+
 def test_hooks_and_samplers_find_the_wrapped_dataset():
     init_default_scope('mmpretrain')
     dataset = repeatable(PHOTOS)
@@ -354,6 +366,7 @@ def test_yolox_can_switch_its_mosaic_off(tmp_path):
         (dict(views=0), r'RepeatableViews\.views=0 is wrong'),
         (dict(views=2.0), r'RepeatableViews\.views=2\.0 is wrong'),
         (dict(seed=-1), r'RepeatableViews\.seed=-1 is wrong'),
+        (dict(seed=2**63), r'RepeatableViews\.seed=9223372036854775808 is wrong: .*below'),
         (dict(mix=dict(alpha=1.0)), r'RepeatableViews\.mix=.*augments=\['),
     ],
 )

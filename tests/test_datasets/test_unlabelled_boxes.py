@@ -74,6 +74,21 @@ def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_p
             built(dict(cfg, pipeline=pipeline))[0]
 
 
+@pytest.mark.parametrize('step', [
+    dict(type='RandomAffine'), dict(type='MinIoURandomCrop'), dict(type='FilterAnnotations'),
+    dict(type='RandomCenterCropPad', crop_size=(32, 32), mean=[0] * 3, std=[1] * 3, to_rgb=True),
+    dict(type='RandomShift', prob=1.0), dict(type='Mosaic', img_scale=(32, 32)),
+    dict(type='CachedMosaic', img_scale=(32, 32)), dict(type='MixUp', img_scale=(32, 32)),
+    dict(type='CachedMixUp', img_scale=(32, 32)), dict(type='CopyPaste'),
+], ids=lambda step: step['type'])  # fmt: skip
+def test_steps_that_read_boxes_are_named(scenes, step):
+    dataset = built(dict(both(scenes)['unlabelled'], pipeline=[LOAD, step, PACK]))
+    with pytest.raises(ValueError, match=rf'PictureFolder.pipeline: {step["type"]} reads boxes, '):
+        # Some keep a few pictures before they mix them.
+        for _ in range(9):
+            [dataset[i] for i in range(len(dataset))]
+
+
 def test_boxes_are_taken_off_and_missing_ones_named(scenes):
     dataset = built(both(scenes))
     assert isinstance(dataset, WithUnlabelled)

@@ -277,6 +277,14 @@ def check_labels(loader: Any, model: nn.Module) -> None:
             "labelled one with dict(type='kd_plugins.WithUnlabelled', labelled=..., "
             'unlabelled=...).'
         )
+    preprocessor = model.data_preprocessor
+    ours = type(preprocessor).__module__.startswith('kd_plugins.')
+    if isinstance(dataset, PictureFolder) and not ours and preprocessor.batch_augments:
+        raise ValueError(
+            'data_preprocessor.batch_augments change the boxes of every picture, and those of '
+            'train_dataloader.dataset (PictureFolder) have none: give data_preprocessor.type='
+            "'kd_plugins.DetDataPreprocessor'."
+        )
     if getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
         for inner in joined_datasets(dataset):
             # What mmpretrain's datasets call it.

@@ -76,7 +76,6 @@ def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_p
 
 @pytest.mark.parametrize('step', [
     dict(type='RandomAffine'), dict(type='MinIoURandomCrop'), dict(type='FilterAnnotations'),
-    dict(type='RandomCenterCropPad', crop_size=(32, 32), mean=[0] * 3, std=[1] * 3, to_rgb=True),
     dict(type='RandomShift', prob=1.0), dict(type='Mosaic', img_scale=(32, 32)),
     dict(type='CachedMosaic', img_scale=(32, 32)), dict(type='MixUp', img_scale=(32, 32)),
     dict(type='CachedMixUp', img_scale=(32, 32)), dict(type='CopyPaste'),
@@ -303,6 +302,11 @@ def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_
     refused(cfg, 'PictureFolder. has no boxes, and the student would learn')
     # As it should be: the whole training set is the teacher's.
     cfg.model.update(pseudo_boxes=dict(score=0.0), calculate_student_loss=False)
+    # As YOLOX's and RTMDet's preprocessors have it, which resizes boxes.
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(64, 128), interval=1)
+    cfg.data_preprocessor.update(type='mmdet.DetDataPreprocessor', batch_augments=[resize])
+    refused(cfg, r"PictureFolder. have none: give data_preprocessor.type='kd_plugins.DetDataPr")
+    cfg.data_preprocessor.type = 'kd_plugins.DetDataPreprocessor'
     runner = run(cfg)
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 4 and min(losses) > 0

@@ -329,6 +329,20 @@ def test_a_config_that_cannot_train_is_refused_before_anything_trains(tmp_path):
         verdict_plan.inspect_all(plan([config], [0], tmp_path))
 
 
+@pytest.mark.parametrize(
+    'more, said',
+    [
+        ('val_cfg = None', 'val_cfg=None leaves nothing'),
+        ('train_cfg = dict(val_begin=1000)', 'val_begin=1000 is after the end'),
+        ('val_evaluator = dict(topk=(5,))', 'gives neither top-1 nor'),
+        ("val_evaluator = dict(_delete_=True, type='SingleLabelMetric')", 'gives neither top-1'),
+    ],
+)
+def test_a_training_that_would_give_no_result_is_refused_by_the_plan(tmp_path, more, said):
+    with pytest.raises(ValueError, match=said):
+        plan([tiny(tmp_path, more=more)], [0], tmp_path)
+
+
 def test_what_was_kept_from_elsewhere_and_what_the_check_warns_of_is_noted(tmp_path):
     config = tiny(tmp_path, more='auto_scale_lr = dict(base_batch_size=512)\n')
     whole = plan([config], [0, 1], tmp_path)

@@ -107,7 +107,7 @@ def main() -> None:
             f'{what.count:,} pictures of {len(what.classes):,} classes in {args.out}; to draw: '
             f'{left:,}, about {size / 1e9:.3g} GB at {args.size} x {args.size} pixels'
         )
-        generation.begin(args.out, what, args.process[0])
+        generation.begin(args.out, what)
         draw: Callable[[int, int], list] = _nothing
         if left:
             pipeline = generation.load_pipeline(what, device, args.dtype)

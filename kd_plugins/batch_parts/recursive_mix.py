@@ -228,6 +228,13 @@ class RecursiveMix(BatchPart):
         if all('gt_score' in sample for sample in data_samples):
             scores = torch.stack([sample.gt_score for sample in data_samples])
             return scores.to(inputs.dtype)
+        for sample in data_samples:
+            if 'gt_label' not in sample:
+                where = sample.get('img_path', 'of the batch')
+                raise ValueError(
+                    f'RecursiveMix mixes labels, and the picture {where!r} has none: give '
+                    'train_dataloader.dataset labels, or leave the part out of model.batch_parts.'
+                )
         labels = torch.cat([sample.gt_label for sample in data_samples])
         classes = data_samples[0].get('num_classes') or self.num_classes
         if labels.shape != inputs.shape[:1] or classes is None:

@@ -15,6 +15,7 @@ import torch
 
 from kd_plugins import checks
 from kd_plugins.datasets.dmkd import NAME
+from kd_plugins.files.records import Lock
 from kd_plugins.files.writing import write_aside
 
 #: Where the settings stand that a folder was drawn with.
@@ -90,6 +91,12 @@ class Generation:
         """Return the names of the pictures of a call."""
         return [NAME.format(label=label, seed=seed, number=i) for i in range(self.per_seed)]
 
+    def all_names(self) -> Iterator[str]:
+        """Yield the names of all pictures, class by class."""
+        for label in self.classes:
+            for seed in self.seeds:
+                yield from self.names(label, seed)
+
 
 def missing(out: Path, what: Generation) -> list[tuple[int, int]]:
     """Return the calls of which a picture is not there yet."""
@@ -97,20 +104,31 @@ def missing(out: Path, what: Generation) -> list[tuple[int, int]]:
     return [call for call in what.calls() if not there.issuperset(what.names(*call))]
 
 
-def begin(out: Path, what: Generation, process: int = 0) -> None:
-    """Make the folder, and keep what it is drawn with; the first process does.
+def begin(out: Path, what: Generation) -> None:
+    """Make the folder, and keep what it is drawn with, one process after the other.
 
     Raises:
-        ValueError: If it was drawn with other settings: the pictures would be mixed.
+        ValueError: If it was drawn with other settings: the pictures would be mixed; or if its
+            index of that name has other pictures.
     """
+    out.mkdir(parents=True, exist_ok=True)
+    lock = Lock(out)
+    try:
+        _agree(out, what)
+    finally:
+        lock.release()
+    _check_index(out, what)
+
+
+def _agree(out: Path, what: Generation) -> None:
+    """Write the settings, or compare them with those that are there."""
     # More classes, seeds and pictures may be added later.
     settings: dict[str, Any] = {key: getattr(what, key) for key in KEPT}
     if what.prompts is not None:
         settings['prompts'] = {str(i): what.prompts[i] for i in what.classes}
     path = out / SETTINGS
     if not path.exists():
-        if process == 0:
-            write_aside(json.dumps(settings, indent=1), path)
+        write_aside(json.dumps(settings, indent=1), path)
         return
     before = json.loads(path.read_text())
     texts = before.get('prompts', {})
@@ -122,9 +140,19 @@ def begin(out: Path, what: Generation, process: int = 0) -> None:
             f'{str(out)!r} holds pictures of {said or "other prompts"}: give another --out, or the '
             'settings of these.'
         )
-    if process == 0 and not settings.get('prompts', {}).items() <= texts.items():
+    if not settings.get('prompts', {}).items() <= texts.items():
         settings['prompts'] = {**texts, **settings['prompts']}
         write_aside(json.dumps(settings, indent=1), path)
+
+
+def _check_index(out: Path, what: Generation) -> None:
+    """Refuse to write over the index of as many other pictures."""
+    path = out / what.index
+    if path.exists() and {*path.read_text().split()} != {*what.all_names()}:
+        raise ValueError(
+            f'{str(path)!r} names as many pictures of other classes or seeds, and would be '
+            'overwritten: give it another name, or draw all of them with one command.'
+        )
 
 
 def check_room(out: Path, pictures: int, pixels: int) -> float:
@@ -261,13 +289,11 @@ def generate(
             if not (out / name).exists():
                 content = io.BytesIO()
                 picture.save(content, format='PNG')
-                write_aside(content.getvalue(), out / name)
+                write_aside(content.getvalue(), out / name, shared=True)
         tell(done, len(todo))
     if missing(out, what):
         return None
+    _check_index(out, what)
     index = out / what.index
-    lines = (
-        name for label in what.classes for seed in what.seeds for name in what.names(label, seed)
-    )
-    write_aside(''.join(f'{line}\n' for line in lines), index)
+    write_aside(''.join(f'{name}\n' for name in what.all_names()), index, shared=True)
     return index

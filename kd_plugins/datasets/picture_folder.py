@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 from mmengine.dataset import BaseDataset
 
+from kd_plugins import checks
 from kd_plugins.registry import DATASETS
 
 #: The endings of the pictures that are found; those of mmpretrain's ``CustomDataset``.
 PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
+
+#: What steps that miss labels, or pictures to mix with, say first.
+_OF_LABELS = ('gt_', 'instances', 'mix_results')
 
 
 def pictures_in(folder: str | Path) -> list[str]:
@@ -49,7 +54,7 @@ class PictureFolder(BaseDataset):
 
     Raises:
         ValueError: If there is no such folder, or no picture in it; or, when a sample is read, if
-            the pipeline loads none.
+            the pipeline loads none, or a step of it reads boxes or mixes pictures.
     """
 
     def __init__(self, data_root: str, **kwargs: Any) -> None:
@@ -65,8 +70,9 @@ class PictureFolder(BaseDataset):
         why = None
         try:
             data = super().prepare_data(idx)
-        except KeyError as error:
+        except (KeyError, AssertionError) as error:
             if error.args != ('img',):
+                self._explain(error)
                 raise
             data, why = {}, error
         # Not every step misses it.
@@ -77,3 +83,20 @@ class PictureFolder(BaseDataset):
                 "dict(type='LoadImageFromFile')."
             ) from why
         return data
+
+    def _explain(self, error: Exception) -> None:
+        """Say which step misses what pictures without labels do not have.
+
+        Raises:
+            ValueError: If it is one of those.
+        """
+        steps = {id(step): type(step).__name__ for step in self.pipeline.transforms}
+        owners = [frame.f_locals.get('self') for frame, _ in walk_tb(error.__traceback__)]
+        names = [steps[id(owner)] for owner in owners if id(owner) in steps]
+        # FilterAnnotations asserts without a word.
+        missed = not error.args or str(error.args[0]).strip('`').startswith(_OF_LABELS)
+        if names and missed:
+            raise ValueError(
+                f'PictureFolder.pipeline: {names[-1]} reads boxes, or mixes pictures that have '
+                f'some, and these have none ({checks.said(error)}): leave it out.'
+            ) from error

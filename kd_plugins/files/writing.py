@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
@@ -15,7 +16,7 @@ class CheckpointNotWrittenError(OSError):
     """A file could not be written; the one that was there before is intact."""
 
 
-def write_aside(content: bytes | str, path: str | Path) -> None:
+def write_aside(content: bytes | str, path: str | Path, shared: bool = False) -> None:
     """Write beside the file, reach the disk, then take the file's place.
 
     Makes the folder. A kill or a power cut at any moment leaves the old file or
@@ -25,13 +26,16 @@ def write_aside(content: bytes | str, path: str | Path) -> None:
     Args:
         content: What to write; text as UTF-8.
         path: The file.
+        shared: Whether other processes may write the same file at the same moment. The ``.part``
+            then has a name of its own, which no later writing replaces.
 
     Raises:
         CheckpointNotWrittenError: If the disk is full, or else refuses.
     """
     content = content.encode() if isinstance(content, str) else content
     path = Path(path)
-    part = path.with_name(path.name + '.part')
+    own = f'.{uuid.uuid4().hex}' if shared else ''
+    part = path.with_name(f'{path.name}{own}.part')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(part, 'wb') as file:

@@ -37,6 +37,10 @@ _OF_TERMS = (
     'train/pseudo_boxes', 'train/grad_cosine',
 )  # fmt: skip
 
+#: Seconds for which mmengine's loop of iterations sleeps when its loader has ended, and how many
+#: in all are worth a warning.
+SLEEP, LONG = 2.0, 60.0
+
 
 def before_train(runner: Any) -> None:
     """Give the optimizer wrapper the runner's message hub, and look at the config's names.
@@ -273,6 +277,14 @@ def check_labels(loader: Any, model: nn.Module) -> None:
             "labelled one with dict(type='kd_plugins.WithUnlabelled', labelled=..., "
             'unlabelled=...).'
         )
+    preprocessor = model.data_preprocessor
+    ours = type(preprocessor).__module__.startswith('kd_plugins.')
+    if isinstance(dataset, PictureFolder) and not ours and preprocessor.batch_augments:
+        raise ValueError(
+            'data_preprocessor.batch_augments change the boxes of every picture, and those of '
+            'train_dataloader.dataset (PictureFolder) have none: give data_preprocessor.type='
+            "'kd_plugins.DetDataPreprocessor'."
+        )
     if getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
         for inner in joined_datasets(dataset):
             # What mmpretrain's datasets call it.
@@ -305,10 +317,14 @@ def _check_views(loader: Any, model: nn.Module) -> None:
 def check_end(runner: Any) -> None:
     """Refuse a sampler that would never end an epoch in a loop of epochs.
 
+    Warn of one that ends so often in a loop of iterations that mmengine mostly waits.
+
     Raises:
         ValueError: Naming the setting.
     """
     sampler = sampler_of(runner.train_dataloader)
+    if isinstance(runner.train_loop, IterBasedTrainLoop):
+        _warn_of_waiting(runner, sampler)
     if not isinstance(runner.train_loop, EpochBasedTrainLoop) or not _never_ends(sampler):
         return
     instead = "give sampler=dict(type='DefaultSampler', shuffle=True)"
@@ -319,6 +335,24 @@ def check_end(runner: Any) -> None:
     raise ValueError(
         f'train_dataloader.sampler ({type(sampler).__name__}) draws for ever, and '
         f'train_cfg.by_epoch=True waits for the end of an epoch: {instead}, or train by iterations.'
+    )
+
+
+def _warn_of_waiting(runner: Any, sampler: Any) -> None:
+    """Say how long mmengine's loop of iterations sleeps after all passes through the data."""
+    ours = isinstance(sampler, MultiSourceSampler)
+    if not hasattr(sampler, '__len__') or (sampler.infinite if ours else _never_ends(sampler)):
+        return
+    iterations, of_all = len(runner.train_dataloader), runner.train_loop.max_iters
+    seconds = SLEEP * ((of_all - 1) // max(iterations, 1))
+    if seconds < LONG:
+        return
+    instead = "give sampler=dict(type='InfiniteSampler', shuffle=True)"
+    runner.logger.warning(
+        f'train_dataloader.sampler ({type(sampler).__name__}) ends every {iterations} iterations, '
+        f'and mmengine then waits {SLEEP:g} s, {seconds / 60:.3g} minutes in the '
+        f'{of_all:,} iterations of train_cfg.max_iters: '
+        f'{"set its infinite=True" if ours else instead}.'
     )
 
 

@@ -21,7 +21,7 @@ from kd_plugins.registry import MODELS
 class DetDataPreprocessor(UpstreamDetDataPreprocessor):
     """mmdet's preprocessor, which keeps pictures with and without labels apart.
 
-    In training the pictures whose samples have no ``gt_instances``, as those of
+    In training the pictures whose samples have no ``gt_instances.bboxes``, as those of
     ``WithUnlabelled.unlabelled``, come back under the key ``unlabelled``, as a batch of their own,
     padded to its own size, which :class:`kd_plugins.algorithms.SingleTeacherDistill` takes. The
     ``batch_augments`` (BatchSyncRandomResize, for example) do the same to both: they draw the
@@ -51,7 +51,8 @@ class DetDataPreprocessor(UpstreamDetDataPreprocessor):
     def without_labels(self, data: Any) -> list[bool]:
         """Say of each picture of a batch whether nobody knows its boxes."""
         samples = data.get('data_samples') if isinstance(data, Mapping) else None
-        return ['gt_instances' not in sample for sample in samples or ()]
+        # mmdet packs objects in any case; that some were read their field says.
+        return ['bboxes' not in sample.get('gt_instances', ()) for sample in samples or ()]
 
     @contextmanager
     def _drawing_again(self) -> Iterator[None]:
@@ -71,6 +72,7 @@ class DetDataPreprocessor(UpstreamDetDataPreprocessor):
         # The given ones stay without.
         samples = [sample.new() for sample in data['data_samples']]
         for sample in samples:
+            sample.pop('ignored_instances', None)
             # Upstream's batch augments resize the boxes of every sample.
             sample.gt_instances = InstanceData(
                 bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long)

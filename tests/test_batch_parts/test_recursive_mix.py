@@ -519,6 +519,9 @@ def test_batches_it_cannot_mix_are_named():
         made.change(torch.zeros(2, 6), samples(0, 1))
     with pytest.raises(ValueError, match=r'2 pictures have 3 labels of 5 classes'):
         made.change(pictures(2), samples(torch.tensor([0, 1]), 1))
+    given = [*samples(0), DataSample(metainfo=dict(img_path='x/1.png'))]
+    with pytest.raises(ValueError, match=r"the picture 'x/1.png' has none: give .*batch_parts\."):
+        made.change(pictures(2), given)
     made.change(pictures(2), samples(0, 1))
     with pytest.raises(ValueError, match=r"logits='logits' holds \(2, 7\) for labels of \(2, 5\)"):
         made.remember(lambda name: torch.zeros(2, 7))

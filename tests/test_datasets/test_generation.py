@@ -1,9 +1,11 @@
 """Drawing pictures for every class, with a stand-in that is called as diffusers' pipelines are."""
 
 import json
+import os
 import runpy
 import shutil
 import sys
+import threading
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -147,6 +149,66 @@ def test_pictures_of_other_settings_are_not_mixed_in(tmp_path, changes, says):
     with pytest.raises(ValueError, match=rf'holds pictures of {says}: give another --out'):
         begin(tmp_path, what(**changes))
     begin(tmp_path, what(classes=range(9), seeds=[1], per_seed=3))
+
+
+def test_processes_that_begin_at_one_moment_agree_on_the_settings(tmp_path, monkeypatch):
+    refused, write = [], generation.write_aside
+
+    def other():
+        try:
+            begin(tmp_path, what(steps=8))
+        except ValueError as error:
+            refused.append(str(error))
+
+    thread = threading.Thread(target=other)
+
+    def while_another_begins(*args):
+        monkeypatch.setattr(generation, 'write_aside', write)
+        thread.start()
+        thread.join(0.5)
+        write(*args)
+
+    monkeypatch.setattr(generation, 'write_aside', while_another_begins)
+    begin(tmp_path, what())
+    thread.join()
+    assert len(refused) == 1 and 'holds pictures of steps=7 (not 8)' in refused[0]
+    begin(tmp_path, what())
+
+
+def test_an_index_of_as_many_other_pictures_is_not_overwritten(tmp_path):
+    index = drawn(tmp_path)
+    before = index.read_text()
+    says = r"s2_st7_12.txt' names as many pictures of other classes or seeds, and would be over"
+    for changes in (dict(classes=range(3, 6)), dict(seeds=[1, 2]), dict(seeds=[0], per_seed=4)):
+        with pytest.raises(ValueError, match=says):
+            begin(tmp_path, what(**changes))
+        # Another process may have written it meanwhile.
+        with pytest.raises(ValueError, match=says):
+            generate(tmp_path, what(**changes), drawing(OfClasses(), what(**changes)))
+    assert index.read_text() == before
+    assert drawn(tmp_path, classes=[2, 0, 1]) == index
+    assert drawn(tmp_path, classes=range(6)).name == 's2_st7_24.txt'
+
+
+def test_two_processes_may_write_the_same_file_at_the_same_moment(tmp_path, monkeypatch):
+    whole = drawn(tmp_path / 'whole').read_text()
+    sync, others = os.fsync, []
+
+    def while_another_writes(handle):
+        if not others:
+            others.append(None)
+            others[0] = generate(tmp_path / 'both', what(), drawing(OfClasses(), what()))
+        sync(handle)
+
+    begin(tmp_path / 'both', what())
+    monkeypatch.setattr(os, 'fsync', while_another_writes)
+    # The same share, started twice; then both end at once.
+    index = generate(tmp_path / 'both', what(), drawing(OfClasses(), what()))
+    assert others == [index] and index.read_text() == whole
+    assert same(pictures(tmp_path / 'whole'), pictures(tmp_path / 'both'))
+    others.clear()
+    assert generate(tmp_path / 'both', what(), lambda label, seed: []).read_text() == whole
+    assert others == [index] and not [*(tmp_path / 'both').glob('*.part')]
 
 
 class Neither(OfClasses):

@@ -316,6 +316,24 @@ def test_no_label_reaches_a_loss_without_the_students_own():
     assert all(grad.abs().sum() > 0 for grad in grads.values())
 
 
+@pytest.mark.parametrize('kind, settings', [
+    ('KD', dict(tau=dict(type='kd_plugins.GlobalTemperature'))), ('DIST', {}), ('WTTM', {}),
+    ('DKD', dict(missing_label='teacher')), ('DeiT', {}), ('DeiT', dict(form='soft')),
+])  # fmt: skip
+def test_poisoned_labels_train_bit_for_bit_as_none(kind, settings):
+    model = built(
+        losses=dict(loss_kd=dict(settings, type=f'kd_plugins.{kind}Loss')),
+        calculate_student_loss=False,
+    )
+    model.set_progress(Progress(iter=5, max_iters=10, epoch=5, max_epochs=10))
+    grads = step(model, mixed_batch([None] * 5), missing=True)[2]
+    assert sum(g.abs().sum() for g in grads.values() if g is not None) > 0
+    for labels in ([0, 1, 2, 3, 4], [3, 3, 0, 1, 3], [999, -7, 5, 0, 2**40]):
+        others = step(model, mixed_batch(labels), missing=True)[2]
+        for name, grad in grads.items():
+            assert (grad is None and others[name] is None) or torch.equal(grad, others[name]), name
+
+
 def test_terms_that_need_labels_are_refused_or_take_the_teachers_class():
     says = r"loss_dkd=DKDLoss no labels, and it needs gt_labels: set its missing_label='teacher'"
     losses = dict(loss_dkd=DKD)

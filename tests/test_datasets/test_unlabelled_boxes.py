@@ -74,6 +74,20 @@ def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_p
             built(dict(cfg, pipeline=pipeline))[0]
 
 
+@pytest.mark.parametrize('step', [
+    dict(type='RandomAffine'), dict(type='MinIoURandomCrop'), dict(type='FilterAnnotations'),
+    dict(type='RandomShift', prob=1.0), dict(type='Mosaic', img_scale=(32, 32)),
+    dict(type='CachedMosaic', img_scale=(32, 32)), dict(type='MixUp', img_scale=(32, 32)),
+    dict(type='CachedMixUp', img_scale=(32, 32)), dict(type='CopyPaste'),
+], ids=lambda step: step['type'])  # fmt: skip
+def test_steps_that_read_boxes_are_named(scenes, step):
+    dataset = built(dict(both(scenes)['unlabelled'], pipeline=[LOAD, step, PACK]))
+    with pytest.raises(ValueError, match=rf'PictureFolder.pipeline: {step["type"]} reads boxes, '):
+        # Some keep a few pictures before they mix them.
+        for _ in range(9):
+            [dataset[i] for i in range(len(dataset))]
+
+
 def test_boxes_are_taken_off_and_missing_ones_named(scenes):
     dataset = built(both(scenes))
     assert isinstance(dataset, WithUnlabelled)
@@ -288,6 +302,11 @@ def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_
     refused(cfg, 'PictureFolder. has no boxes, and the student would learn')
     # As it should be: the whole training set is the teacher's.
     cfg.model.update(pseudo_boxes=dict(score=0.0), calculate_student_loss=False)
+    # As YOLOX's and RTMDet's preprocessors have it, which resizes boxes.
+    resize = dict(type='BatchSyncRandomResize', random_size_range=(64, 128), interval=1)
+    cfg.data_preprocessor.update(type='mmdet.DetDataPreprocessor', batch_augments=[resize])
+    refused(cfg, r"PictureFolder. have none: give data_preprocessor.type='kd_plugins.DetDataPr")
+    cfg.data_preprocessor.type = 'kd_plugins.DetDataPreprocessor'
     runner = run(cfg)
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 4 and min(losses) > 0

@@ -12,15 +12,17 @@ from helpers.vector_training import kd, runner_of
 from mmengine.hooks import Hook
 from mmengine.logging import MessageHub
 from mmengine.registry import DATASETS, HOOKS, MODELS, init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, SequentialSampler
 
 from kd_plugins.datasets import MultiSourceSampler
 from kd_plugins.hooks import data_classes, every_runner
 from kd_plugins.hooks.data_classes import check_categories, check_classes
 from kd_plugins.hooks.every_runner import check_last_batch, check_layer_decay
 from kd_plugins.structures import Progress
+
+TWO_SOURCES = dict(type='kd_plugins.MultiSourceSampler', batch_size=8, source_ratio=[1, 3])
 
 
 @HOOKS.register_module(force=True)
@@ -423,3 +425,32 @@ def test_what_unlabelled_pictures_and_gradients_said_of_terms_is_forgotten():
         hub.update_scalar(f'train/{name}', 1.0)
     every_runner._forget_terms(hub)
     assert set(hub.log_scalars) == {'train/loss', 'train/lr'}
+
+
+@pytest.mark.parametrize('sampler, ends, endless, instead', [
+    (dict(type='DefaultSampler', shuffle=True), 5, dict(type='InfiniteSampler', shuffle=True),
+     "give sampler=dict(type='InfiniteSampler', shuffle=True)"),
+    (TWO_SOURCES, 20, dict(TWO_SOURCES, infinite=True), 'set its infinite=True'),
+])  # fmt: skip
+def test_a_loop_of_iterations_that_often_waits_for_mmengine_is_told(
+    sampler, ends, endless, instead
+):
+    vectors = DATASETS.build(dict(type='FortyVectors'))
+    dataset = ConcatDataset([vectors, vectors]) if sampler is TWO_SOURCES else vectors
+    loader = dict(batch_size=8, dataset=dataset, collate_fn=dict(type='default_collate'))
+
+    def told(sampler, max_iters):
+        heard = []
+        built = Runner.build_dataloader(dict(loader, sampler=sampler), seed=0)
+        made = SimpleNamespace(train_dataloader=built, visualizer=SimpleNamespace())
+        made.train_loop = IterBasedTrainLoop(made, built, max_iters=max_iters)
+        made.logger = SimpleNamespace(warning=heard.append)
+        every_runner.check_end(made)
+        return heard
+
+    # The loader is begun anew 30 times in one iteration more.
+    assert told(sampler, 30 * ends) == told(endless, 10**6) == []
+    (said,) = told(sampler, 30 * ends + 1)
+    assert f'({sampler["type"].split(".")[-1]}) ends every {ends} iterations' in said
+    assert f'waits 2 s, 1 minutes in the {30 * ends + 1:,} iterations' in said
+    assert said.endswith(f'{instead}.')

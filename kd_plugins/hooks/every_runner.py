@@ -247,11 +247,10 @@ def check_labels(loader: Any, model: nn.Module) -> None:
             )
         network = {kind.__name__ for kind in type(model.architecture).__mro__}
         wanted = 'DetDataPreprocessor' if 'BaseDetector' in network else 'ClsDataPreprocessor'
-        preprocessor = type(model.data_preprocessor)
-        ours = {k.__name__ for k in preprocessor.__mro__ if k.__module__.startswith('kd_plugins.')}
-        if wanted not in ours:
+        preprocessor = model.data_preprocessor
+        if wanted not in _of_ours(preprocessor):
             raise ValueError(
-                f'data_preprocessor ({preprocessor.__name__}) does not keep the labelled and the '
+                f'data_preprocessor ({type(preprocessor).__name__}) does not keep the labelled and the '
                 f'unlabelled pictures of train_dataloader.dataset apart for a '
                 f"{type(model.architecture).__name__}: give data_preprocessor.type='kd_plugins."
                 f"{wanted}'."
@@ -277,9 +276,8 @@ def check_labels(loader: Any, model: nn.Module) -> None:
             "labelled one with dict(type='kd_plugins.WithUnlabelled', labelled=..., "
             'unlabelled=...).'
         )
-    preprocessor = model.data_preprocessor
-    ours = type(preprocessor).__module__.startswith('kd_plugins.')
-    if isinstance(dataset, PictureFolder) and not ours and preprocessor.batch_augments:
+    augments = getattr(model.data_preprocessor, 'batch_augments', None)
+    if isinstance(dataset, PictureFolder) and augments and not _of_ours(model.data_preprocessor):
         raise ValueError(
             'data_preprocessor.batch_augments change the boxes of every picture, and those of '
             'train_dataloader.dataset (PictureFolder) have none: give data_preprocessor.type='
@@ -295,6 +293,12 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                     'model.calculate_student_loss=False, or put it beside a labelled one with '
                     "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
                 )
+
+
+def _of_ours(module: nn.Module) -> set[str]:
+    """Return the names of those of our classes that it is of."""
+    kinds = type(module).__mro__
+    return {kind.__name__ for kind in kinds if kind.__module__.startswith('kd_plugins.')}
 
 
 def _check_views(loader: Any, model: nn.Module) -> None:

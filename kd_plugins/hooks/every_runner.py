@@ -250,8 +250,8 @@ def check_labels(loader: Any, model: nn.Module) -> None:
         preprocessor = model.data_preprocessor
         if wanted not in _of_ours(preprocessor):
             raise ValueError(
-                f'data_preprocessor ({type(preprocessor).__name__}) does not keep the labelled and the '
-                f'unlabelled pictures of train_dataloader.dataset apart for a '
+                f'data_preprocessor ({type(preprocessor).__name__}) does not keep the labelled '
+                'and the unlabelled pictures of train_dataloader.dataset apart for a '
                 f"{type(model.architecture).__name__}: give data_preprocessor.type='kd_plugins."
                 f"{wanted}'."
             )

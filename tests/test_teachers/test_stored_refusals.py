@@ -87,8 +87,10 @@ def test_a_store_of_an_earlier_format_stops_with_what_to_do(tmp_path, filled, ch
     folder = shutil.copytree(filled, tmp_path / 'earlier')
     header = folder / 'header.json'
     content = json.loads(header.read_text())
-    header.write_text(json.dumps(dict(content, format=content['format'] - 1)))
-    with pytest.raises(ValueError, match=r'its format is 1, and this one has 2\): delete it') as e:
+    now = content['format']
+    header.write_text(json.dumps(dict(content, format=now - 1)))
+    said = rf'its format is {now - 1}, and this one has {now}\): delete it'
+    with pytest.raises(ValueError, match=said) as e:
         MODELS.build(pair(folder, checkpoint, cache=FLOAT32))
     assert len(str(e.value).splitlines()) == 1
 

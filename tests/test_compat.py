@@ -106,9 +106,10 @@ def test_the_shown_mmcv_version_lasts_only_as_long_as_the_assertion():
 def test_where_mmrazor_needs_no_help_nothing_is_replaced():
     code = (
         'import sys\nfrom unittest import mock\nfrom kd_plugins.compat import mmrazor\n'
-        'sys.meta_path = [f for f in sys.meta_path if not isinstance(f, mmrazor.MMRazorFinder)]\n'
+        'kind = mmrazor.QuantizationFinder\n'
+        'sys.meta_path = [each for each in sys.meta_path if not isinstance(each, kind)]\n'
         'with mock.patch.object(mmrazor, "version", lambda name: "1.13.1"): mmrazor.install()\n'
-        'print(any(isinstance(f, mmrazor.MMRazorFinder) for f in sys.meta_path))'
+        'print(any(isinstance(each, kind) for each in sys.meta_path))'
     )
     assert python(code)[0].strip() == 'False'
 
@@ -116,9 +117,24 @@ def test_where_mmrazor_needs_no_help_nothing_is_replaced():
 def test_installing_twice_adds_one_finder():
     code = (
         'import sys\nfrom kd_plugins.compat import mmrazor\nmmrazor.install()\n'
-        'print(sum(isinstance(f, mmrazor.MMRazorFinder) for f in sys.meta_path))'
+        'print(sum(isinstance(f, mmrazor.QuantizationFinder) for f in sys.meta_path))'
     )
     assert python(code)[0].strip() == '1'
+
+
+@pytest.mark.parametrize('first', ('', 'import changed_module\n'))
+def test_a_module_is_changed_once_whenever_it_is_imported(first, tmp_path):
+    (tmp_path / 'changed_module.py').write_text('value = 1\n')
+    code = (
+        f'import sys\nsys.path.append({str(tmp_path)!r})\n{first}'
+        'from kd_plugins.compat.loading import complete\n'
+        'def double(module): module.value *= 2\n'
+        'complete(dict(changed_module=double))\ncomplete(dict(changed_module=double))\n'
+        'import changed_module\nprint(changed_module.value)\n'
+        'try: complete(dict(changed_module=print))\nexcept ValueError as error: print(error)'
+    )
+    said = 'the import of changed_module is changed in two ways: make one of them.'
+    assert python(code)[0].splitlines() == ['2', said]
 
 
 def test_replaced_modules_keep_their_dunder_names_honest():

@@ -4,13 +4,86 @@ from __future__ import annotations
 
 import importlib.abc
 import importlib.machinery
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 #: Makes of a module what its code is run within.
 Around = Callable[[ModuleType], AbstractContextManager]
+#: Changes a module that has been imported.
+Change = Callable[[ModuleType], None]
+
+
+def run_within(arounds: Mapping[str, Around]) -> None:
+    """Run modules within something when they are imported; calling it twice is fine.
+
+    Args:
+        arounds: What each is run within, by its whole name.
+
+    Raises:
+        ValueError: If another thing is around a module already.
+    """
+    for name, around in arounds.items():
+        if _FINDER.arounds.setdefault(name, around) != around:
+            raise ValueError(f'the import of {name} is changed in two ways: make one of them.')
+    if _FINDER not in sys.meta_path:
+        sys.meta_path.insert(0, _FINDER)
+
+
+def complete(changes: Mapping[str, Change]) -> None:
+    """Change modules as soon as they are imported, or now; calling it twice is fine.
+
+    Args:
+        changes: What changes each, by its whole name.
+
+    Raises:
+        ValueError: As :func:`run_within`.
+    """
+    new = {name: change for name, change in changes.items() if name not in _FINDER.arounds}
+    run_within({name: _Then(change) for name, change in changes.items()})
+    for name in new.keys() & sys.modules.keys():
+        new[name](sys.modules[name])
+
+
+@dataclass(frozen=True)
+class _Then:
+    change: Change
+
+    @contextmanager
+    def __call__(self, module: ModuleType) -> Iterator[None]:
+        yield
+        self.change(module)
+
+
+class UpstreamFinder(importlib.abc.MetaPathFinder):
+    """Finds the modules of upstream packages that something is done around.
+
+    Attributes:
+        arounds: What each is run within, by its whole name.
+    """
+
+    def __init__(self) -> None:
+        self.arounds: dict[str, Around] = {}
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> importlib.machinery.ModuleSpec | None:
+        """Return a spec for these modules, None for every other one and where there is none."""
+        if fullname not in self.arounds:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = WrappingLoader(spec.loader, self.arounds[fullname])
+        return spec
+
+
+_FINDER = UpstreamFinder()
 
 
 class WrappingLoader(importlib.abc.Loader):
@@ -66,13 +139,3 @@ class RefusingLoader(importlib.abc.Loader):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
-
-
-def wrapped(
-    name: str, path: Sequence[str] | None, target: ModuleType | None, around: Around
-) -> importlib.machinery.ModuleSpec | None:
-    """Return the spec of a module that is to be run within something, None if there is none."""
-    spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-    if spec is not None and spec.loader is not None:
-        spec.loader = WrappingLoader(spec.loader, around)
-    return spec

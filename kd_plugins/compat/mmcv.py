@@ -9,41 +9,17 @@ given contiguous tensors, which costs nothing where they are.
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from kd_plugins.compat.loading import wrapped
+from kd_plugins.compat.loading import complete
 
 #: Modules of ``mmcv.ops`` whose operators take maps.
 _MAPS = (
     'roi_align', 'roi_pool', 'deform_roi_pool', 'deform_conv', 'modulated_deform_conv', 'carafe',
     'masked_conv',
 )  # fmt: skip
-_NAMES = frozenset(f'mmcv.ops.{name}' for name in _MAPS)
-
-
-class MapsFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules whose operators are to get contiguous tensors."""
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for these, None for every other module."""
-        return wrapped(fullname, path, target, _then_contiguous) if fullname in _NAMES else None
-
-
-@contextmanager
-def _then_contiguous(module: ModuleType) -> Iterator[None]:
-    yield
-    _make_contiguous(module)
 
 
 def _make_contiguous(module: ModuleType) -> None:
@@ -73,8 +49,5 @@ def _contiguous(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def install() -> None:
-    """Let the operators be found so; calling it twice is fine."""
-    for name in _NAMES & sys.modules.keys():
-        _make_contiguous(sys.modules[name])
-    if not any(isinstance(finder, MapsFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, MapsFinder())
+    """Give the operators such tensors; calling it twice is fine."""
+    complete({f'mmcv.ops.{name}': _make_contiguous for name in _MAPS})

@@ -16,36 +16,12 @@
 from __future__ import annotations
 
 import functools
-import importlib.abc
-import importlib.machinery
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from kd_plugins.compat.loading import wrapped
-
-
-class MMEngineFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules of mmengine that are to be completed."""
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for these modules, None for every other one."""
-        if fullname not in _COMPLETIONS:
-            return None
-        return wrapped(fullname, path, target, _complete)
-
-
-@contextmanager
-def _complete(module: ModuleType) -> Iterator[None]:
-    yield
-    _COMPLETIONS[module.__name__](module)
+from kd_plugins.compat.loading import complete
 
 
 def _guard_checkpoints(module: ModuleType) -> None:
@@ -92,19 +68,13 @@ def _then_number(build: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-_COMPLETIONS: dict[str, Callable[[ModuleType], None]] = {
-    'mmengine.runner.checkpoint': _guard_checkpoints,
-    'mmengine.hooks.runtime_info_hook': _tell_models,
-    'mmengine.runner.runner': _number_views,
-    'mmengine.runner._flexible_runner': _number_views,
-}
-
-
 def install() -> None:
     """Let these modules be completed; calling it twice is fine."""
-    if any(isinstance(finder, MMEngineFinder) for finder in sys.meta_path):
-        return
-    sys.meta_path.insert(0, MMEngineFinder())
-    for name, complete in _COMPLETIONS.items():
-        if name in sys.modules:
-            complete(sys.modules[name])
+    complete(
+        {
+            'mmengine.runner.checkpoint': _guard_checkpoints,
+            'mmengine.hooks.runtime_info_hook': _tell_models,
+            'mmengine.runner.runner': _number_views,
+            'mmengine.runner._flexible_runner': _number_views,
+        }
+    )

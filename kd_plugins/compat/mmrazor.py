@@ -30,13 +30,12 @@ from importlib.metadata import version
 from types import ModuleType
 from typing import Any
 
-from kd_plugins.compat.loading import wrapped
+from kd_plugins.compat.loading import complete, run_within
 
 #: The newest mmcv that mmrazor 1.0.0 says it works with.
 MMRAZOR_NEWEST_MMCV = '2.1.0'
 
 _QUANTIZATION = 'mmrazor.structures.quantization'
-_VALIDATION = 'mmrazor.engine.runner.distill_val_loop'
 
 
 class _Inert:
@@ -72,8 +71,8 @@ class _StandInLoader(importlib.abc.Loader):
         module.__all__ = []  # type: ignore[attr-defined]
 
 
-class MMRazorFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules of mmrazor that need something else around or in their place."""
+class QuantizationFinder(importlib.abc.MetaPathFinder):
+    """Finds stand-ins for the sub-package that cannot be imported."""
 
     def find_spec(
         self,
@@ -82,10 +81,6 @@ class MMRazorFinder(importlib.abc.MetaPathFinder):
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
         """Return a spec for these, None for every other module."""
-        if fullname == 'mmrazor':
-            return wrapped(fullname, path, target, _accepted_mmcv_version)
-        if fullname == _VALIDATION:
-            return wrapped(fullname, path, target, _one_validation)
         if fullname == _QUANTIZATION or fullname.startswith(_QUANTIZATION + '.'):
             return importlib.machinery.ModuleSpec(fullname, _StandInLoader(), is_package=True)
         return None
@@ -106,10 +101,8 @@ def _accepted_mmcv_version(module: ModuleType) -> Iterator[None]:
         mmcv.__version__ = original
 
 
-@contextmanager
-def _one_validation(module: ModuleType) -> Iterator[None]:
+def _one_validation(module: ModuleType) -> None:
     """Give the loop of student and teacher another ``run``."""
-    yield
     module.SingleTeacherDistillValLoop.run = _validate_both  # type: ignore[attr-defined]
 
 
@@ -144,5 +137,7 @@ def install() -> None:
     """Let mmrazor be imported; calling it twice is fine."""
     if 'mmrazor' in sys.modules or not needs_stand_in():
         return
-    if not any(isinstance(finder, MMRazorFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, MMRazorFinder())
+    run_within({'mmrazor': _accepted_mmcv_version})
+    complete({'mmrazor.engine.runner.distill_val_loop': _one_validation})
+    if not any(isinstance(finder, QuantizationFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, QuantizationFinder())

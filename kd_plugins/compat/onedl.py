@@ -7,36 +7,19 @@ standard output, where the page of ``tools/check.py --json`` is.
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.machinery
 import io
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from types import ModuleType
 
-from kd_plugins.compat.loading import wrapped
+from kd_plugins.compat.loading import run_within
 
 _TALKING = ('mmpretrain.datasets', 'mmdet.datasets', 'mmdet.datasets.transforms')
 
 
-class OneDLFinder(importlib.abc.MetaPathFinder):
-    """Finds the modules that print while they are imported."""
-
-    def find_spec(
-        self,
-        fullname: str,
-        path: Sequence[str] | None = None,
-        target: ModuleType | None = None,
-    ) -> importlib.machinery.ModuleSpec | None:
-        """Return a spec for those modules, None for every other one."""
-        return wrapped(fullname, path, target, _silently) if fullname in _TALKING else None
-
-
 def install() -> None:
     """Keep what they print to themselves; calling it twice is fine."""
-    if not any(isinstance(finder, OneDLFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, OneDLFinder())
+    run_within(dict.fromkeys(_TALKING, _silently))
 
 
 @contextmanager

@@ -148,12 +148,12 @@ class RunsProgress:
         if not running:
             return f"the teacher's answers are being stored, {used} so far"
         each = '; '.join(
-            f'{self.name(run)}: {self.done[run]} of {self.lengths[run]}' for run in running
+            f'{self.name(run)}: {self.done[run]:,} of {self.lengths[run]:,}' for run in running
         )
         left = self.seconds_left(running)
         said = 'no estimate yet' if left is None else f'about {duration(left)} {AT_THIS_PACE}'
         done, total = sum(self.done.values()), sum(self.lengths.values())
-        return f'{done} of {total} {self.unit} after {used} ({each}); {said}'
+        return f'{done:,} of {total:,} {self.unit} after {used} ({each}); {said}'
 
     def seconds_left(self, running: Sequence[Run]) -> float | None:
         """Return the seconds that are left; None before there is a basis to say it."""

@@ -66,8 +66,8 @@ def main() -> None:
         folder = cfg.model.teacher_cache.dir
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
         print(
-            f'{folder!r} is complete: {said(size)}, {filled.written} records by this process now; '
-            f'{filled.looked_at} pictures of earlier ones are still the same.'
+            f'{folder!r} is complete: {said(size)}; this process has written {filled.written:,} '
+            f'records, and found {filled.looked_at:,} pictures of earlier ones unchanged'
         )
 
 

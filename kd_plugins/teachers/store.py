@@ -255,7 +255,7 @@ class Store:
         if not self._writes:
             return files.Writer(None, layout, get_rank())
         writer = files.Writer(self.folder, layout, get_rank())
-        size = sum(sizes) / len(sizes)
+        size = sum(sizes) / len(sizes) + files.ROW.itemsize
         about = 'about ' if len({*sizes}) > 1 else ''
         whole = size * self.header['data']['samples'] * self.header['views']
         rest = size * self._records.missing

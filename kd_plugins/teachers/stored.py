@@ -99,6 +99,9 @@ class StoredTeacher(Teacher):
             self.classes = self.store.header['classes']
             self.class_map = self.store.header['class_map']
             self.weights = f'the records in {self.folder!r}'
+            MMLogger.get_current_instance().info(
+                f'{self.folder!r} is complete: the teacher is not built.'
+            )
         else:
             self.live = build()
 

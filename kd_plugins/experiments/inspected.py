@@ -18,7 +18,7 @@ from kd_plugins.inspect.check import check
 from kd_plugins.inspect.check.report import Calibration
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
-from kd_plugins.teachers import measure_teacher
+from kd_plugins.teachers import measure_teacher, predicts
 
 #: Where it is kept.
 INSPECTED = 'inspected.json'
@@ -36,7 +36,7 @@ class Inspected:
         unreached: The trainable parameters that no loss reaches.
         teacher: The teacher's metrics on the whole validation set, see
             :func:`~kd_plugins.teachers.measuring.measure_teacher`; none where there
-            is no teacher yet.
+            is no teacher yet, or one without a head.
     """
 
     config_hash: str
@@ -108,7 +108,8 @@ def measure_on_validation(cfg: Config) -> dict[str, float]:
         alike.custom_hooks = [
             hook for hook in alike.get('custom_hooks') or [] if name_of(hook['type']) != 'EMAHook'
         ]
-        metrics = measure_teacher(launch.build_runner(alike))
+        runner = launch.build_runner(alike)
+        metrics = measure_teacher(runner) if predicts(runner.model) else {}
     return {name: float(value) for name, value in metrics.items() if value == value}
 
 

@@ -157,7 +157,10 @@ class Request:
             **more: More of it; ``cfg_path`` as it shall stand there.
         """
         changes: dict[str, Any] = {}
-        if self.boxes is not None:
+        if side == 'teacher' and not any(key.endswith('head') for key in whole.model):
+            # A foundation model knows no classes, and needs none for terms on maps.
+            pass
+        elif self.boxes is not None:
             classes = (side == 'teacher' and self.teachers_classes) or self.classes
             changes = heads_of(path, len(classes), f'--{side}')
         elif self.classes:

@@ -14,6 +14,18 @@ from kd_plugins.teachers.base import Teacher
 from kd_plugins.teachers.upstreams import upstreams_teacher
 
 
+def predicts(model: nn.Module) -> bool:
+    """Return whether the teacher of an algorithm, if it has one, says more than features.
+
+    A foundation model without a head does not, and there is nothing to measure.
+
+    Args:
+        model: Any model, not in a wrapper.
+    """
+    network = getattr(vars(model).get('teacher'), 'network', None)
+    return getattr(network, 'head', network) is not None or network is None
+
+
 class AsTaught(nn.Module):
     """A teacher in the place of a model that is validated or tested.
 
@@ -82,6 +94,11 @@ def teacher_of(model: nn.Module) -> AsTaught:
     algorithm = model.module if is_model_wrapper(model) else model
     teacher = vars(algorithm).get('teacher')
     teacher = teacher if isinstance(teacher, Teacher) else upstreams_teacher(algorithm)
+    if not predicts(algorithm):
+        raise ValueError(
+            f'there is nothing to measure: the teacher, of type {type(teacher.network).__name__}, '
+            'has no head, and teaches features only.'
+        )
     if not isinstance(teacher, Teacher) or not teacher:
         raise ValueError(
             f'the config has no teacher to measure: its model is a {type(algorithm).__name__}'

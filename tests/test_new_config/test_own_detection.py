@@ -16,6 +16,7 @@ from mmengine.hub import get_config
 from mmengine.registry import init_default_scope
 
 from kd_plugins.datasets.boxes import read_boxes
+from kd_plugins.experiments.inspected import measure_on_validation
 from kd_plugins.inspect.check import check
 from kd_plugins.inspect.check.boxes import examine_annotations
 from kd_plugins.inspect.check.pictures import Pictures
@@ -46,6 +47,26 @@ def written(path, student, method='alone', teacher=None, ckpt=None, data=None, b
     request = Request(student, method, path, teacher, ckpt, data, batch)
     write_config(request)
     return Config.fromfile(path)
+
+
+def test_a_foundation_model_teaches_on_own_boxes_without_knowing_classes(own, tmp_path):
+    teacher = tmp_path / 'vit.py'
+    vit = dict(
+        type='VisionTransformer', img_size=64, patch_size=16, out_type='featmap',
+        arch=dict(embed_dims=16, num_layers=1, num_heads=2, feedforward_channels=16),
+    )  # fmt: skip
+    model = dict(type='ImageClassifier', _scope_='mmpretrain', backbone=vit)
+    teacher.write_text(f"default_scope = 'mmpretrain'\nmodel = {model}\n")
+    path = str(tmp_path / 'vit.pth')
+    init_default_scope('mmpretrain')
+    torch.save(MODELS.build(model).state_dict(), path)
+    cfg = written(tmp_path / 'my.py', STUDENT, 'cosine', str(teacher), path, own / 'coco', 4)
+    assert cfg.model.architecture.bbox_head.num_classes == 10
+    assert [*cfg.model.teacher] == ['cfg_path']
+    report = check(cfg, iterations=2, teacher_batches=1, debug=True)
+    assert report.ok and not report.teacher_metrics
+    assert 'the teacher has no head' in '\n'.join(each.what for each in report.findings)
+    assert measure_on_validation(cfg) == {}
 
 
 @pytest.mark.parametrize('form', ['coco', 'voc', 'yolo'])

@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 from mmpretrain.structures import DataSample
 from safetensors.torch import save_file
 
+from kd_plugins.teachers import teacher_of
 from kd_plugins.wiring.flow import flow
 
 MEAN, STD = [120.0, 110.0, 100.0], [60.0, 50.0, 40.0]
@@ -232,6 +233,8 @@ def test_a_classifier_learns_from_labels_and_from_a_map_at_once(name, tmp_path):
     assert values[-1] < 0.9 * values[0]
     assert all(p.grad is None for p in model.teacher.network.parameters())
     assert not any('teacher' in key or 'timm' in key for key in model.state_dict())
+    with pytest.raises(ValueError, match='teacher, of type ImageClassifier, has no head, and'):
+        teacher_of(model)
 
 
 HEADLESS = {

@@ -37,7 +37,7 @@ from kd_plugins.inspect.check.teacher import evaluate_teacher
 from kd_plugins.inspect.check.wired import note_wiring
 from kd_plugins.inspect.quiet import quiet, silence
 from kd_plugins.registry import name_of
-from kd_plugins.teachers import SnapshotTeacher, StoredTeacher
+from kd_plugins.teachers import SnapshotTeacher, StoredTeacher, predicts
 from kd_plugins.teachers.upstreams import upstreams_teacher
 
 Tell = Callable[[int, int, str], None]
@@ -97,6 +97,11 @@ def check(
                     'warning',
                     'there is no validation: neither the teacher nor the student will be measured.',
                     'give val_dataloader, val_evaluator and val_cfg.',
+                )
+            elif not predicts(runner.model):
+                report.add(
+                    'note',
+                    'the teacher has no head: it teaches features, and there is nothing to measure.',
                 )
             elif report.teacher is not None and teacher_batches:
                 evaluate_teacher(report, runner, teacher_batches, alone, tell)

@@ -94,16 +94,16 @@ def teacher_of(model: nn.Module) -> AsTaught:
     algorithm = model.module if is_model_wrapper(model) else model
     teacher = vars(algorithm).get('teacher')
     teacher = teacher if isinstance(teacher, Teacher) else upstreams_teacher(algorithm)
-    if not predicts(algorithm):
-        raise ValueError(
-            f'there is nothing to measure: the teacher, of type {type(teacher.network).__name__}, '
-            'has no head, and teaches features only.'
-        )
     if not isinstance(teacher, Teacher) or not teacher:
         raise ValueError(
             f'the config has no teacher to measure: its model is a {type(algorithm).__name__}'
             f'{" with nobody to ask as its teacher" if isinstance(teacher, Teacher) else ""}; give '
             'the config of a distillation.'
+        )
+    if not predicts(algorithm):
+        raise ValueError(
+            f'there is nothing to measure: the teacher, of type {type(teacher.network).__name__}, '
+            'has no head, and teaches features only.'
         )
     return AsTaught(teacher)
 

@@ -101,7 +101,7 @@ def check(
             elif not predicts(runner.model):
                 report.add(
                     'note',
-                    'the teacher has no head: it teaches features, and there is nothing to measure.',
+                    'the teacher has no head: it teaches features, and has no figure.',
                 )
             elif report.teacher is not None and teacher_batches:
                 evaluate_teacher(report, runner, teacher_batches, alone, tell)

@@ -176,7 +176,7 @@ def _write(made: Alone, source: Config, seeds: Sequence[int], work_dir: Path) ->
     path = path.rename(path.with_name(f'{name}.py'))
     runs = [Run(name, str(path), seed, str(work_dir / name / str(seed))) for seed in seeds]
     note = f'Made from {Path(source.filename or "the config").name}'
-    return Contender(name, load_config(runs[0]), runs, [', '.join([note, *made.notes])])
+    return Contender(name, load_config(runs[0]), runs, ['; '.join([note, *made.notes])])
 
 
 def inspect_all(whole: Plan, say: Any = lambda name: None) -> dict[str, Inspected]:

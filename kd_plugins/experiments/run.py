@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
@@ -228,6 +228,12 @@ class Validations(Hook):
         self.values = {k: metrics for k, metrics in self.values.items() if k <= step}
         end = loop.max_iters if isinstance(loop, IterBasedTrainLoop) else loop.max_epochs
         loop._decide_current_val_interval()
+        for hook in runner.hooks:
+            # Upstream's counts anew when a training goes on.
+            if isinstance(hook, EarlyStoppingHook):
+                for earlier in sorted(self.values):
+                    hook.after_val_epoch(runner, self.values[earlier])
+        end = step if getattr(loop, 'stop_training', False) else end
         due = step % loop.val_interval == 0 or step == end
         # The last one's predictions are kept nowhere else.
         missing = step not in self.values or step == end

@@ -5,6 +5,7 @@ import inspect
 import math
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -86,7 +87,7 @@ def ours():
 
 
 def of_the_system():
-    open('/gone/x.json', encoding='utf-8')
+    Path('/gone/x.json').read_text(encoding='utf-8')
 
 
 def somebodys():

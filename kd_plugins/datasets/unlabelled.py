@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Sampler
 
 from kd_plugins import checks
+from kd_plugins.datasets.picture_folder import mixing_steps
 from kd_plugins.registry import DATA_SAMPLERS, DATASETS
 
 #: The fields of a sample that say a class, or objects; those of detectors come in any case.
@@ -43,8 +44,8 @@ class WithUnlabelled(ConcatDataset):
             ``RandomState``, as TorchSSL and FullMatch draw those of their seed.
 
     Raises:
-        ValueError: If one of both is wrapped or empty, or a class has fewer labels than asked for,
-            or nobody says the classes;
+        ValueError: If one of both is wrapped or empty, or mixes pictures that a wrapper would give
+            it, or a class has fewer labels than asked for, or nobody says the classes;
             or, when a sample is read, if it should have a label and has none, or is not packed.
     """
 
@@ -73,6 +74,13 @@ class WithUnlabelled(ConcatDataset):
                     'or mmdet itself, with nothing around it (MultiSourceSampler repeats each of '
                     'both as often as it has to).'
                 )
+            for step in mixing_steps(one):
+                if not hasattr(step, 'results_cache'):
+                    raise ValueError(
+                        f'WithUnlabelled.{key}.pipeline: {type(step).__name__} mixes pictures that '
+                        'a MultiImageMixDataset gives it, and there is none: give one that keeps '
+                        'pictures itself (CachedMosaic, CachedMixUp), or leave it out.'
+                    )
         if labels_per_class is not None:
             both[0] = _scarce(both[0], labels_per_class, labels_seed)
         # Of a folder without labels nobody says the classes.

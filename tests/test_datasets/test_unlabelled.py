@@ -566,6 +566,32 @@ def without_labels(folders, work_dir, dataset=None, **options):
     return cfg
 
 
+MIXUP = dict(augments=dict(type='Mixup', alpha=1.0))
+
+
+def test_what_mixes_pictures_without_labels_is_refused_before_training(folders, tmp_path):
+    """Upstream's preprocessor would not mix them at all; ours would mix what is seen twice."""
+    for key in ('preprocessor', 'train_cfg'):
+        cfg = without_labels(folders, tmp_path / key, epochs=1)
+        cfg.model.data_preprocessor.update(type='mmpretrain.ClsDataPreprocessor', num_classes=5)
+        if key == 'train_cfg':
+            cfg.model.architecture.train_cfg = MIXUP
+        else:
+            cfg.model.data_preprocessor.batch_augments = MIXUP
+        says = r'train_cfg.augments .* leave .*CustomDataset, with_label=False\) as they are: give'
+        with pytest.raises(ValueError, match=says):
+            train(cfg)
+        cfg.model.data_preprocessor.type = 'kd_plugins.ClsDataPreprocessor'
+        train(cfg)
+    cfg = training(folders, tmp_path / 'twice')
+    cfg.train_dataloader.dataset.unlabelled.pipeline = WITH_STRONG_VIEW
+    cfg.model.data_preprocessor.update(batch_augments=MIXUP, num_classes=5)
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(ValueError, match=r'would mix pictures .* two views .*StrongView\)'):
+        runner.train()
+    assert runner.iter == 0 and runner.train_dataloader._iterator is None
+
+
 @pytest.mark.parametrize('kind', ['labelled', 'unlabelled'])
 def test_a_distillation_that_is_all_there_is_does_not_stop(folders, tmp_path, kind):
     dataset = folder(folders / kind, with_label=kind == 'labelled')

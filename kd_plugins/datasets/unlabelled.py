@@ -163,7 +163,7 @@ class MultiSourceSampler(Sampler):
         source_ratio: The ratio of the datasets, such as ``[1, 7]``, which has to go into
             ``batch_size``. Within a batch they follow each other.
         epoch_of: The dataset, counted from 0, that an epoch goes through once, but for
-            rounding up to whole batches.
+            rounding up to whole batches, and for ``train_dataloader.num_batch_per_epoch``.
         infinite: Whether to go on for ever, for loops of iterations.
         shuffle: Whether the orders are random.
         seed: Seed of the orders; None draws one for all processes. The Runner gives it.
@@ -212,6 +212,10 @@ class MultiSourceSampler(Sampler):
         self._order = lru_cache(2 * len(self.sizes))(self._draw)
         of_all = self.counts[epoch_of] * self.world_size
         self.iterations = math.ceil(self.sizes[epoch_of] / of_all)
+        if '_dataset' in getattr(dataset, '__dict__', ()):
+            # mmengine's own wrapper, for num_batch_per_epoch.
+            fewer = len(dataset) // (batch_size * self.world_size)
+            self.iterations = min(self.iterations, fewer)
         seen = [self.iterations * each * self.world_size for each in self.counts]
         print_log(
             f'{name}: an epoch is {self.iterations} iterations with '

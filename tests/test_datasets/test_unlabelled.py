@@ -669,6 +669,22 @@ def test_an_epoch_ends(folders, tmp_path):
         train(cfg)
 
 
+def test_an_epoch_may_have_a_given_number_of_batches(folders, tmp_path):
+    """And mmengine's wrapper for it hides nothing from the checks."""
+    cfg = training(folders, tmp_path / 'few')
+    cfg.train_dataloader.num_batch_per_epoch = 2
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 4 and len(runner.train_dataloader) == 2
+    cfg = training(folders, tmp_path / 'most')
+    cfg.train_dataloader.num_batch_per_epoch = 5
+    assert len(Runner.build_dataloader(cfg.train_dataloader)) == 3
+    cfg.train_dataloader.dataset.unlabelled = folder(folders / 'unlabelled')
+    cfg.model.data_preprocessor.type = 'mmpretrain.ClsDataPreprocessor'
+    with pytest.raises(ValueError, match=r"give data_preprocessor.type='kd_plugins.Cls"):
+        train(cfg)
+
+
 def test_what_is_wrapped_is_refused(folders, tmp_path):
     for kind in (dict(with_label=False), {}):
         cfg = training(folders, tmp_path)

@@ -19,6 +19,7 @@ from kd_plugins.hooks.data_classes import (
     check_measured_classes,
     with_names,
 )
+from kd_plugins.hooks.data_colours import check_colours
 from kd_plugins.hooks.data_labels import check_labels
 from kd_plugins.hooks.of_runner import teacher_in, trained_model
 from kd_plugins.networks import classes_of
@@ -49,8 +50,8 @@ def before_train(runner: Any) -> None:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
             the teacher's classes stand in another order than the data's, or those of the
             training set in another one than the validation's, or if
-            annotations lack a class, or if the last batch of an epoch has one
-            sample and a term normalises over the batch, or if pictures without labels
+            annotations lack a class, or pictures come as RGB and as BGR, or if the last
+            batch of an epoch has one sample and a term normalises over the batch, or if pictures without labels
             come where one is needed, or the sampler would never end an epoch, or the
             distillation end with nothing left; or if the teacher that a
             model of upstream keeps does not fit; or if nobody tells the sampler of
@@ -79,6 +80,7 @@ def before_train(runner: Any) -> None:
         check_measured_classes(runner.train_dataloader, of_val)
         check_last_batch(runner.train_dataloader, model)
         check_labels(runner.train_dataloader, model)
+        check_colours(runner.train_dataloader, of_val)
         check_end(runner)
         check_stop(runner, model)
         teacher.begin(getattr(runner.train_dataloader, 'dataset', None), runner.hooks)

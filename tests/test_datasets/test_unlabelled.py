@@ -16,6 +16,7 @@ from mmengine.dataset import ConcatDataset
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
+from mmpretrain.datasets import CIFAR10
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
@@ -696,6 +697,50 @@ def test_what_is_wrapped_is_refused(folders, tmp_path):
     inside = dict(type='RepeatDataset', times=2, dataset=folder(folders / 'labelled'))
     with pytest.raises(ValueError, match=r'WithUnlabelled\.labelled is a RepeatDataset: give'):
         build(both(folders, labelled=inside))
+
+
+@DATASETS.register_module(force=True)
+class InMemory(CIFAR10):
+    """Two pictures that lie in memory."""
+
+    def _check_integrity(self):
+        return True
+
+    def load_data_list(self):
+        return [dict(img=np.zeros((32, 32, 3), np.uint8), gt_label=i) for i in range(2)]
+
+
+@pytest.mark.parametrize('beside', ['train', 'val'])
+def test_red_and_blue_are_not_exchanged_in_a_part_of_the_pictures(folders, tmp_path, beside):
+    memory = dict(type='InMemory', data_root=str(tmp_path), pipeline=[PIPELINE[1]])
+
+    def of(name, **reading):
+        cfg = training(folders, tmp_path / name, epochs=1)
+        if beside == 'train':
+            cfg.train_dataloader.dataset['labelled'] = memory
+        else:
+            cfg = without_labels(folders, tmp_path / name, epochs=1)
+            cfg.val_dataloader = dict(
+                batch_size=2, dataset=memory, collate_fn=dict(type='default_collate'),
+                sampler=dict(type='DefaultSampler', shuffle=False),
+            )  # fmt: skip
+            cfg.val_evaluator, cfg.val_cfg = dict(type='Level'), dict()
+        dataset = cfg.train_dataloader.dataset
+        files = dataset.unlabelled if beside == 'train' else dataset
+        files.pipeline = [dict(PIPELINE[0], **reading), *files.pipeline[1:]]
+        return cfg
+
+    says = r'InMemory \((train|val)_dataloader\) gives pictures as RGB'
+    with pytest.raises(ValueError, match=says) as left:
+        train(of('wrong'))
+    assert 'CustomDataset (train_dataloader) gives pictures as BGR' in str(left.value)
+    train(of('right', type='kd_plugins.LoadImageFromFile', channel_order='rgb'))
+    exchanged = of('exchanged')
+    dataset = exchanged.train_dataloader.dataset
+    files = dataset.unlabelled if beside == 'train' else dataset
+    pil = [dict(type='NumpyToPIL', to_rgb=True), dict(type='PILToNumpy')]
+    files.pipeline = [files.pipeline[0], *pil, files.pipeline[1]]
+    train(exchanged)
 
 
 def test_folders_without_pictures_are_refused(folders, tmp_path):

@@ -52,9 +52,9 @@ def before_train(runner: Any) -> None:
             training set in another one than the validation's, or if
             annotations lack a class, or pictures come as RGB and as BGR, or if the last
             batch of an epoch has one sample and a term normalises over the batch, or if
-            pictures without labels come where one is needed, or the sampler would never end an epoch, or the
-            distillation end with nothing left; or if the teacher that a
-            model of upstream keeps does not fit; or if nobody tells the sampler of
+            pictures without labels come where one is needed, or the sampler would never
+            end an epoch, or the distillation end with nothing left; or if the teacher that
+            a model of upstream keeps does not fit; or if nobody tells the sampler of
             repeatable views its epoch, or pictures would be mixed twice.
     """
     wrapper = runner.optim_wrapper

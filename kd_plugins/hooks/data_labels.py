@@ -55,8 +55,8 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 f"{type(model.architecture).__name__}: give data_preprocessor.type='kd_plugins."
                 f"{wanted}'."
             )
-        if shows_two_views(dataset.datasets[1]) and _augments(model) is not None:
-            raise mixed_views('kd_plugins.StrongView')
+        if shows_two_views(dataset.datasets[1]):
+            _check_two_views(model)
         if getattr(model, 'pseudo_boxes', None) is not None and not model.calculate_student_loss:
             raise ValueError(
                 'model.calculate_student_loss=False lets the teacher alone teach, and '
@@ -79,6 +79,21 @@ def check_labels(loader: Any, model: nn.Module) -> None:
             'model.calculate_student_loss=False where all of them are to teach as if unlabelled.'
         )
     _check_without_labels(dataset, model)
+
+
+def _check_two_views(model: nn.Module) -> None:
+    """Refuse what cannot see labelled pictures and two views of unlabelled ones as one batch."""
+    if _augments(model) is not None:
+        raise mixed_views('kd_plugins.StrongView')
+    without = model.check_unlabelled()
+    for name, mapping in model.distiller.loss_forward_mappings.items():
+        for argument in mapping.keys() - without[name].keys():
+            raise ValueError(
+                f'model.distiller.loss_forward_mappings.{name}.{argument} gives labels of the '
+                'labelled pictures alone, and a kd_plugins.StrongView makes one batch of these and '
+                'of two views of the unlabelled ones: leave it out, and the term does without '
+                'labels.'
+            )
 
 
 def _check_without_labels(dataset: Any, model: nn.Module) -> None:

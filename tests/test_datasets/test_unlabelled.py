@@ -593,6 +593,18 @@ def test_what_mixes_pictures_without_labels_is_refused_before_training(folders, 
     assert runner.iter == 0 and runner.train_dataloader._iterator is None
 
 
+def test_labels_of_a_part_of_one_batch_are_refused_before_training(folders, tmp_path):
+    """A term that takes the teacher's class beside would get fewer labels than pictures."""
+    loss = dict(DKD, missing_label='teacher')
+    cfg = training(folders, tmp_path, 1, algorithm(dict(loss_dkd=loss)))
+    cfg.train_dataloader.dataset.unlabelled.pipeline = WITH_STRONG_VIEW
+    says = r'loss_forward_mappings.loss_dkd.gt_labels gives labels of the labelled pictures alone'
+    with pytest.raises(ValueError, match=says):
+        train(cfg)
+    del cfg.model.distiller.loss_forward_mappings.loss_dkd['gt_labels']
+    train(cfg)
+
+
 @pytest.mark.parametrize('kind', ['labelled', 'unlabelled'])
 def test_a_distillation_that_is_all_there_is_does_not_stop(folders, tmp_path, kind):
     dataset = folder(folders / kind, with_label=kind == 'labelled')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import nn
@@ -14,13 +15,19 @@ from kd_plugins.registry import name_of
 from kd_plugins.views.dataset import without_views
 
 
-def check_labels(loader: Any, model: nn.Module) -> None:
+def check_labels(loader: Any, model: nn.Module, hooks: Iterable[Any] = ()) -> None:
     """Refuse pictures without labels where something needs one, or nothing keeps them apart.
+
+    Args:
+        loader: The loader of the training.
+        model: The model without what wraps it.
+        hooks: Those of the Runner, some of which exchange what mixes batches.
 
     Raises:
         ValueError: Naming the setting.
     """
     dataset = without_views(getattr(loader, 'dataset', None))
+    augments = _augments(model, hooks)
     if any(isinstance(inner, WithUnlabelled) for inner in datasets_inside(dataset)):
         raise ValueError(
             f'train_dataloader.dataset is a {type(dataset).__name__} around WithUnlabelled, which '
@@ -56,7 +63,7 @@ def check_labels(loader: Any, model: nn.Module) -> None:
                 f"{wanted}'."
             )
         if shows_two_views(dataset.datasets[1]):
-            _check_two_views(model)
+            _check_two_views(model, augments)
         if getattr(model, 'pseudo_boxes', None) is not None and not model.calculate_student_loss:
             raise ValueError(
                 'model.calculate_student_loss=False lets the teacher alone teach, and '
@@ -78,12 +85,12 @@ def check_labels(loader: Any, model: nn.Module) -> None:
             "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...), or set "
             'model.calculate_student_loss=False where all of them are to teach as if unlabelled.'
         )
-    _check_without_labels(dataset, model)
+    _check_without_labels(dataset, model, augments)
 
 
-def _check_two_views(model: nn.Module) -> None:
+def _check_two_views(model: nn.Module, augments: bool) -> None:
     """Refuse what cannot see labelled pictures and two views of unlabelled ones as one batch."""
-    if _augments(model) is not None:
+    if augments:
         raise mixed_views('kd_plugins.StrongView')
     without = model.check_unlabelled()
     for name, mapping in model.distiller.loss_forward_mappings.items():
@@ -96,15 +103,14 @@ def _check_two_views(model: nn.Module) -> None:
             )
 
 
-def _check_without_labels(dataset: Any, model: nn.Module) -> None:
+def _check_without_labels(dataset: Any, model: nn.Module, augments: bool) -> None:
     """Refuse pictures without labels, beside no others, where something reads or mixes them."""
     learns = getattr(model, 'calculate_student_loss', False)
     instead = (
         'set model.calculate_student_loss=False, or put it beside a labelled one with '
         "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
     )
-    preprocessor = model.data_preprocessor
-    mixes = _augments(model) is not None and not _of_ours(preprocessor)
+    mixes = augments and not _of_ours(model.data_preprocessor)
     for inner in joined_datasets(dataset):
         kind = type(inner).__name__
         if isinstance(inner, PictureFolder):
@@ -144,9 +150,15 @@ def _check_without_labels(dataset: Any, model: nn.Module) -> None:
             )
 
 
-def _augments(model: nn.Module) -> Any:
-    """Return what mixes or changes whole batches; None where nothing does."""
-    return getattr(model.data_preprocessor, 'batch_augments', None) or None
+def _augments(model: nn.Module, hooks: Iterable[Any]) -> bool:
+    """Whether something mixes or changes whole batches, now or later."""
+    later = (
+        recipe.get('batch_augments')
+        for hook in hooks
+        if name_of(type(hook)) == 'SwitchRecipeHook'
+        for recipe in hook.schedule.values()
+    )
+    return any((getattr(model.data_preprocessor, 'batch_augments', None), *later))
 
 
 def _of_ours(module: nn.Module) -> set[str]:

@@ -54,7 +54,8 @@ def before_train(runner: Any) -> None:
             batch of an epoch has one sample and a term normalises over the batch, or if
             pictures without labels come where one is needed, or the sampler would never
             end an epoch, or the distillation end with nothing left; or if the teacher that
-            a model of upstream keeps does not fit; or if nobody tells the sampler of
+            a model of upstream keeps does not fit; or if a hook would end mosaics that there
+            are none of; or if nobody tells the sampler of
             repeatable views its epoch, or pictures would be mixed twice.
     """
     wrapper = runner.optim_wrapper
@@ -79,10 +80,11 @@ def before_train(runner: Any) -> None:
         )
         check_measured_classes(runner.train_dataloader, of_val)
         check_last_batch(runner.train_dataloader, model)
-        check_labels(runner.train_dataloader, model)
+        check_labels(runner.train_dataloader, model, runner.hooks)
         check_colours(runner.train_dataloader, of_val)
         check_end(runner)
         check_stop(runner, model)
+        check_mosaics(runner)
         teacher.begin(getattr(runner.train_dataloader, 'dataset', None), runner.hooks)
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
@@ -283,6 +285,23 @@ def check_stop(runner: Any, model: nn.Module) -> None:
             raise ValueError(
                 f'custom_hooks: StopDistillHook.stop_epoch={stop} leaves the student nothing to '
                 'learn by, because of model.calculate_student_loss=False: leave one of them out.'
+            )
+
+
+def check_mosaics(runner: Any) -> None:
+    """Refuse a hook that would end the mosaics of a dataset that has none, epochs later.
+
+    Raises:
+        ValueError: Naming the hook.
+    """
+    dataset = runner.train_dataloader.dataset
+    for hook in runner.hooks:
+        switches = name_of(type(hook)) == 'YOLOXModeSwitchHook'
+        if switches and not hasattr(dataset, 'update_skip_type_keys'):
+            raise ValueError(
+                'custom_hooks: YOLOXModeSwitchHook ends the mosaics of a MultiImageMixDataset, and '
+                f'train_dataloader.dataset is a {type(dataset).__name__}: leave the hook out, or '
+                'exchange the pipeline with a PipelineSwitchHook.'
             )
 
 

@@ -572,11 +572,15 @@ MIXUP = dict(augments=dict(type='Mixup', alpha=1.0))
 
 def test_what_mixes_pictures_without_labels_is_refused_before_training(folders, tmp_path):
     """Upstream's preprocessor would not mix them at all; ours would mix what is seen twice."""
-    for key in ('preprocessor', 'train_cfg'):
+    later = dict(action_epoch=2, batch_augments=MIXUP)
+    switch = dict(type='mmpretrain.SwitchRecipeHook', schedule=[later])
+    for key in ('preprocessor', 'train_cfg', 'hook'):
         cfg = without_labels(folders, tmp_path / key, epochs=1)
         cfg.model.data_preprocessor.update(type='mmpretrain.ClsDataPreprocessor', num_classes=5)
         if key == 'train_cfg':
             cfg.model.architecture.train_cfg = MIXUP
+        elif key == 'hook':
+            cfg.custom_hooks.append(switch)
         else:
             cfg.model.data_preprocessor.batch_augments = MIXUP
         says = r'train_cfg.augments .* leave .*CustomDataset, with_label=False\) as they are: give'
@@ -586,7 +590,8 @@ def test_what_mixes_pictures_without_labels_is_refused_before_training(folders, 
         train(cfg)
     cfg = training(folders, tmp_path / 'twice')
     cfg.train_dataloader.dataset.unlabelled.pipeline = WITH_STRONG_VIEW
-    cfg.model.data_preprocessor.update(batch_augments=MIXUP, num_classes=5)
+    cfg.model.data_preprocessor.num_classes = 5
+    cfg.custom_hooks.append(switch)
     runner = Runner.from_cfg(cfg)
     with pytest.raises(ValueError, match=r'would mix pictures .* two views .*StrongView\)'):
         runner.train()

@@ -327,6 +327,8 @@ def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_
     runner = run(cfg)
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 4 and min(losses) > 0
+    cfg = config(scenes, tmp_path / 'switched', custom_hooks=[dict(type='YOLOXModeSwitchHook')])
+    refused(cfg, 'YOLOXModeSwitchHook ends the mosaics .* train_dataloader.dataset is a WithUnlab')
     cfg = config(scenes, tmp_path / 'mosaics')
     parts, plain = cfg.train_dataloader.dataset, dict(type='DefaultSampler', shuffle=True)
     mosaic = dict(type='Mosaic', img_scale=(32, 32))

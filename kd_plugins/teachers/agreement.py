@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from kd_plugins.teachers.heads import in_common
-from kd_plugins.teachers.parts import LISTED
+from kd_plugins.teachers.parts import LISTED, NotStorableError
 
 #: How far a live answer may be from the stored one, as a share of the largest number of it:
 #: another batch, another device, half precision.
@@ -49,13 +50,22 @@ def agreements(
     """
     found = []
     for record, (_, first, last) in layout['forms'].items():
-        each = [(live[first:last], stored[first:last]) for live, stored in pairs]
-        kinds = layout['parts'][first:last]
-        if any(beyond == LISTED for *_, beyond in kinds):
-            each = [in_common(*pair) for pair in each]
-        padded = any(stride or beyond for *_, stride, beyond in kinds)
+        each = [_of_record(layout, record, pair) for pair in pairs]
+        padded = any(stride or beyond for *_, stride, beyond in layout['parts'][first:last])
         found.append(agreement(record, each, padded))
     return found
+
+
+def _of_record(
+    layout: Mapping[str, Any],
+    record: str,
+    pair: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """Return what can be compared of one record of a picture that was taken apart twice."""
+    _, first, last = layout['forms'][record]
+    mine, theirs = (arrays[first:last] for arrays in pair)
+    is_listed = any(beyond == LISTED for *_, beyond in layout['parts'][first:last])
+    return in_common(mine, theirs) if is_listed else (mine, theirs)
 
 
 def agreement(
@@ -85,6 +95,41 @@ def agreement(
         kl,
         padded,
     )
+
+
+def check_alone(
+    layout: Mapping[str, Any],
+    among_others: Sequence[np.ndarray],
+    layout_alone: Mapping[str, Any],
+    alone: Sequence[np.ndarray],
+) -> None:
+    """Refuse what is said of a picture in a batch, and is not said of it without the others.
+
+    Args:
+        layout, among_others: What :func:`kd_plugins.teachers.encoding.encode` gives of the
+            batch, and the arrays of the picture.
+        layout_alone, alone: The same where nothing else is in the batch.
+
+    Raises:
+        NotStorableError: Naming the record.
+    """
+    for record, form in layout['forms'].items():
+        if layout_alone['forms'][record] != form or layout_alone['parts'] != layout['parts']:
+            raise NotStorableError(
+                f'the record {record} has another form for one picture than for a batch'
+            )
+        for first, second in zip(*_of_record(layout, record, (among_others, alone)), strict=True):
+            if first.dtype.kind != 'f':
+                continue
+            moved = math.inf
+            if first.shape == second.shape:
+                moved = float(np.linalg.norm(first.astype(np.float64) - second))
+            # Of all numbers together: half precision moves single ones by much.
+            if moved > AGREES * np.linalg.norm(first.astype(np.float64)):
+                raise NotStorableError(
+                    f'the record {record} of a picture is another one without the other pictures '
+                    f'of its batch (a difference of {moved:.3g}, the norm of all its numbers)'
+                )
 
 
 def apart(first: np.ndarray, second: np.ndarray) -> float:

@@ -62,12 +62,14 @@ def encode(
             form = [take(each) for each in buffer]
         except NotStorableError as error:
             raise NotStorableError(f'the record {name} is {error}') from None
+        counts = [len(part.values) for part in parts[first:]]
+        wrong = [count for count in counts if count != len(sizes.own)]
+        if wrong or not counts:
+            raise NotStorableError(
+                f'the record {name} is of {wrong[0] if wrong else "no"} samples in a batch of '
+                f'{len(sizes.own)}, and its first dimension has to be the samples'
+            )
         forms[name] = [form, first, len(parts)]
-    wrong = [len(part.values) for part in parts if len(part.values) != len(sizes.own)]
-    if wrong or not parts:
-        raise NotStorableError(
-            f'a record is of {wrong[0] if wrong else "no"} samples in a batch of {len(sizes.own)}'
-        )
     layout = [
         [_STORED[part.values[0].dtype], part.values[0].dim(), part.stride, part.beyond]
         for part in parts

@@ -22,7 +22,7 @@ from kd_plugins.teachers.parts import LISTED, NotStorableError, Part, Sizes, as_
 
 #: The types of torch that records are stored in.
 _STORED = {torch.float16: '<f2', torch.float32: '<f4', torch.int16: '<i2', torch.int32: '<i4',
-           torch.int64: '<i8'}  # fmt: skip
+           torch.int64: '<i8', torch.bool: '|b1'}  # fmt: skip
 
 
 def encode(

@@ -449,9 +449,8 @@ def store_teacher(
     given = build.keywords
     preprocessor = given['preprocessor']
     check_pictures(cfg, preprocessor, batch_parts)
-    identity = teacher_identity(
-        cfg, ckpt, preprocessor, given['input_size'], given['dtype'], given['class_map']
-    )
+    settings = (given[name] for name in ('input_size', 'dtype', 'class_map', 'inplace'))
+    identity = teacher_identity(cfg, ckpt, preprocessor, *settings)
     return StoredTeacher(cache, build, identity, distiller, preprocessor)
 
 

@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 
 from kd_plugins.files import records as files
 from kd_plugins.teachers import filling, storable, store
+from kd_plugins.teachers.encoding import decode, encode
 from kd_plugins.teachers.filling import fill
 from kd_plugins.teachers.identity import difference, teacher_identity
+from kd_plugins.teachers.parts import Sizes
 from kd_plugins.teachers.stored import StoredTeacher
 
 FLOAT32 = dict(dtype='float32')
@@ -379,6 +381,23 @@ def test_the_largest_logits_serve_kd_at_their_temperatures(tmp_path, checkpoint)
     few = pair(tmp_path / 'all', checkpoint, cache=dict(cache, top_k=5))
     with pytest.raises(ValueError, match=r'shape \(4, 5\), of which top_k=5 keeps nothing'):
         train(start(few, data), data)
+
+
+def test_masks_come_back_as_masks_and_numbers_as_numbers():
+    """Integers in the place of a mask would choose other places, without an error."""
+    x = torch.randn(3, 4)
+    mask = x > 0
+    record = (x, [mask, mask.long(), mask.int()], x.double())
+    sizes = Sizes((8, 8), [(8, 8)] * 3)
+    layout, contents = encode({'a': [record]}, torch.float32, sizes)
+    layout = json.loads(json.dumps(layout))
+    (found,) = decode(layout, contents, ['a'], (8, 8), x.device)['a']
+    assert torch.equal(found[0][found[1][0]], x[mask])
+    assert [each.dtype for each in found[1]] == [torch.bool, torch.int64, torch.int32]
+    assert all(torch.equal(*pair) for pair in zip(found[1], record[1], strict=True))
+    assert torch.equal(found[2], x)
+    with pytest.raises(ValueError, match='the record a is complex numbers'):
+        encode({'a': [torch.fft.fft(x)]}, torch.float32, sizes)
 
 
 def test_maps_of_several_layers_are_stored_and_read(tmp_path, checkpoint):

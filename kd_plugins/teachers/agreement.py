@@ -38,34 +38,35 @@ class Agreement(NamedTuple):
     padded: bool
 
 
+#: Of one picture the arrays of every record, by its name.
+Records = Mapping[str, Sequence[np.ndarray]]
+
+
 def agreements(
-    layout: Mapping[str, Any],
-    pairs: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]],
+    layout: Mapping[str, Any], pairs: Sequence[tuple[Records, Records]]
 ) -> list[Agreement]:
     """Compare what is live and what is stored of every sample, record by record.
 
     Args:
-        layout: What :func:`kd_plugins.teachers.encoding.encode` gave.
-        pairs: Of every sample the arrays of both.
+        layout: What :func:`kd_plugins.teachers.encoding.encode` gave of what is live.
+        pairs: Of every sample the records of both.
     """
     found = []
     for record, (_, first, last) in layout['forms'].items():
-        each = [_of_record(layout, record, pair) for pair in pairs]
+        each = [_comparable(layout, record, *pair) for pair in pairs]
         padded = any(stride or beyond for *_, stride, beyond in layout['parts'][first:last])
         found.append(agreement(record, each, padded))
     return found
 
 
-def _of_record(
-    layout: Mapping[str, Any],
-    record: str,
-    pair: tuple[Sequence[np.ndarray], Sequence[np.ndarray]],
+def _comparable(
+    layout: Mapping[str, Any], record: str, live: Records, stored: Records
 ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
-    """Return what can be compared of one record of a picture that was taken apart twice."""
+    """Return the parts of one record that both have."""
     _, first, last = layout['forms'][record]
-    mine, theirs = (arrays[first:last] for arrays in pair)
     is_listed = any(beyond == LISTED for *_, beyond in layout['parts'][first:last])
-    return in_common(mine, theirs) if is_listed else (mine, theirs)
+    pair = live[record], stored[record]
+    return in_common(*pair) if is_listed else pair
 
 
 def agreement(
@@ -97,28 +98,22 @@ def agreement(
     )
 
 
-def check_alone(
-    layout: Mapping[str, Any],
-    among_others: Sequence[np.ndarray],
-    layout_alone: Mapping[str, Any],
-    alone: Sequence[np.ndarray],
-) -> None:
+def check_alone(layout: Mapping[str, Any], among_others: Records, alone: Records) -> None:
     """Refuse what is said of a picture in a batch, and is not said of it without the others.
 
     Args:
-        layout, among_others: What :func:`kd_plugins.teachers.encoding.encode` gives of the
-            batch, and the arrays of the picture.
-        layout_alone, alone: The same where nothing else is in the batch.
+        layout: What :func:`kd_plugins.teachers.encoding.encode` gives of the batch.
+        among_others: The records of the picture.
+        alone: Those where nothing else is in the batch.
 
     Raises:
         NotStorableError: Naming the record.
     """
-    for record, form in layout['forms'].items():
-        if layout_alone['forms'][record] != form or layout_alone['parts'] != layout['parts']:
-            raise NotStorableError(
-                f'the record {record} has another form for one picture than for a batch'
-            )
-        for first, second in zip(*_of_record(layout, record, (among_others, alone)), strict=True):
+    for record in layout['forms']:
+        mine, theirs = _comparable(layout, record, among_others, alone)
+        if len(mine) != len(theirs):
+            raise NotStorableError(f'the record {record} is of other calls in another batch')
+        for first, second in zip(mine, theirs, strict=True):
             if first.dtype.kind != 'f':
                 continue
             moved = math.inf

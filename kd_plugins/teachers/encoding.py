@@ -175,6 +175,12 @@ def arrays_of(layout: Mapping[str, Any], content: Any) -> list[np.ndarray]:
     return arrays
 
 
+def records_of(layout: Mapping[str, Any], content: Any) -> dict[str, list[np.ndarray]]:
+    """Return the parts of one sample by the names of their records, views of its bytes."""
+    arrays = arrays_of(layout, content)
+    return {name: arrays[first:last] for name, (_, first, last) in layout['forms'].items()}
+
+
 class Top:
     """Keeps the largest logits, and the log-sum-exp of all others at given temperatures.
 

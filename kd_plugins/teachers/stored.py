@@ -294,9 +294,9 @@ class StoredTeacher(Teacher):
         with forked_random_states(), self._watchers.away(), recorders:
             self.live.look(pictures, samples)
         alone, (said, *_) = self._encode(recorders, pictures, samples, self._dtype)
+        records = encoding.records_of(layout, content), encoding.records_of(alone, said)
         try:
-            check_alone(layout, encoding.arrays_of(layout, content),
-                        alone, encoding.arrays_of(alone, said))  # fmt: skip
+            check_alone(layout, *records)
         except encoding.NotStorableError as error:
             raise self._refused(error) from None
 
@@ -309,8 +309,10 @@ class StoredTeacher(Teacher):
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Return the layout of what recorders have recorded, and the bytes of each sample."""
         sizes = self._sizes(inputs, data_samples)
+        # Whatever the order in which a config has them.
         buffers = {
-            kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
+            kind: recorders.get_recorder(name).data_buffer
+            for name, kind in sorted(self._names.items(), key=lambda item: item[1])
         }
         strides = {
             kind: facts['spec'][1]['strides']
@@ -341,7 +343,7 @@ class StoredTeacher(Teacher):
         layout, contents = self._encode(recorders, inputs, data_samples, torch.float32)
         keys = self._keys(inputs, data_samples)
         pairs = [
-            (encoding.arrays_of(layout, content), encoding.arrays_of(*self.store.read(key)))
+            (encoding.records_of(layout, content), encoding.records_of(*self.store.read(key)))
             for key, content in zip(keys, contents, strict=True)
             if key in self.store
         ]

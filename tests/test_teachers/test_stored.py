@@ -181,6 +181,41 @@ def test_a_store_of_more_serves_a_config_of_less_once_it_is_complete(tmp_path, c
     same(weights, train(start(pair(tmp_path, checkpoint, cache=False), data), data))
 
 
+def test_records_are_known_by_their_names_in_whatever_order_they_are_asked(tmp_path, checkpoint):
+    data = noisy()
+
+    def model_of(*names):
+        cfg = pair(tmp_path, checkpoint, cache=FLOAT32)
+        recorders = dict(
+            cfg['distiller']['teacher_recorders'],
+            inputs=dict(type='mmrazor.ModuleInputs', source='head.fc'),
+            dense=dict(type='kd_plugins.DenseLogits'),
+        )
+        cfg['distiller']['teacher_recorders'] = {name: recorders[name] for name in names}
+        return start(cfg, data)
+
+    def given(model, view):
+        # Of view 1 the second half is not there yet.
+        return model.data_preprocessor(batch(data, range(4, 8), view), True)
+
+    filling = model_of('logits', 'dense', 'inputs')
+    train(filling, data, epochs=1)
+    filling.teacher.record(
+        filling.distiller.teacher_recorders,
+        **filling.data_preprocessor(batch(data, range(6), 1), True),
+    )
+    filling.teacher.release()
+    for names in (('inputs', 'dense', 'logits'), ('dense', 'logits', 'inputs'), ('logits',)):
+        model = model_of(*names)
+        for view in (0, 1):
+            found = model.teacher.against_live(**given(model, view))
+            assert len(found) == len(names)
+            assert all(each.difference <= 1e-5 < each.largest for each in found)
+        train(model, data)
+        model.teacher.end()
+        assert model.teacher.complete
+
+
 def test_filling_looks_again_at_pictures_that_are_stored(tmp_path, checkpoint, monkeypatch):
     """Of a file that was exchanged the list of samples says nothing."""
 

@@ -43,7 +43,7 @@ def test_what_is_left_is_at_the_pace_since_the_first_call(clock):
         started.count(1000, 1000, 'pictures')
 
     assert said(work) == [
-        '10 of 1,000 pictures after 100.0 s',
+        '10 of 1,000 pictures after 100 s',
         # 100 in 30 s, and 890 are left.
         '110 of 1,000 pictures after 2 min; about 4 min left at the pace so far',
         '1,000 of 1,000 pictures after 3 min',
@@ -61,7 +61,7 @@ def test_another_thing_has_a_pace_of_its_own(clock):
         started.count(2, 10, 'cups')
 
     assert said(work)[-2:] == [
-        '1 of 10 cups after 100.0 s',
+        '1 of 10 cups after 100 s',
         '2 of 10 cups after 3 min; about 8 min left at the pace so far',
     ]
 
@@ -127,6 +127,10 @@ def test_the_rest_is_laid_out_over_the_trainings_at_a_time(clock, runs):
     seen.end(slow_too, Failure('no'))
     # What has failed is no work any more.
     assert seen.line([slow], '1 h').startswith('12 of 18 epochs after 1 h (slow, seed 0: 4 of 10)')
+    # As everywhere else.
+    seen.lengths[slow] = 12_000
+    said = seen.line([slow], '1 h')
+    assert said.startswith('12 of 12,008 epochs after 1 h (slow, seed 0: 4 of 12,000)')
 
 
 def log(run, start, *rows):
@@ -239,8 +243,8 @@ def test_a_file_of_output_gets_the_seeds_the_time_and_an_estimate(
     file = io.StringIO()
     progress.train([slow, slow_too], 1, tmp_path / 'log', Console(file=file, width=40))
     assert file.getvalue().splitlines() == [
-        'seed 0: last 30.00, best 40.00, 95.0 s (kept)',
-        '11 of 20 epochs after 40.0 s (seed 1: 1 of 10); no estimate yet',
-        '12 of 20 epochs after 80.0 s (seed 1: 2 of 10); about 5 min left at the pace so far',
+        'seed 0: last 30.00, best 40.00, 95 s (kept)',
+        '11 of 20 epochs after 40 s (seed 1: 1 of 10); no estimate yet',
+        '12 of 20 epochs after 80 s (seed 1: 2 of 10); about 5 min left at the pace so far',
         'seed 1: last 50.00, best 50.00, 7 min',
     ]

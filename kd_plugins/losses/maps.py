@@ -216,7 +216,7 @@ class LevelsLoss(MapsLoss):
         if self.relates_positions and all(x_T.shape[2:].numel() == 1 for _, x_T in pairs):
             raise ValueError(
                 f'{type(self).__name__} compares the positions of a map with each other, and every '
-                f'map has one: preds_S has {[tuple(x.shape) for x in as_maps(preds_S)]} and preds_T '
+                f'map has one: preds_S has {[tuple(x.shape) for x in as_maps(preds_S)]}, preds_T '
                 f'has {[tuple(x.shape) for x in as_maps(preds_T)]}, so that it would always be 0: '
                 'record maps of an earlier module (AutoDistiller finds them where its size is that '
                 "of the training's pictures), or take a term such as cosine."

@@ -133,6 +133,48 @@ def test_the_rest_is_laid_out_over_the_trainings_at_a_time(clock, runs):
     assert said.startswith('12 of 12,008 epochs after 1 h (slow, seed 0: 4 of 12,000)')
 
 
+def log(run, start, *rows):
+    """Append to what a start of a run has logged."""
+    file = Path(run.work_dir, start, 'vis_data', 'scalars.json')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open('a') as lines:
+        lines.writelines(row if isinstance(row, str) else json.dumps(row) + '\n' for row in rows)
+
+
+def test_a_training_of_rare_validations_is_followed_by_its_log(clock, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('long.py').write_text("train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000)")
+    run = Run('long', 'long.py', 0, 'long/0')
+    # A start before that was killed: what it did since its last checkpoint is done again.
+    log(run, '20260101_000000', dict(loss=1.0, iter=400, step=400))
+    complete(run, 100)
+    seen = progress.RunsProgress([run], 1)
+    seen.look([run])
+    assert seen.line([run], '0 s') == (
+        '100 of 1,000 iterations after 0 s (seed 0: 100 of 1,000); no estimate yet'
+    )
+    log(run, '20260101_010000', dict(loss=1.0, iter=150, step=150))
+    clock(50)
+    seen.look([run])
+    # A validation, and a line that is being written.
+    log(run, '20260101_010000', dict(loss=1.0, iter=250, step=250), dict(top1=50.0, step=900))
+    log(run, '20260101_010000', dict(note='x' * 2000), '{"loss": 1.0, "iter": 2')
+    clock(10)
+    seen.look([run])
+    assert seen.line([run], '60 s') == (
+        '250 of 1,000 iterations after 60 s (seed 0: 250 of 1,000); '
+        'about 75.0 s left at the pace so far'
+    )
+
+
+def test_an_epoch_that_is_logged_has_begun_and_is_not_over(runs):
+    slow = runs[0]
+    seen = progress.RunsProgress([slow], 1)
+    log(slow, '20260101_000000', dict(loss=1.0, epoch=3, iter=250, step=250))
+    seen.look([slow])
+    assert seen.done[slow] == 2
+
+
 def test_what_begins_later_is_counted_from_the_beginning(clock, runs):
     slow, fast, slow_too, fast_too = runs
     seen = progress.RunsProgress([slow, slow_too], 1, [fast, fast_too])

@@ -108,7 +108,7 @@ def check(
         except (Exception, SystemExit) as error:
             if debug:
                 raise
-            said = checks.said(error)
+            said = checks.sentence_of(error) or checks.said(error)
             ours = isinstance(error, (ValueError, FileNotFoundError, SystemExit))
             report.add('error', f'{steps}: {said if ours else f"{type(error).__name__}: {said}"}')
     report.operators = operators.in_use()

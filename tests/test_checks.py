@@ -120,3 +120,9 @@ def test_a_number_that_is_refused_in_a_call_is_a_sentence():
         checks.whole_number('key', 0)
     assert checks.sentence_of(left.value) == str(left.value)
     assert checks.sentence_of(ValueError('key=0 is wrong.')) is None
+
+
+def test_whose_peer_has_ended_leaves_it_to_that_one_to_say_why():
+    gloo = '[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:3'
+    assert 'another process' in checks.sentence_of(RuntimeError(gloo))
+    assert checks.sentence_of(RuntimeError('[gloo/pair.cc:1] Read error')) is None

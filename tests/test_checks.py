@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import mmcv.transforms
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
@@ -90,6 +91,10 @@ def of_the_system():
     Path('/gone/x.json').read_text(encoding='utf-8')
 
 
+def upstreams():
+    mmcv.transforms.LoadImageFromFile().transform(dict(img_path=__file__))
+
+
 def somebodys():
     raise ValueError('a bug.')
 
@@ -104,6 +109,7 @@ def ours_by_accident():
     [
         (ours, r"the picture 'gone.png' cannot be read \(.*out of the dataset\."),
         (of_the_system, r"\[Errno 2\] No such file or directory: '/gone/x.json'"),
+        (upstreams, r"the picture '.*test_checks.py' cannot be read: .*out of the data\."),
         (somebodys, None),
         (ours_by_accident, None),
     ],

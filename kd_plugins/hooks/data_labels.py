@@ -111,7 +111,9 @@ def _check_without_labels(dataset: Any, model: nn.Module, augments: bool) -> Non
         "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
     )
     mixes = augments and not _of_ours(model.data_preprocessor)
-    for inner in joined_datasets(dataset):
+    joined = [*joined_datasets(dataset)]
+    some = any(getattr(each, 'with_label', True) is not False for each in joined)
+    for inner in joined:
         kind = type(inner).__name__
         if isinstance(inner, PictureFolder):
             for each in (dataset, *datasets_inside(dataset)):
@@ -140,6 +142,12 @@ def _check_without_labels(dataset: Any, model: nn.Module, augments: bool) -> Non
             raise ValueError(
                 f'train_dataloader.dataset ({kind}, with_label=False) has no labels, and the '
                 f"student's own loss needs them: {instead}"
+            )
+        if some and not _of_ours(model.data_preprocessor):
+            raise ValueError(
+                f'train_dataloader.dataset joins pictures with labels and without ({kind}, '
+                "with_label=False): give data_preprocessor.type='kd_plugins.ClsDataPreprocessor', "
+                'which keeps them apart.'
             )
         if mixes:
             raise ValueError(

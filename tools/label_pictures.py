@@ -11,16 +11,14 @@ has to be in the same.
 """
 
 import argparse
-import sys
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import checks
+from kd_plugins import checks, command_line
 from kd_plugins.compat import chatter
 from kd_plugins.datasets.labelling import (
     Labelled,
@@ -30,6 +28,7 @@ from kd_plugins.datasets.labelling import (
     settings_of,
 )
 from kd_plugins.experiments.timing import duration
+from kd_plugins.files.configs import read_config
 
 #: How many unreadable pictures are named.
 NAMED = 5
@@ -37,7 +36,7 @@ NAMED = 5
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Write what a detector finds in pictures as a COCO file.',
         epilog='example: python tools/label_pictures.py configs/bckd/bckd_scenes.py '
         'work_dirs/gfl_scenes_teacher/epoch_12.pth photographs --out labels.json --score 0.4',
@@ -56,17 +55,9 @@ def parse_args() -> argparse.Namespace:
         '--batch-size', type=int, default=4, help='pictures at once; by default %(default)s'
     )
     parser.add_argument('--device', help='where to compute; by default a GPU if there is one')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, for example model.test_cfg.score_thr=0.01',
-    )
+    command_line.add_cfg_options(parser)
     chatter.add_argument(parser)
-    args = parser.parse_args()
-    if not Path(args.config).is_file():
-        parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    args = parser.parse()
     if args.out.exists():
         parser.error(f'--out {str(args.out)!r} exists: give another name, or remove it.')
     return args
@@ -108,10 +99,9 @@ def main() -> None:
     """Label."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
+    with command_line.refusing(ValueError, OSError):
+        cfg = read_config(args.config, args.cfg_options)
         score = checks.number('--score', args.score, 'a score, 0 or above', least=0)
         size = checks.whole_number('--batch-size', args.batch_size)
         found = label_pictures(
@@ -127,8 +117,6 @@ def main() -> None:
             ),
             Progress(),
         )
-    except (ValueError, OSError) as error:
-        sys.exit(str(error))
     describe(found, args.out)
 
 

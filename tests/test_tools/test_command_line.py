@@ -241,14 +241,15 @@ def test_what_is_found_while_training_is_one_sentence(tmp_path, monkeypatch):
 def of_a_config(tool):
     """The least that a tool of a config is given."""
     more = dict(compare=['c.pth'], export_student=['c.pth'], test=['c.pth'])
+    more['label_pictures'] = ['c.pth', 'pictures', '--out', 'labels.json']
     more['linear_probe'] = ['c.pth', '--data', 'pictures']
     return more.get(tool, [])
 
 
 @pytest.mark.parametrize(
     'name',
-    ('cache_teacher', 'check', 'compare', 'export_student', 'linear_probe', 'repeat', 'test',
-     'train', 'verdict'),
+    ('cache_teacher', 'check', 'compare', 'export_student', 'label_pictures', 'linear_probe',
+     'repeat', 'test', 'train', 'verdict'),
 )  # fmt: skip
 def test_tools_refuse_a_config_in_one_way(name, tmp_path, monkeypatch, capsys):
     """One sentence: with the code 2 where the command line is wrong, and 1 where its content is."""

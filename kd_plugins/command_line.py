@@ -87,9 +87,8 @@ def add_runs_options(
         work_dir: Where results go by default.
         known: Whether that is a folder; else words, and the default is None.
     """
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[*seeds], help='by default %(default)s'
-    )
+    said = f'by default {" ".join(map(str, seeds))}'
+    parser.add_argument('--seeds', type=int, nargs='+', default=[*seeds], help=said)
     parser.add_argument(
         '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
     )

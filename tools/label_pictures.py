@@ -11,11 +11,12 @@ has to be in the same.
 """
 
 import argparse
-import time
+import sys
 from functools import partial
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import checks, command_line
@@ -27,7 +28,7 @@ from kd_plugins.datasets.labelling import (
     pictures_of,
     settings_of,
 )
-from kd_plugins.experiments.timing import duration
+from kd_plugins.experiments.progress import Progress
 from kd_plugins.files.configs import read_config
 
 #: How many unreadable pictures are named.
@@ -63,24 +64,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-class Progress:
-    """Prints a line every half minute, with an estimate."""
-
-    def __init__(self, every: float = 30.0) -> None:
-        self.every, self.first, self.begun, self.next = every, 0, 0.0, 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        """Say how many pictures are done; the first call, how many there are."""
-        now = time.monotonic()
-        if not self.begun:
-            self.first, self.begun = done, now
-            print(f'{total:,} pictures; to label: {total - done:,}', flush=True)
-        elif now >= self.next and done < total:
-            left = (now - self.begun) / max(done - self.first, 1) * (total - done)
-            print(f'{done:,} of {total:,} pictures, {duration(left)} left', flush=True)
-            self.next = now + self.every
-
-
 def describe(found: Labelled, out: Path) -> None:
     """Say what was found."""
     print(
@@ -100,23 +83,36 @@ def main() -> None:
     args = parse_args()
     chatter.hush(unless=args.verbose)
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    with command_line.refusing(ValueError, OSError):
+    progress, started = Progress(Console(stderr=True)), False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal started
+        if started:
+            progress.count(done, total, 'pictures')
+        else:
+            print(f'{total:,} pictures; to label: {total - done:,}', flush=True)
+        started = True
+
+    try:
         cfg = read_config(args.config, args.cfg_options)
         score = checks.number('--score', args.score, 'a score, 0 or above', least=0)
         size = checks.whole_number('--batch-size', args.batch_size)
-        found = label_pictures(
-            partial(Labeller, cfg, args.checkpoint, device),
-            pictures_of(args.folder, args.pictures),
-            args.out,
-            score,
-            size,
-            dict(
-                config=args.config,
-                checkpoint=args.checkpoint,
-                settings=settings_of(cfg),
-            ),
-            Progress(),
-        )
+        with progress:
+            found = label_pictures(
+                partial(Labeller, cfg, args.checkpoint, device),
+                pictures_of(args.folder, args.pictures),
+                args.out,
+                score,
+                size,
+                dict(
+                    config=args.config,
+                    checkpoint=args.checkpoint,
+                    settings=settings_of(cfg),
+                ),
+                tell,
+            )
+    except (ValueError, OSError) as error:
+        sys.exit(str(error))
     describe(found, args.out)
 
 

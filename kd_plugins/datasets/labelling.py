@@ -285,11 +285,15 @@ class _Record:
             self._write(dict(made))
             return
         before = json.loads(lines[0])
-        different = [key for key in made if before.get(key) != made[key]]
+        different = [
+            f'other {key}' if key.endswith('s') else f'another {key}'
+            for key in made
+            if before.get(key) != made[key]
+        ]
         if different:
             raise ValueError(
-                f'{str(self.path)!r} holds what was done with another {", ".join(different)}: give '
-                'another --out, or remove it.'
+                f'{str(self.path)!r} holds what was done with {", ".join(different)}: give another '
+                '--out, or remove it.'
             )
         done = dict(json.loads(line) for line in lines[1:])
         # What could not be read may be there by now.

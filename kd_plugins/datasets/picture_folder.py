@@ -32,11 +32,11 @@ def pictures_in(folder: str | Path) -> list[str]:
         if name.lower().endswith(PICTURES)
     )
     if not found:
-        what = 'holds no pictures' if os.path.isdir(folder) else 'is no folder'
-        raise ValueError(
-            f'{str(folder)!r} {what} ({", ".join(PICTURES)}): give a folder that has some, at any '
-            'depth.'
-        )
+        endings = ', '.join(PICTURES)
+        what, right = 'is no folder', f'one with pictures ({endings})'
+        if os.path.isdir(folder):
+            what, right = f'holds no pictures ({endings})', 'a folder that has some'
+        raise ValueError(f'{str(folder)!r} {what}: give {right}, at any depth.')
     return found
 
 

@@ -94,7 +94,12 @@ def _check_two_views(model: nn.Module, augments: bool) -> None:
         raise mixed_views('kd_plugins.StrongView')
     without = model.check_unlabelled()
     for name, mapping in model.distiller.loss_forward_mappings.items():
-        for argument in mapping.keys() - without[name].keys():
+        loss = model.distiller.distill_losses[name]
+        while hasattr(loss, 'loss'):  # within Weighted and its kin
+            loss = loss.loss
+        # All others are given labels only so that terms can be exchanged in a config.
+        reads = hasattr(loss, 'needs_labels')
+        for argument in mapping.keys() - without[name].keys() if reads else ():
             raise ValueError(
                 f'model.distiller.loss_forward_mappings.{name}.{argument} gives labels of the '
                 'labelled pictures alone, and a kd_plugins.StrongView makes one batch of these and '

@@ -6,15 +6,14 @@ import math
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mmcv.transforms
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins import checks
+from kd_plugins.algorithms.pseudo_boxes import PseudoBoxes
 from kd_plugins.datasets.pictures import LoadImageFromFile
-from kd_plugins.views import number_views
 
 
 @pytest.mark.parametrize('value', [1, 5, 10**20])
@@ -100,7 +99,7 @@ def somebodys():
 
 
 def ours_by_accident():
-    number_views(SimpleNamespace(sampler=None, dataset=None))
+    PseudoBoxes().give([], [None])  # zip(strict=True) raises a ValueError in a line of ours
 
 
 @pytest.mark.parametrize('workers', [0, 1])

@@ -163,7 +163,7 @@ def test_a_training_of_rare_validations_is_followed_by_its_log(clock, tmp_path, 
     seen.look([run])
     assert seen.line([run], '60 s') == (
         '250 of 1,000 iterations after 60 s (seed 0: 250 of 1,000); '
-        'about 75.0 s left at the pace so far'
+        'about 75 s left at the pace so far'
     )
 
 

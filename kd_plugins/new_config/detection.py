@@ -233,7 +233,7 @@ def _steps(base: Config, size: int, pictures: int, name: str) -> dict[str, Any]:
                 if each.get('eta_min') and name_of(each.get('type')).endswith('LR')]  # fmt: skip
         for each in ends:
             each['eta_min'] = _scaled(each['eta_min'], size, meant)
-    an_epoch = max(1, -(-pictures // size))
+    an_epoch = max(1, -(-pictures * _times(base.train_dataloader.dataset) // size))
     late = [
         each
         for each in schedules
@@ -247,6 +247,12 @@ def _steps(base: Config, size: int, pictures: int, name: str) -> dict[str, Any]:
     if late or ends:
         found['param_scheduler'] = schedules
     return found
+
+
+def _times(dataset: Mapping[str, Any]) -> int:
+    """Return how often an epoch has each picture of a dataset."""
+    inner = dataset.get('dataset')
+    return dataset.get('times', 1) * _times(inner) if inner else 1
 
 
 def _scaled(rate: float, size: int, meant: int) -> float:

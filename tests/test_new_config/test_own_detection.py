@@ -92,6 +92,19 @@ def test_the_learning_rate_and_the_warm_up_follow_from_the_batch(own, tmp_path):
     assert [s.type for s in stock.param_scheduler] == ['LinearLR', 'MultiStepLR']
 
 
+def test_a_warm_up_may_be_as_long_as_the_epoch_of_a_dataset_that_is_repeated(own, tmp_path):
+    base = tmp_path / 'base.py'
+    base.write_text(
+        f'_base_ = [{STUDENT!r}]\n'
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=3,\n"
+        '    dataset=_base_.train_dataloader.dataset))\n'
+    )
+    cfg = written(tmp_path / 'a.py', str(base), data=own / 'coco', batch=2)
+    assert cfg.train_dataloader.dataset.times == 3
+    (warmup,) = [s for s in cfg.param_scheduler if s.type == 'LinearLR']
+    assert warmup.end == 3 * 8 / 2
+
+
 @pytest.mark.parametrize('path, heads', [
     (GFL, 1),
     ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 1),

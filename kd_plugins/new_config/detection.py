@@ -219,7 +219,7 @@ def _common(first: Sequence[str], second: Sequence[str]) -> list[str]:
 def _steps(base: Config, size: int, pictures: int, name: str) -> dict[str, Any]:
     """Return what follows from the batch size: the learning rate, the warm-up."""
     found: dict[str, Any] = {}
-    meant = _batch_meant(base, name)
+    meant = batch_meant(base, name)
     lr = ((base.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr')
     schedule = base.get('param_scheduler') or []
     schedules = [dict(each) for each in (schedule if isinstance(schedule, list) else [schedule])]
@@ -259,7 +259,7 @@ def _scaled(rate: float, size: int, meant: int) -> float:
     return float(f'{rate * size / meant:.4g}')
 
 
-def _batch_meant(base: Config, name: str) -> int | None:
+def batch_meant(base: Config, name: str) -> int | None:
     """Return the batch that the learning rate of a config is for; None if it does not say.
 
     RTMDet's inherit a ``base_batch_size`` of 16, and one of their 8 processes has 32.

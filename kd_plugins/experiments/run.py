@@ -111,6 +111,10 @@ def _train(run: Run, cfg: Config, identity: str) -> Result:
     if cfg.resume:
         cfg.load_from = None
     cfg.experiment_name = f'{run.name}_{run.seed}_{os.getpid()}_{time.time_ns()}'
+    if cfg.get('visualizer'):
+        # By a name of its own, as mmdet's configs have one, a process would write the scalars of
+        # all its runs into the directory of the first.
+        cfg.visualizer.name = cfg.experiment_name
     runner = Runner.from_cfg(cfg)
     curve, data = Validations(folder / VALIDATIONS), DataRecord(folder / STARTED, cfg.resume)
     runner.register_hook(curve)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +149,18 @@ def test_curves_of_another_config_in_the_same_directory_are_not_its_own(tmp_path
     assert list(training.val['accuracy/top1'].values()) == second.accuracy
     # They are kept.
     assert len([*Path(run.work_dir, 'earlier').glob('*/vis_data/scalars.json')]) == 1
+
+
+def test_runs_of_one_process_keep_their_curves_apart(tmp_path):
+    # mmdet's configs name their visualizer, and mmengine keeps one of each name in a process.
+    named = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+    first = digits(tmp_path, visualizer=named)
+    second = replace(first, seed=4, work_dir=str(tmp_path / 'second'))
+    for run in (first, second):
+        validated = run_once(run).accuracy
+        training = read_training(Path(run.work_dir))
+        assert list(training.val['accuracy/top1'].values()) == validated
+    assert len([*Path(first.work_dir).glob('*/vis_data/scalars.json')]) == 1
 
 
 def test_a_run_with_load_from_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):

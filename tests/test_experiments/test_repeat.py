@@ -119,14 +119,22 @@ def _only_new(runs, trained):
     return {run: result or some for run, result in kept.items()}
 
 
-def fake(monkeypatch, tool, accuracies, data='abc'):
+def fake(monkeypatch, tool, accuracies, data='a'):
     """Results in the place of trainings."""
     seen = {}
 
     def run_all(runs, jobs, log, report, tick, devices, tell):
         seen.update(runs=runs, jobs=jobs, devices=devices)
         return {
-            run: Result('hash', [1, 2], accuracy, [0], 7, 1.0, data=dict(val=data[run.seed]))
+            run: Result(
+                'hash',
+                [1, 2],
+                accuracy,
+                [0],
+                7,
+                1.0,
+                data=dict(val=data[min(run.seed, len(data) - 1)]),
+            )
             for run, accuracy in zip(reversed(runs), reversed(accuracies), strict=True)
         }
 

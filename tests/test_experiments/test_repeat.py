@@ -119,7 +119,7 @@ def _only_new(runs, trained):
     return {run: result or some for run, result in kept.items()}
 
 
-def fake(monkeypatch, tool, accuracies, data='a'):
+def fake(monkeypatch, tool, accuracies, data=''):
     """Results in the place of trainings."""
     seen = {}
 

@@ -126,15 +126,7 @@ def fake(monkeypatch, tool, accuracies, data=''):
     def run_all(runs, jobs, log, report, tick, devices, tell):
         seen.update(runs=runs, jobs=jobs, devices=devices)
         return {
-            run: Result(
-                'hash',
-                [1, 2],
-                accuracy,
-                [0],
-                7,
-                1.0,
-                data=dict(val=data[min(run.seed, len(data) - 1)]),
-            )
+            run: Result('hash', [1, 2], accuracy, [0], 7, 1.0, data=dict(val=data[run.seed :][:1]))
             for run, accuracy in zip(reversed(runs), reversed(accuracies), strict=True)
         }
 

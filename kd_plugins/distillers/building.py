@@ -265,9 +265,7 @@ def check_graphs(distiller: Any, student: nn.Module) -> None:
                     )
 
 
-def _read_of(
-    distiller: Any, record: Mapping[str, Any]
-) -> Iterator[tuple[str, bool, Any]]:
+def _read_of(distiller: Any, record: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any]]:
     """Yield the module that each part of a record is of, and whether it is an input of it."""
     from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOutputsRecorder
 

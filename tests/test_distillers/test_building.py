@@ -153,5 +153,7 @@ def test_what_the_teacher_is_asked_about_inside_of_a_checkpointed_part_is_refuse
     model = build(teacher=STUDENT, distiller=cfg)
     forward = model.student.body.forward
     model.student.body.forward = lambda x: checkpoint(forward, x, use_reentrant=True)
-    with pytest.raises(RuntimeError, match=r"loss_kd: preds_S reads 'body\.0' of the student, whos"):
+    with pytest.raises(
+        RuntimeError, match=r"loss_kd: preds_S reads 'body\.0' of the student, whos"
+    ):
         model.loss(inputs.requires_grad_(), labels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 
 from kd_plugins.teachers.heads import in_common
-from kd_plugins.teachers.parts import LISTED
+from kd_plugins.teachers.parts import LISTED, NotStorableError
 
 #: How far a live answer may be from the stored one, as a share of the largest number of it:
 #: another batch, another device, half precision.
@@ -37,25 +38,35 @@ class Agreement(NamedTuple):
     padded: bool
 
 
+#: Of one picture the arrays of every record, by its name.
+Records = Mapping[str, Sequence[np.ndarray]]
+
+
 def agreements(
-    layout: Mapping[str, Any],
-    pairs: Sequence[tuple[Sequence[np.ndarray], Sequence[np.ndarray]]],
+    layout: Mapping[str, Any], pairs: Sequence[tuple[Records, Records]]
 ) -> list[Agreement]:
     """Compare what is live and what is stored of every sample, record by record.
 
     Args:
-        layout: What :func:`kd_plugins.teachers.encoding.encode` gave.
-        pairs: Of every sample the arrays of both.
+        layout: What :func:`kd_plugins.teachers.encoding.encode` gave of what is live.
+        pairs: Of every sample the records of both.
     """
     found = []
     for record, (_, first, last) in layout['forms'].items():
-        each = [(live[first:last], stored[first:last]) for live, stored in pairs]
-        kinds = layout['parts'][first:last]
-        if any(beyond == LISTED for *_, beyond in kinds):
-            each = [in_common(*pair) for pair in each]
-        padded = any(stride or beyond for *_, stride, beyond in kinds)
+        each = [_comparable(layout, record, *pair) for pair in pairs]
+        padded = any(stride or beyond for *_, stride, beyond in layout['parts'][first:last])
         found.append(agreement(record, each, padded))
     return found
+
+
+def _comparable(
+    layout: Mapping[str, Any], record: str, live: Records, stored: Records
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """Return the parts of one record that both have."""
+    _, first, last = layout['forms'][record]
+    is_listed = any(beyond == LISTED for *_, beyond in layout['parts'][first:last])
+    pair = live[record], stored[record]
+    return in_common(*pair) if is_listed else pair
 
 
 def agreement(
@@ -85,6 +96,35 @@ def agreement(
         kl,
         padded,
     )
+
+
+def check_alone(layout: Mapping[str, Any], among_others: Records, alone: Records) -> None:
+    """Refuse what is said of a picture in a batch, and is not said of it without the others.
+
+    Args:
+        layout: What :func:`kd_plugins.teachers.encoding.encode` gives of the batch.
+        among_others: The records of the picture.
+        alone: Those where nothing else is in the batch.
+
+    Raises:
+        NotStorableError: Naming the record.
+    """
+    for record in layout['forms']:
+        mine, theirs = _comparable(layout, record, among_others, alone)
+        if len(mine) != len(theirs):
+            raise NotStorableError(f'the record {record} is of other calls in another batch')
+        for first, second in zip(mine, theirs, strict=True):
+            if first.dtype.kind != 'f':
+                continue
+            moved = math.inf
+            if first.shape == second.shape:
+                moved = float(np.linalg.norm(first.astype(np.float64) - second))
+            # Of all numbers together: half precision moves single ones by much.
+            if moved > AGREES * np.linalg.norm(first.astype(np.float64)):
+                raise NotStorableError(
+                    f'the record {record} of a picture is another one without the other pictures '
+                    f'of its batch (a difference of {moved:.3g}, the norm of all its numbers)'
+                )
 
 
 def apart(first: np.ndarray, second: np.ndarray) -> float:

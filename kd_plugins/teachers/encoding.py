@@ -22,7 +22,7 @@ from kd_plugins.teachers.parts import LISTED, NotStorableError, Part, Sizes, as_
 
 #: The types of torch that records are stored in.
 _STORED = {torch.float16: '<f2', torch.float32: '<f4', torch.int16: '<i2', torch.int32: '<i4',
-           torch.int64: '<i8'}  # fmt: skip
+           torch.int64: '<i8', torch.bool: '|b1'}  # fmt: skip
 
 
 def encode(
@@ -62,12 +62,14 @@ def encode(
             form = [take(each) for each in buffer]
         except NotStorableError as error:
             raise NotStorableError(f'the record {name} is {error}') from None
+        counts = [len(part.values) for part in parts[first:]]
+        wrong = [count for count in counts if count != len(sizes.own)]
+        if wrong or not counts:
+            raise NotStorableError(
+                f'the record {name} is of {wrong[0] if wrong else "no"} samples in a batch of '
+                f'{len(sizes.own)}, and its first dimension has to be the samples'
+            )
         forms[name] = [form, first, len(parts)]
-    wrong = [len(part.values) for part in parts if len(part.values) != len(sizes.own)]
-    if wrong or not parts:
-        raise NotStorableError(
-            f'a record is of {wrong[0] if wrong else "no"} samples in a batch of {len(sizes.own)}'
-        )
     layout = [
         [_STORED[part.values[0].dtype], part.values[0].dim(), part.stride, part.beyond]
         for part in parts
@@ -171,6 +173,12 @@ def arrays_of(layout: Mapping[str, Any], content: Any) -> list[np.ndarray]:
         arrays.append(array.reshape(shape))
         at += array.nbytes
     return arrays
+
+
+def records_of(layout: Mapping[str, Any], content: Any) -> dict[str, list[np.ndarray]]:
+    """Return the parts of one sample by the names of their records, views of its bytes."""
+    arrays = arrays_of(layout, content)
+    return {name: arrays[first:last] for name, (_, first, last) in layout['forms'].items()}
 
 
 class Top:

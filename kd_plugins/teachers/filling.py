@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from mmengine.dist import barrier, get_dist_info
 from mmengine.model import is_model_wrapper
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from kd_plugins.experiments.timing import now
 from kd_plugins.teachers.storable import KEY
@@ -79,11 +80,11 @@ def fill(
         stored.append(there[::step])
     # What another process writes before would be missing in the count of this one.
     barrier()
-    size: int = given.batch_size or getattr(given.batch_sampler, 'batch_size', 1)
+    # What has changed stops before anything is asked.
+    wanted = _Wanted(given.dataset, [*enumerate(stored), *enumerate(missing)])
     loader = DataLoader(
         given.dataset,
-        # What has changed stops before anything is asked.
-        batch_sampler=_Batches([*enumerate(stored), *enumerate(missing)], size),
+        batch_sampler=_in_batches(given, wanted),
         num_workers=given.num_workers,
         collate_fn=given.collate_fn,
         worker_init_fn=given.worker_init_fn,
@@ -108,26 +109,42 @@ def fill(
             'give or another process did not write: start it again.'
         )
     # Some samplers draw a part of the training set in an epoch, or more than all.
-    of_epoch = min(len(sampler_of(given)), len(given) * size)
+    sizes = getattr(given.batch_sampler, 'batch_size', 1)
+    largest = max(sizes) if isinstance(sizes, Sequence) else sizes
+    of_epoch = min(len(sampler_of(given)), len(given) * largest)
     return Filled(done - looked_at, looked_at, seconds, of_epoch)
 
 
-class _Batches:
-    """Batches of samples, view by view; their indices are made as they are asked for.
+class _Wanted(Sampler):
+    """Draws samples, view by view; their indices are made as they are asked for.
 
     Args:
+        dataset: The training set, which batch samplers ask a sampler for.
         work: Views, and samples of each.
-        size: Of a batch.
     """
 
-    def __init__(self, work: Sequence[tuple[int, np.ndarray]], size: int) -> None:
+    def __init__(self, dataset: Any, work: Sequence[tuple[int, np.ndarray]]) -> None:
+        self.dataset = dataset
         self.work = work
-        self.size = size
 
-    def __iter__(self) -> Iterator[list[SampleView]]:
+    def __iter__(self) -> Iterator[SampleView]:
         for view, samples in self.work:
-            for i in range(0, len(samples), self.size):
-                yield [SampleView(int(j), view) for j in samples[i : i + self.size]]
+            yield from (SampleView(int(index), view) for index in samples)
 
     def __len__(self) -> int:
-        return sum(-(-len(samples) // self.size) for _, samples in self.work)
+        return sum(len(samples) for _, samples in self.work)
+
+
+def _in_batches(loader: DataLoader, wanted: _Wanted) -> Iterable[list[int]]:
+    """Return all that is wanted in batches as a loader makes them.
+
+    One that puts pictures of like shapes together pads them less, which detectors know.
+    """
+    given: Any = loader.batch_sampler
+    if given is None:
+        return BatchSampler(wanted, 1, drop_last=False)
+    # It may keep what it has not given away yet.
+    instead = {id(given.sampler): wanted, id(loader.dataset): loader.dataset}
+    batches = copy.deepcopy(given, instead)
+    batches.drop_last = False
+    return batches

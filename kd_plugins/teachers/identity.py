@@ -45,6 +45,7 @@ def teacher_identity(
     input_size: InputSize | None = None,
     dtype: str | None = None,
     class_map: Sequence[int | str] | None = None,
+    inplace: bool = False,
 ) -> dict[str, Any]:
     """Return what decides over a teacher's answers to a picture, as JSON knows it.
 
@@ -52,7 +53,7 @@ def teacher_identity(
         cfg: Its config, or a built network.
         ckpt: Its checkpoint, or several.
         preprocessor: The student's, which its input comes from.
-        input_size, dtype, class_map: The algorithm's settings of the teacher.
+        input_size, dtype, class_map, inplace: The algorithm's settings of the teacher.
 
     Raises:
         ValueError: If it has no weights: every training would ask another one.
@@ -97,6 +98,8 @@ def teacher_identity(
         input=asked,
         teacher_dtype=dtype,
         class_map=plain(class_map),
+        # What is recorded before an activation in place is what comes after it.
+        teacher_module_inplace=inplace or None,
         versions=versions(packages),
     )
 

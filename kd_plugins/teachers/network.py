@@ -15,11 +15,10 @@ from kd_plugins import checks
 from kd_plugins.networks import size_made_for
 from kd_plugins.teachers.base import Answer, Teacher
 from kd_plugins.teachers.input import TeacherInput
+from kd_plugins.teachers.watching import Watchers
 
 #: What samples say of sizes, (height, width).
 _SIZES = ('img_shape', 'pad_shape', 'batch_input_shape')
-
-Watcher = tuple[Callable[..., None] | None, Callable[..., None] | None]
 
 
 class NetworkTeacher(Teacher):
@@ -71,7 +70,7 @@ class NetworkTeacher(Teacher):
         self.owned = owned
         self._compile = compile
         self._run: Callable[..., Any] = self._compiled(network)
-        self._watchers: list[Watcher] = []
+        self._watchers = Watchers()
 
     @property
     def has_own_input(self) -> bool:  # type: ignore[override]
@@ -104,18 +103,14 @@ class NetworkTeacher(Teacher):
 
     @torch.no_grad()
     def _look(self, inputs: Tensor, data_samples: Any, run: Callable[..., Any]) -> Any:
-        for before, _ in self._watchers:
-            if before is not None:
-                before()
+        self._watchers.tell_before()
         with self._asked(inputs, data_samples) as converted:
             try:
                 outputs = run(converted, data_samples)
             except (AssertionError, RuntimeError, ValueError) as error:
                 _explain(error, self.network, converted)
                 raise
-        for _, after in list(self._watchers):
-            if after is not None:
-                after(outputs, data_samples)
+        self._watchers.tell_after(outputs, data_samples)
         return outputs
 
     def look_for_features_only(self) -> None:
@@ -148,14 +143,7 @@ class NetworkTeacher(Teacher):
         self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
     ) -> Callable[[], None]:
         """See :meth:`Teacher.watch`."""
-        watcher = before, after
-        self._watchers.append(watcher)
-
-        def remove() -> None:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
-
-        return remove
+        return self._watchers.add(before, after)
 
     def follow(self, change: Callable[[nn.Module], Any]) -> None:
         """See :meth:`Teacher.follow`."""
@@ -281,7 +269,9 @@ def _resized(
     kept = []
     if before[-2:] != after[-2:]:
         scales = [new / old for new, old in zip(after[-2:], before[-2:], strict=True)]
-        for sample in data_samples if isinstance(data_samples, (list, tuple)) else ():
+        samples = data_samples if isinstance(data_samples, (list, tuple)) else ()
+        # One that is there twice is told once.
+        for sample in {id(each): each for each in samples}.values():
             info = getattr(sample, 'metainfo', {})
             old = {
                 key: info[key]

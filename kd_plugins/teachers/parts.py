@@ -77,8 +77,12 @@ def as_stored(x: Tensor, dtype: torch.dtype) -> Tensor:
     if not x.dim():
         raise NotStorableError('a tensor without a batch')
     x = x.detach()
+    if x.is_complex():
+        raise NotStorableError('complex numbers')
     if not x.is_floating_point():
-        return x.to('cpu', torch.int32 if x.dtype == torch.int32 else torch.int64)
+        # A mask that came back as numbers would choose places by their numbers.
+        kept = x.dtype in (torch.bool, torch.int32)
+        return x.to('cpu', x.dtype if kept else torch.int64)
     # Half precision first leaves the device with half of the bytes.
     stored = x.to(dtype).cpu()
     largest, name = _largest(stored), str(dtype).removeprefix('torch.')

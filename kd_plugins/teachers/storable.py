@@ -8,6 +8,7 @@ from typing import Any
 from kd_plugins import checks
 from kd_plugins.registry import name_of
 from kd_plugins.teachers.identity import plain
+from kd_plugins.views import check_no_batch_augments
 
 KEY = 'model.teacher_cache'
 #: Recorders whose records are tensors of the batch, or the outputs of a head.
@@ -46,6 +47,28 @@ def settings_of(cache: Mapping[str, Any]) -> dict[str, Any]:
     elif taus:
         raise ValueError(f'{KEY}.taus={taus!r} belongs to top_k: give both, or leave it out.')
     return settings
+
+
+def check_pictures(teacher: Any, preprocessor: Any, batch_parts: Sequence[Any]) -> None:
+    """Refuse a teacher that changes, and pictures that change after they are loaded.
+
+    Args:
+        teacher: ``model.teacher``.
+        preprocessor: The student's.
+        batch_parts: ``model.batch_parts``.
+    """
+    if teacher is None or isinstance(teacher, str):
+        raise ValueError(
+            f'{KEY} is of a teacher that stays as it is, and model.teacher={teacher!r}: leave it '
+            'out.'
+        )
+    check_no_batch_augments(preprocessor, KEY)
+    if batch_parts:
+        raise ValueError(
+            f'{KEY} cannot stand beside model.batch_parts='
+            f'{[name_of(each.get("type")) for each in batch_parts]}, which change pictures after '
+            'they are loaded, in another way in every batch: leave one of them out.'
+        )
 
 
 def record_names(distiller: Mapping[str, Any]) -> dict[str, str]:

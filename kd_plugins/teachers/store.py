@@ -242,7 +242,7 @@ class Store:
             self._writer = self._begin_writing(layout, [*map(len, contents)])
         for key, content in zip(keys, contents, strict=True):
             if key in self:
-                self._compare(key, encoding.arrays_of(layout, content))
+                self._compare(key, layout, content)
             else:
                 self._writer.add(*key, content)
         # A block may have been full.
@@ -276,24 +276,27 @@ class Store:
         weakref.finalize(self, writer.close)
         return writer
 
-    def _compare(self, key: Key, said: Sequence[np.ndarray]) -> None:
+    def _compare(self, key: Key, layout: Any, content: bytes) -> None:
         """Refuse a live answer that is not the stored one; it costs nothing more here.
 
         What heads say is not compared: norms over a whole map know how much the batch was padded.
         """
-        layout, content = self.read(key)
-        arrays = encoding.arrays_of(layout, content)
-        for live, stored, (*_, stride, beyond) in zip(said, arrays, layout['parts'], strict=True):
-            if live.dtype.kind != 'f' or stride or beyond:
-                continue
-            largest = np.abs(live.astype(np.float32)).max(initial=0)
-            moved = apart(live, stored)
-            if moved > AGREES * largest:
-                raise files.RecordsError(
-                    f'{KEY}.dir={self.folder!r}: what is stored of sample {key.sample}, view '
-                    f'{key.view} differs by {moved:.3g} from what the teacher says now: the store '
-                    'is not of this teacher; give another dir.'
-                )
+        records, stored = encoding.records_of(layout, content), encoding.records_of(*self.read(key))
+        for name, (_, first, last) in layout['forms'].items():
+            kinds = layout['parts'][first:last]
+            for live, kept, (*_, stride, beyond) in zip(
+                records[name], stored[name], kinds, strict=True
+            ):
+                if live.dtype.kind != 'f' or stride or beyond:
+                    continue
+                largest = np.abs(live.astype(np.float32)).max(initial=0)
+                moved = apart(live, kept)
+                if moved > AGREES * largest:
+                    raise files.RecordsError(
+                        f'{KEY}.dir={self.folder!r}: what is stored of sample {key.sample}, view '
+                        f'{key.view} differs by {moved:.3g} from what the teacher says now: the '
+                        'store is not of this teacher; give another dir.'
+                    )
 
     def flush(self) -> None:
         """Write what waits."""

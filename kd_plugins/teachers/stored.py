@@ -12,17 +12,24 @@ from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from kd_plugins.files import records as files
+from kd_plugins.networks import forked_random_states
 from kd_plugins.recorders.building import recorders_of
 from kd_plugins.recorders.stored import facts_of
-from kd_plugins.registry import name_of
 from kd_plugins.teachers import encoding
-from kd_plugins.teachers.agreement import Agreement, agreements
+from kd_plugins.teachers.agreement import Agreement, agreements, check_alone
 from kd_plugins.teachers.base import Answer, Teacher
 from kd_plugins.teachers.identity import data_identity, plain, teacher_identity
 from kd_plugins.teachers.parts import Sizes, sizes_of
-from kd_plugins.teachers.storable import KEY, check_terms, record_names, settings_of
+from kd_plugins.teachers.storable import (
+    KEY,
+    check_pictures,
+    check_terms,
+    record_names,
+    settings_of,
+)
 from kd_plugins.teachers.store import Key, Store
-from kd_plugins.views import check_no_batch_augments, check_one_pipeline, check_one_view
+from kd_plugins.teachers.watching import Watchers
+from kd_plugins.views import check_one_pipeline, check_one_view
 
 #: The version of what is in a header and in records, the hashes of pictures among it.
 FORMAT = 3
@@ -77,7 +84,9 @@ class StoredTeacher(Teacher):
         #: By the name of a recorder, the name of its records in the store.
         self._names = record_names(distiller)
         self._has_left = False
-        self._watchers: list[tuple[Callable[..., None] | None, Callable[..., None] | None]] = []
+        #: Whether a picture was shown to the network alone.
+        self._saw_alone = False
+        self._watchers = Watchers()
         header: dict[str, Any] = dict(
             plain(identity),
             format=FORMAT,
@@ -101,6 +110,7 @@ class StoredTeacher(Teacher):
             self.weights = f'the records in {self.folder!r}'
         else:
             self.live = build()
+            self.live.watch(self._watchers.tell_before, self._watchers.tell_after)
 
     @property
     def folder(self) -> str:
@@ -197,13 +207,10 @@ class StoredTeacher(Teacher):
         """
         keys = self._keys(inputs, data_samples)
         missing = self.store.lacks(keys)
-        # Where the network looks, it tells those who watch it.
-        watchers = [] if missing else list(self._watchers)
-        for before, _ in watchers:
-            if before is not None:
-                before()
         if missing:
             self._ask(recorders, inputs, data_samples, keys)
+        else:
+            self._watchers.tell_before()
         layouts, contents = zip(*(self.store.read(key) for key in keys), strict=True)
         if any(each is not layouts[0] and each != layouts[0] for each in layouts):
             raise files.RecordsError(
@@ -222,9 +229,8 @@ class StoredTeacher(Teacher):
             recorder = recorders.get_recorder(name)
             recorder.reset_data_buffer()
             recorder.data_buffer.extend(buffers[kind])
-        for _, after in watchers:
-            if after is not None:
-                after(None, data_samples)
+        if not missing:
+            self._watchers.tell_after(None, data_samples)
 
     def _keys(self, inputs: Tensor, data_samples: Sequence[Any] | None) -> list[Key]:
         """Return sample, view and the hash of its picture for every picture of a batch."""
@@ -262,8 +268,37 @@ class StoredTeacher(Teacher):
         with recorders:
             self.live.look(inputs, data_samples)
         layout, contents = self._encode(recorders, inputs, data_samples, self._dtype)
+        if not self._saw_alone:
+            self._check_alone(recorders, inputs, data_samples, layout, contents[0])
+            # In a batch of one nothing is said of others.
+            self._saw_alone = len(inputs) > 1
         self.store.add(layout, keys, contents)
         self._leave_if_complete()
+
+    def _check_alone(
+        self,
+        recorders: Any,
+        inputs: Tensor,
+        data_samples: Sequence[Any] | None,
+        layout: Mapping[str, Any],
+        content: bytes,
+    ) -> None:
+        """Refuse records that are not one for each picture, whatever else is in its batch.
+
+        A first dimension of tokens or layers may be as long as the batch. So the network is
+        shown the first picture alone; that of a batch of one, twice.
+        """
+        assert self.live is not None
+        count = 1 if len(inputs) > 1 else 2
+        pictures, samples = torch.cat([inputs[:1]] * count), [*(data_samples or ())][:1] * count
+        with forked_random_states(), self._watchers.away(), recorders:
+            self.live.look(pictures, samples)
+        alone, (said, *_) = self._encode(recorders, pictures, samples, self._dtype)
+        records = encoding.records_of(layout, content), encoding.records_of(alone, said)
+        try:
+            check_alone(layout, *records)
+        except encoding.NotStorableError as error:
+            raise self._refused(error) from None
 
     def _encode(
         self,
@@ -274,8 +309,10 @@ class StoredTeacher(Teacher):
     ) -> tuple[dict[str, Any], list[bytes]]:
         """Return the layout of what recorders have recorded, and the bytes of each sample."""
         sizes = self._sizes(inputs, data_samples)
+        # Whatever the order in which a config has them.
         buffers = {
-            kind: recorders.get_recorder(name).data_buffer for name, kind in self._names.items()
+            kind: recorders.get_recorder(name).data_buffer
+            for name, kind in sorted(self._names.items(), key=lambda item: item[1])
         }
         strides = {
             kind: facts['spec'][1]['strides']
@@ -306,7 +343,7 @@ class StoredTeacher(Teacher):
         layout, contents = self._encode(recorders, inputs, data_samples, torch.float32)
         keys = self._keys(inputs, data_samples)
         pairs = [
-            (encoding.arrays_of(layout, content), encoding.arrays_of(*self.store.read(key)))
+            (encoding.records_of(layout, content), encoding.records_of(*self.store.read(key)))
             for key, content in zip(keys, contents, strict=True)
             if key in self.store
         ]
@@ -385,17 +422,7 @@ class StoredTeacher(Teacher):
         self, before: Callable[..., None] | None = None, after: Callable[..., None] | None = None
     ) -> Callable[[], None]:
         """See :meth:`Teacher.watch`; what the network returned is None where none was asked."""
-        watcher = before, after
-        self._watchers.append(watcher)
-        stop = None if self.live is None else self.live.watch(before, after)
-
-        def remove() -> None:
-            if watcher in self._watchers:
-                self._watchers.remove(watcher)
-            if stop is not None:
-                stop()
-
-        return remove
+        return self._watchers.add(before, after)
 
     def follow(self, change: Callable[[nn.Module], Any]) -> None:
         """See :meth:`Teacher.follow`."""
@@ -423,20 +450,9 @@ def store_teacher(
     cfg, ckpt = build.args
     given = build.keywords
     preprocessor = given['preprocessor']
-    if cfg is None or isinstance(cfg, str):
-        raise ValueError(
-            f'{KEY} is of a teacher that stays as it is, and model.teacher={cfg!r}: leave it out.'
-        )
-    check_no_batch_augments(preprocessor, KEY)
-    if batch_parts:
-        raise ValueError(
-            f'{KEY} cannot stand beside model.batch_parts='
-            f'{[name_of(each.get("type")) for each in batch_parts]}, which change pictures after '
-            'they are loaded, in another way in every batch: leave one of them out.'
-        )
-    identity = teacher_identity(
-        cfg, ckpt, preprocessor, given['input_size'], given['dtype'], given['class_map']
-    )
+    check_pictures(cfg, preprocessor, batch_parts)
+    settings = (given[name] for name in ('input_size', 'dtype', 'class_map', 'inplace'))
+    identity = teacher_identity(cfg, ckpt, preprocessor, *settings)
     return StoredTeacher(cache, build, identity, distiller, preprocessor)
 
 

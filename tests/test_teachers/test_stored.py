@@ -14,8 +14,10 @@ from torch.utils.data import DataLoader
 
 from kd_plugins.files import records as files
 from kd_plugins.teachers import filling, storable, store
+from kd_plugins.teachers.encoding import decode, encode
 from kd_plugins.teachers.filling import fill
 from kd_plugins.teachers.identity import difference, teacher_identity
+from kd_plugins.teachers.parts import Sizes
 from kd_plugins.teachers.stored import StoredTeacher
 
 FLOAT32 = dict(dtype='float32')
@@ -118,14 +120,15 @@ def test_a_batch_of_stored_and_missing_pictures_is_asked_whole_and_stores_the_mi
 
     first = record([0, 1, 2, 3])
     mixed = record([5, 1, 6, 3])
-    assert looked == [4, 4]
+    # The first picture of the first batch once more, alone.
+    assert looked == [4, 1, 4]
     assert torch.equal(mixed[1], first[1]) and torch.equal(mixed[3], first[3])
     assert model.teacher.store.missing - len(model.teacher.store._writer.waiting) == 24 - 6
     again = record([6, 0, 5])
-    assert looked == [4, 4]
+    assert looked == [4, 1, 4]
     assert torch.equal(again, torch.stack([mixed[2], first[0], mixed[0]]))
     record([0], view=1)
-    assert looked == [4, 4, 1]
+    assert looked == [4, 1, 4, 1]
     # A part that was not written is asked again after a kill; what was written is not.
     model.teacher.flush()
     record([7, 8])
@@ -176,6 +179,41 @@ def test_a_store_of_more_serves_a_config_of_less_once_it_is_complete(tmp_path, c
     train(start(more, data), data)
     weights = train(start(less, data), data)
     same(weights, train(start(pair(tmp_path, checkpoint, cache=False), data), data))
+
+
+def test_records_are_known_by_their_names_in_whatever_order_they_are_asked(tmp_path, checkpoint):
+    data = noisy()
+
+    def model_of(*names):
+        cfg = pair(tmp_path, checkpoint, cache=FLOAT32)
+        recorders = dict(
+            cfg['distiller']['teacher_recorders'],
+            inputs=dict(type='mmrazor.ModuleInputs', source='head.fc'),
+            dense=dict(type='kd_plugins.DenseLogits'),
+        )
+        cfg['distiller']['teacher_recorders'] = {name: recorders[name] for name in names}
+        return start(cfg, data)
+
+    def given(model, view):
+        # Of view 1 the second half is not there yet.
+        return model.data_preprocessor(batch(data, range(4, 8), view), True)
+
+    filling = model_of('logits', 'dense', 'inputs')
+    train(filling, data, epochs=1)
+    filling.teacher.record(
+        filling.distiller.teacher_recorders,
+        **filling.data_preprocessor(batch(data, range(6), 1), True),
+    )
+    filling.teacher.release()
+    for names in (('inputs', 'dense', 'logits'), ('dense', 'logits', 'inputs'), ('logits',)):
+        model = model_of(*names)
+        for view in (0, 1):
+            found = model.teacher.against_live(**given(model, view))
+            assert len(found) == len(names)
+            assert all(each.difference <= 1e-5 < each.largest for each in found)
+        train(model, data)
+        model.teacher.end()
+        assert model.teacher.complete
 
 
 def test_filling_looks_again_at_pictures_that_are_stored(tmp_path, checkpoint, monkeypatch):
@@ -378,6 +416,23 @@ def test_the_largest_logits_serve_kd_at_their_temperatures(tmp_path, checkpoint)
     few = pair(tmp_path / 'all', checkpoint, cache=dict(cache, top_k=5))
     with pytest.raises(ValueError, match=r'shape \(4, 5\), of which top_k=5 keeps nothing'):
         train(start(few, data), data)
+
+
+def test_masks_come_back_as_masks_and_numbers_as_numbers():
+    """Integers in the place of a mask would choose other places, without an error."""
+    x = torch.randn(3, 4)
+    mask = x > 0
+    record = (x, [mask, mask.long(), mask.int()], x.double())
+    sizes = Sizes((8, 8), [(8, 8)] * 3)
+    layout, contents = encode({'a': [record]}, torch.float32, sizes)
+    layout = json.loads(json.dumps(layout))
+    (found,) = decode(layout, contents, ['a'], (8, 8), x.device)['a']
+    assert torch.equal(found[0][found[1][0]], x[mask])
+    assert [each.dtype for each in found[1]] == [torch.bool, torch.int64, torch.int32]
+    assert all(torch.equal(*pair) for pair in zip(found[1], record[1], strict=True))
+    assert torch.equal(found[2], x)
+    with pytest.raises(ValueError, match='the record a is complex numbers'):
+        encode({'a': [torch.fft.fft(x)]}, torch.float32, sizes)
 
 
 def test_maps_of_several_layers_are_stored_and_read(tmp_path, checkpoint):

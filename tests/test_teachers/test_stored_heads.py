@@ -2,15 +2,20 @@
 
 import copy
 import math
+from types import SimpleNamespace
+from unittest.mock import ANY
 
 import pytest
 import torch
 from helpers.detection import HEADS, detector, distillation, images, term
+from mmdet.datasets import AspectRatioBatchSampler
+from mmengine.dataset import DefaultSampler, pseudo_collate
 from mmengine.registry import DATASETS, MODELS
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins.structures import HeadOutputs
 from kd_plugins.teachers.encoding import NotStorableError, Sizes, arrays_of, decode, encode
+from kd_plugins.teachers.filling import fill
 from kd_plugins.views import RepeatableViews
 
 SIZES = [(64, 64), (64, 96), (128, 64), (96, 128)]
@@ -27,7 +32,8 @@ class Sized(Dataset):
         return len(self.batch['inputs'])
 
     def get_data_info(self, index):
-        return dict(number=index)
+        height, width = self.batch['inputs'][index].shape[-2:]
+        return dict(number=index, height=height, width=width)
 
     def __getitem__(self, index):
         return {key: copy.deepcopy(values[index]) for key, values in self.batch.items()}
@@ -260,3 +266,35 @@ def test_who_changes_what_was_read_of_one_picture_changes_nothing_that_is_stored
         (found,) = decode(layout, contents, ['a'], (8, 8), torch.device('cpu'))['a']
         assert torch.equal(found, logits)
         found.add_(1)
+
+
+def test_a_store_is_filled_in_the_batches_that_the_loader_makes(tmp_path):
+    """Wide and high pictures together would be padded as no training pads them."""
+    wide, high = (64, 96), (96, 64)
+    data = sized([wide, high, high, wide, wide, high, high])
+    sampler = DefaultSampler(data, shuffle=False)
+    batches = AspectRatioBatchSampler(sampler, 2, drop_last=True)
+    loader = DataLoader(data, batch_sampler=batches, collate_fn=pseudo_collate)
+    model = model_of('GFL', dict(dir=str(tmp_path), views=1, dtype='float32'))
+    seen, look = [], model.teacher.live.look
+
+    def count(inputs, data_samples):
+        seen.append(tuple(inputs.shape[::2]))
+        return look(inputs, data_samples)
+
+    model.teacher.live.look = count
+    runner = SimpleNamespace(model=model, train_dataloader=loader, hooks=[])
+    assert fill(runner) == (7, 0, ANY, 6)
+    # A picture alone is the one that is asked for the check.
+    assert seen == [(2, 96), (1, 96), (2, 64), (2, 96), (1, 64)]
+    assert [*batches] == [[1, 2], [0, 3], [5, 6]]
+    live = model_of('GFL')
+    for i in range(7):
+        given = live.data_preprocessor(several(data, [i]), True)
+        live.teacher.record(live.distiller.teacher_recorders, **given)
+        model.teacher.record(model.distiller.teacher_recorders, **given)
+        said, found = (
+            each.distiller.get_record('head', from_student=False) for each in (live, model)
+        )
+        for field in ('cls_logits', 'bin_logits', 'boxes'):
+            torch.testing.assert_close(getattr(found, field), getattr(said, field))

@@ -35,6 +35,8 @@ def changed(what, cfg, path):
         cfg['teacher_input_size'] = 48
     elif what == 'class_map':
         cfg['teacher_class_map'] = [1, 0, 2, 3, 4]
+    elif what == 'inplace':
+        cfg['teacher_module_inplace'] = True
     elif what == 'views':
         cfg['teacher_cache']['views'] = 3
         return noisy(3)
@@ -60,6 +62,7 @@ def changed(what, cfg, path):
         'precision': "teacher_dtype was missing and is 'bfloat16'",
         'size': 'input.size was missing and is 48',
         'class_map': r'class_map was missing and is \[1, 0',
+        'inplace': 'teacher_module_inplace was missing and is True',
         'views': 'views was 2 and is 3',
         'pipeline': 'data.pipeline.dataset.noise was missing and is 0.25',
         'samples': r'data.pipeline.dataset.first was missing and is 1|data.sample_list was',

@@ -113,8 +113,9 @@ def main() -> None:
         average(list(side.trainings.values()), 'student alone' if side is alone else side.name)
         for side in (alone, *distilled)
     ]
-    write_aside(json.dumps(verdict, indent=2).encode() + b'\n', path)
-    write_aside(verdict_page.page(verdict, curves).encode(), page)
+    # Another verdict may be written there at the same moment.
+    write_aside(json.dumps(verdict, indent=2).encode() + b'\n', path, shared=True)
+    write_aside(verdict_page.page(verdict, curves).encode(), page, shared=True)
     console.print(table(verdict), soft_wrap=False)
     for config in verdict['configs']:
         console.print(f'[bold]{escape(config["name"])}[/]: {escape(config["says"])}')

@@ -9,7 +9,7 @@ nothing.
 from __future__ import annotations
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -243,31 +243,58 @@ def check_graphs(distiller: Any, student: nn.Module) -> None:
     Raises:
         RuntimeError: Naming the module.
     """
-    from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
-
     for loss, mapping in distiller.loss_forward_mappings.items():
         for argument, record in mapping.items():
-            recorder = recorder_of(distiller, record)
-            plain = [recorder.source] if type(recorder) is ModuleOutputsRecorder else []
-            sources = getattr(recorder, 'outputs_of', plain)
-            if not record['from_student'] or not sources:
+            asks = getattr(recorder_of(distiller, record), 'question', None)
+            # What it answers has the graph of what it is asked about.
+            where = record if asks is None else dict(recorder=asks, from_student=True)
+            if not where['from_student'] or argument == 'gt_labels':
                 continue
-            where = {k: v for k, v in record.items() if not k.startswith('connector')}
-            value = distiller.get_record(**where)
-            values = value if isinstance(value, (tuple, list)) else [value]
-            for i, x in enumerate(values):
-                name = sources[0] if len(sources) != len(values) else sources[i]
+            for name, of_input, x in _read_of(distiller, where):
                 if not isinstance(x, Tensor) or not x.is_floating_point() or x.requires_grad:
                     continue
-                if name and any(p.requires_grad for p in student.get_submodule(name).parameters()):
+                if _learns(student, name, of_input):
                     raise RuntimeError(
                         f'{KEY}.distill_losses.{loss}: {argument} reads {name!r} of the student, '
-                        'whose output has no graph, so that the term would train nothing of it: a '
-                        'part around it is checkpointed (with_cp=True, activation_checkpointing), '
-                        'runs without gradients, or is frozen up to there (frozen_stages). Read '
-                        'the output of the whole part, do not checkpoint it, or leave out what is '
-                        'frozen (items of kd_plugins.Features).'
+                        f'whose {"input" if of_input else "output"} has no graph, so that the term '
+                        'would train nothing of it: a part around it is checkpointed '
+                        '(with_cp=True, activation_checkpointing), runs without gradients, or is '
+                        'frozen up to there (frozen_stages). Read the output of the whole part, do '
+                        'not checkpoint it, or leave out what is frozen (items of '
+                        'kd_plugins.Features).'
                     )
+
+
+def _read_of(distiller: Any, record: Mapping[str, Any]) -> Iterator[tuple[str, bool, Any]]:
+    """Yield the module that each part of a record is of, and whether it is an input of it."""
+    from mmrazor.models.task_modules.recorder import ModuleInputsRecorder, ModuleOutputsRecorder
+
+    recorder = recorder_of(distiller, record)
+    value = distiller.get_record(**{k: v for k, v in record.items() if 'connector' not in k})
+    values = value if isinstance(value, (tuple, list)) else [value]
+    if type(recorder) is ModuleOutputsRecorder:
+        places = [(recorder.source, False)] * len(values)
+    elif type(recorder) is ModuleInputsRecorder and not record.get('data_idx'):
+        # Of a loss module the others are labels.
+        places = [(recorder.source, True)]
+    else:
+        places = getattr(recorder, 'level_places', [])
+        if record.get('data_idx') is not None:
+            places = [places[record['data_idx']]] if places else []
+    for (name, of_input), x in zip(places, values, strict=False):
+        yield name, of_input, x
+
+
+def _learns(student: nn.Module, name: str, of_input: bool) -> bool:
+    """Whether a module of the student has something that learns or, of its input, one before it."""
+    if not of_input:
+        return any(p.requires_grad for p in student.get_submodule(name).parameters())
+    for other, module in student.named_modules():
+        if other == name:
+            return False
+        if any(p.requires_grad for p in module.parameters(recurse=False)):
+            return True
+    return False
 
 
 def compute_losses(distiller: Any) -> dict[str, Tensor]:

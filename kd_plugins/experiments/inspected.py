@@ -86,7 +86,7 @@ def kept(cfg: Config, folder: Path) -> Inspected | None:
 def keep(found: Inspected, folder: Path) -> None:
     """Keep what was seen in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_aside(json.dumps(asdict(found), indent=2).encode(), folder / INSPECTED)
+    write_aside(json.dumps(asdict(found), indent=2).encode(), folder / INSPECTED, shared=True)
 
 
 def measure_on_validation(cfg: Config) -> dict[str, float]:

@@ -161,9 +161,7 @@ def _one(
             for look in reasons.OF_LOGS
             for reason in look([side.trainings[s] for s in seeds if s in side.trainings])
         ),
-        *reasons.the_same_student(
-            compared.differences, [a.predictions == d.predictions for a, d in both if a.predictions]
-        ),
+        *reasons.the_same_student(compared.differences, [_same_answers(a, d) for a, d in both]),
     ]
     whole['notes'] += _unlike_ends(seeds, both)
     return dict(
@@ -247,6 +245,15 @@ def _left_out(alone: Side, side: Side) -> str:
         f' Left out are seeds that failed ({said}): where it is the method that makes trainings '
         'fail, what is left flatters it.'
     )
+
+
+def _same_answers(alone: Result, distilled: Result) -> bool:
+    """Whether two students answer the same, of detectors as far as all metrics tell."""
+    if alone.predictions:
+        return alone.predictions == distilled.predictions
+    # Of two that find nothing nothing can be told.
+    found = any(value > 0 for curve in alone.metrics.values() for value in curve)
+    return found and alone.metrics == distilled.metrics
 
 
 def _unlike_ends(seeds: Sequence[int], pairs: Sequence[tuple[Result, Result]]) -> list[str]:

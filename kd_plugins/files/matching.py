@@ -151,7 +151,7 @@ class WholeLoads:
                 keys.remove(key)
             return tuple(bad)
 
-        reshaped = []
+        reshaped, example = [], 'head.*'
         for error in list(errors):
             match = _RESHAPED.search(error)
             name = match[1].removeprefix(prefix) if match else ''
@@ -160,6 +160,7 @@ class WholeLoads:
                 errors.remove(error)
             else:
                 reshaped.append(' '.join(error.split()).rstrip('.'))
+                example = f'{TERMS}*' if name.startswith(TERMS) else example
         mismatch = Mismatch(
             judge(found.missing_keys, left_out, computed),
             judge(found.unexpected_keys, left_over),
@@ -169,7 +170,7 @@ class WholeLoads:
             raise ValueError(
                 f"the checkpoint is another model's, not that of this {describe(module)}: "
                 f'{mismatch}. Give a checkpoint of the model as configured; in a training, '
-                f"{self.key} names the weights that it may lack, such as ['head.*']."
+                f'{self.key} names the weights that it may lack, such as [{example!r}].'
             )
         for name in left_out:
             print_log(

@@ -214,12 +214,12 @@ class LevelsLoss(MapsLoss):
         """
         pairs = self._maps(preds_S, preds_T)
         if self.relates_positions and all(x_T.shape[2:].numel() == 1 for _, x_T in pairs):
+            given = [[tuple(x.shape) for x in as_maps(maps)] for maps in (preds_S, preds_T)]
             raise ValueError(
                 f'{type(self).__name__} compares the positions of a map with each other, and every '
-                f'map has one: preds_S has {[tuple(x.shape) for x in as_maps(preds_S)]}, preds_T '
-                f'has {[tuple(x.shape) for x in as_maps(preds_T)]}, so that it would always be 0: '
-                'record maps of an earlier module (AutoDistiller finds them where its size is that '
-                "of the training's pictures), or take a term such as cosine."
+                f'map has one: preds_S has {given[0]} and preds_T has {given[1]}, so that it would '
+                'always be 0: record maps of an earlier module (AutoDistiller finds them where its '
+                "size is that of the training's pictures), or take a term such as cosine."
             )
         parts = []
         for x_S, x_T in pairs:

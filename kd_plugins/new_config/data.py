@@ -8,7 +8,12 @@ from typing import Any
 from mmengine.config import Config
 
 from kd_plugins.datasets.boxes import Boxes
-from kd_plugins.new_config.detection import check_masks, root_of, sections_of_data
+from kd_plugins.new_config.detection import (
+    batch_meant,
+    check_masks,
+    root_of,
+    sections_of_data,
+)
 from kd_plugins.new_config.logits import picture_size
 from kd_plugins.new_config.python import Code
 from kd_plugins.new_config.request import Request
@@ -110,13 +115,15 @@ def _boxes(request: Request, boxes: Boxes, base: Config) -> dict[str, Any]:
         for name, part in (('train', boxes.train), ('val', boxes.val))
     }
     paths = {name: request.path(path) for name, path in files.items()}
-    return sections_of_data(
-        base,
-        boxes,
-        dict(root=request.path(root_of(boxes)), **paths),
-        request.batch_size,
-        Path(request.student).name,
-    )
+    name, own = Path(request.student).name, base.train_dataloader.get('batch_size')
+    if request.batch_size not in (None, own) and batch_meant(base, name) is None:
+        boxes.notes = [
+            *boxes.notes,
+            f'--batch-size {request.batch_size}: the learning rate stays as it is, since --student '
+            'does not say for which batch it is (auto_scale_lr.base_batch_size)',
+        ]
+    root = request.path(root_of(boxes))
+    return sections_of_data(base, boxes, dict(root=root, **paths), request.batch_size, name)
 
 
 def _folders(split: str, base: Config) -> dict[str, Any]:

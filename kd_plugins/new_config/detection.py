@@ -219,7 +219,7 @@ def _common(first: Sequence[str], second: Sequence[str]) -> list[str]:
 def _steps(base: Config, size: int, pictures: int, name: str) -> dict[str, Any]:
     """Return what follows from the batch size: the learning rate, the warm-up."""
     found: dict[str, Any] = {}
-    meant = _batch_meant(base, name)
+    meant = batch_meant(base, name)
     lr = ((base.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr')
     schedule = base.get('param_scheduler') or []
     schedules = [dict(each) for each in (schedule if isinstance(schedule, list) else [schedule])]
@@ -233,7 +233,7 @@ def _steps(base: Config, size: int, pictures: int, name: str) -> dict[str, Any]:
                 if each.get('eta_min') and name_of(each.get('type')).endswith('LR')]  # fmt: skip
         for each in ends:
             each['eta_min'] = _scaled(each['eta_min'], size, meant)
-    an_epoch = max(1, -(-pictures // size))
+    an_epoch = max(1, -(-pictures * _times(base.train_dataloader.dataset) // size))
     late = [
         each
         for each in schedules
@@ -249,11 +249,17 @@ def _steps(base: Config, size: int, pictures: int, name: str) -> dict[str, Any]:
     return found
 
 
+def _times(dataset: Mapping[str, Any]) -> int:
+    """Return how often an epoch has each picture of a dataset."""
+    inner = dataset.get('dataset')
+    return dataset.get('times', 1) * _times(inner) if inner else 1
+
+
 def _scaled(rate: float, size: int, meant: int) -> float:
     return float(f'{rate * size / meant:.4g}')
 
 
-def _batch_meant(base: Config, name: str) -> int | None:
+def batch_meant(base: Config, name: str) -> int | None:
     """Return the batch that the learning rate of a config is for; None if it does not say.
 
     RTMDet's inherit a ``base_batch_size`` of 16, and one of their 8 processes has 32.

@@ -137,6 +137,8 @@ class FeaturesRecorder(BaseRecorder):
         self._spec: FeaturesSpec | None = None
         #: Of the latest pass, what each level is of: ``'neck[0]'``.
         self.level_names: list[str] = []
+        #: The module of each, and whether it is an input of it.
+        self.level_places: list[tuple[str, bool]] = []
         #: Whether one of the levels is a vector, as what a classifier takes or gives.
         self.gives_vectors = False
 
@@ -144,11 +146,6 @@ class FeaturesRecorder(BaseRecorder):
     def source(self) -> str:
         """The modules; after a pass that left some of them out, only these."""
         return ', '.join(self._missing) or self._source
-
-    @property
-    def outputs_of(self) -> list[str | None]:
-        """The modules whose outputs are recorded, None in the places of inputs."""
-        return [None if place.of_input else place.name for place in self._places]
 
     @property
     def spec(self) -> FeaturesSpec | None:
@@ -236,6 +233,11 @@ class FeaturesRecorder(BaseRecorder):
                 name
                 for place, found in zip(self._places, maps, strict=True)
                 for name in place.names(len(found))
+            ]
+            self.level_places = [
+                (place.name, place.of_input)
+                for place, found in zip(self._places, maps, strict=True)
+                for _ in found
             ]
             self.data_buffer.append([x for of_place in maps for x in of_place])
 

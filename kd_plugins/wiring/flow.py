@@ -58,7 +58,8 @@ class Flow:
     Args:
         given: The maps that the part gives, in its order.
         inside: The last map of every stride inside of it, the finest first. What is made of
-            that map on the way to a coarser one does not count.
+            that map on the way to a coarser one does not count, nor the picture itself, as
+            it is padded in front of the patches of a transformer.
         no_square: Shapes of tokens that make no square, of which nothing was made: of those that
             the part gives and, where the picture is no square, of those inside, too.
     """
@@ -104,7 +105,7 @@ def flow(network: Any, size: tuple[int, int], where: str, who: str, learns: bool
         counts[call.module] = counts.get(call.module, 0) + 1
     last: dict[float, FlowingMap] = {}
     leaves = _strides_left(calls, size, extra)
-    for call in calls:
+    for call in _after_weights(network, calls):
         weighs = type(network.get_submodule(call.module)).__name__ in _OF_ATTENTION or any(
             _ATTENTION in type(network.get_submodule(above)).__name__
             for above in _above(call.module)
@@ -159,6 +160,14 @@ def _strides_left(
         if len(before) == len(after) == 1 and before[0] < after[0]:
             found[call.module] = before[0]
     return found
+
+
+def _after_weights(network: nn.Module, calls: Sequence[_Call]) -> Sequence[_Call]:
+    """Return the calls from the first module with weights on; before it is the picture, padded."""
+    for i, call in enumerate(calls):
+        if next(network.get_submodule(call.module).parameters(), None) is not None:
+            return calls[i:]
+    return ()
 
 
 def _above(name: str) -> Iterator[str]:

@@ -119,6 +119,24 @@ def test_an_interrupted_run_resumes_to_the_same_weights(tmp_path, term, learns):
     alone.load_state_dict({k: v for k, v in saved.items() if k not in own}, strict=True)
 
 
+def test_layers_to_another_teacher_are_said_to_be_left_out():
+    """Beginning with the student of a distillation, beside a teacher of other channels."""
+    wide = dict(resnet(base_channels=12), _scope_='mmpretrain')
+    wide['head']['in_channels'] = 48
+    before = MODELS.build(wired(term='cwd')).state_dict()
+    changes = dict(teacher=wide, load_from_except=())
+    with pytest.raises(ValueError, match=r"may lack, such as \['distiller\.\*'\]"):
+        MODELS.build(dict(wired(term='cwd'), **changes)).load_state_dict(before)
+    changes['load_from_except'] = ['distiller.*']
+    model = MODELS.build(dict(wired(term='cwd'), **changes))
+    model.init_weights()
+    own = model.state_dict()['distiller.connectors.projector.levels.0.conv.weight'].clone()
+    model.load_state_dict(before)
+    after = model.state_dict()
+    assert torch.equal(after['backbone.conv1.weight'], before['backbone.conv1.weight'])
+    assert torch.equal(after['distiller.connectors.projector.levels.0.conv.weight'], own)
+
+
 def test_stages_that_are_frozen_are_left_out():
     """As the first of every ResNet in mmdet's own configs."""
     cfg = detector()

@@ -81,16 +81,32 @@ def test_short_names_are_found_from_any_scope(scope):
     assert type(model.distiller).__name__ == 'ConfigurableDistiller'
 
 
-@pytest.mark.parametrize('source', ['body.0', 'body', 'features'])
+#: What is read inside of a part: the recorder, which part of its record, and how it is called.
+INSIDE = {
+    'body.0': (dict(type='ModuleOutputs', source='body.0'), {}, 'output'),
+    'features': (dict(type='kd_plugins.Features', sources=['body.0']), {}, 'output'),
+    'input': (dict(type='ModuleInputs', source='body.1'), dict(data_idx=0), 'input'),
+    'input of features': (
+        dict(type='kd_plugins.Features', sources=[dict(input_of='body.1')]),
+        {},
+        'input',
+    ),
+    'one of the features': (
+        dict(type='kd_plugins.Features', sources=['body', dict(input_of='body.1')]),
+        dict(data_idx=1),
+        'input',
+    ),
+}
+
+
+@pytest.mark.parametrize('source', [*INSIDE, 'body'])
 @pytest.mark.parametrize('checkpointed', [False, True])
 def test_records_inside_of_a_checkpointed_part_are_refused(source, checkpointed):
     """Reentrant checkpointing gives them no graph, so that their term would train nothing."""
-    inside = 'body.0' if source == 'features' else source
-    recorder = dict(type='ModuleOutputs', source=inside)
-    if source == 'features':
-        recorder = dict(type='kd_plugins.Features', sources=[inside])
+    whole = (dict(type='ModuleOutputs', source='body'), {}, 'output')
+    recorder, part, said = INSIDE.get(source, whole)
     from_both = {
-        f'preds_{side[0].upper()}': dict(recorder='maps', from_student=side == 'student')
+        f'preds_{side[0].upper()}': dict(recorder='maps', from_student=side == 'student', **part)
         for side in ('student', 'teacher')
     }
     model = MODELS.build(
@@ -110,8 +126,34 @@ def test_records_inside_of_a_checkpointed_part_are_refused(source, checkpointed)
         body.forward = lambda x: checkpoint(whole, x, use_reentrant=True)
         inputs.requires_grad_()
     if checkpointed and source != 'body':
-        with pytest.raises(RuntimeError, match=r"loss_maps: preds_S reads 'body\.0' .* no graph"):
+        read = r"loss_maps: preds_S reads 'body\.\d' of the student, whose %s has no graph"
+        with pytest.raises(RuntimeError, match=read % said):
             model.loss(inputs, labels)
         return
     model.loss(inputs, labels)['distill.loss_maps'].backward()
     assert all(p.grad is not None for p in body[0].parameters())
+
+
+def test_what_the_teacher_is_asked_about_inside_of_a_checkpointed_part_is_refused():
+    cfg = distiller(
+        student_recorders=dict(inside=dict(type='ModuleOutputs', source='body.0')),
+        teacher_recorders=dict(
+            logits=dict(type='ModuleOutputs', source='fc'),
+            asked=dict(type='kd_plugins.TeacherPart', question='inside', modules=['body.1', 'fc']),
+        ),
+        loss_forward_mappings=dict(
+            loss_kd=dict(
+                preds_S=dict(recorder='asked', from_student=False),
+                preds_T=dict(recorder='logits', from_student=False),
+            )
+        ),
+    )
+    model, (inputs, labels) = build(teacher=STUDENT, distiller=cfg), batch()
+    assert model.loss(inputs, labels)['distill.loss_kd'].requires_grad
+    model = build(teacher=STUDENT, distiller=cfg)
+    forward = model.student.body.forward
+    model.student.body.forward = lambda x: checkpoint(forward, x, use_reentrant=True)
+    with pytest.raises(
+        RuntimeError, match=r"loss_kd: preds_S reads 'body\.0' of the student, whos"
+    ):
+        model.loss(inputs.requires_grad_(), labels)

@@ -119,14 +119,14 @@ def _only_new(runs, trained):
     return {run: result or some for run, result in kept.items()}
 
 
-def fake(monkeypatch, tool, accuracies):
+def fake(monkeypatch, tool, accuracies, data=''):
     """Results in the place of trainings."""
     seen = {}
 
     def run_all(runs, jobs, log, report, tick, devices, tell):
         seen.update(runs=runs, jobs=jobs, devices=devices)
         return {
-            run: Result('hash', [1, 2], accuracy, [0], 7, 1.0)
+            run: Result('hash', [1, 2], accuracy, [0], 7, 1.0, data=dict(val=data[run.seed :][:1]))
             for run, accuracy in zip(reversed(runs), reversed(accuracies), strict=True)
         }
 
@@ -146,6 +146,14 @@ def test_figures_are_those_of_the_seeds_in_their_order(tool, config, monkeypatch
     ]
     assert summary['last'] == dict(mean=33.0, deviation=pytest.approx(13**0.5))
     assert summary['best']['deviation'] == pytest.approx(statistics.stdev([40, 37, 50]))
+
+
+@pytest.mark.parametrize('data, said', [('aa', False), ('ab', True)])
+def test_seeds_of_other_data_are_said(tool, config, monkeypatch, capsys, data, said):
+    fake(monkeypatch, tool, [[10.0, 40.0], [20.0, 35.0]], data)
+    tool(config, '--seeds', 0, 1)
+    words = ' '.join(capsys.readouterr().out.split())
+    assert ('seed 0 and seed 1 are of other data: the val set' in words) == said
 
 
 def test_one_seed_has_no_deviation(tool, config, monkeypatch, capsys):

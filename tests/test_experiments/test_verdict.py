@@ -185,6 +185,20 @@ def test_costs_and_reasons_come_with_it():
     )  # fmt: skip
 
 
+@pytest.mark.parametrize('metrics, other, said', [
+    (dict(a=[0.1, 0.3], b=[0.2, 0.5]), {}, ['nothing']),
+    (dict(a=[0.1, 0.3], b=[0.2, 0.5]), dict(b=[0.2, 0.51]), []),
+    (dict(a=[0.0, 0.0], b=[-1.0, 0.0]), {}, []),  # which two that are no good share, too
+    ({}, {}, []),
+])  # fmt: skip
+def test_detectors_that_are_the_same_are_told_by_all_metrics(metrics, other, said):
+    alone, kd = sides([30.0, 31.0], [30.0, 31.0])
+    alone.results = {s: result(30.0 + s, metrics=metrics) for s in (0, 1)}
+    kd.results = {s: result(30.0 + s, metrics={**metrics, **other}) for s in (0, 1)}
+    (one,) = conclude(alone, [kd])['configs']
+    assert [reason['of'] for reason in one['reasons']] == said
+
+
 def test_the_average_of_seeds_has_the_band_of_their_range():
     one = Training('a', {'lr': {1: 1.0, 2: 2.0, 3: 9.0}, 'tau_min': {1: 0.5}}, {'m': {1: 5.0}})
     two = Training(

@@ -113,6 +113,28 @@ def test_the_learning_rate_and_the_warm_up_follow_from_the_batch(own, tmp_path):
     assert [s.type for s in stock.param_scheduler] == ['LinearLR', 'MultiStepLR']
 
 
+def test_a_learning_rate_that_nobody_knows_the_batch_of_is_said_to_stay(own, tmp_path):
+    base, data = tmp_path / 'base.py', own / 'coco'
+    base.write_text(f'_base_ = [{STUDENT!r}]\nauto_scale_lr = None\n')
+    for student, batch, noted in ((base, 8, 0), (base, None, 0), (base, 2, 1), (STUDENT, 2, 0)):
+        request = Request(str(student), 'alone', tmp_path / 'a.py', data=data, batch_size=batch)
+        assert ('optim_wrapper' in new_config(request)) == (student == STUDENT)
+        assert ['the learning rate stays' in n for n in request.boxes.notes] == [True] * noted
+
+
+def test_a_warm_up_may_be_as_long_as_the_epoch_of_a_dataset_that_is_repeated(own, tmp_path):
+    base = tmp_path / 'base.py'
+    base.write_text(
+        f'_base_ = [{STUDENT!r}]\n'
+        "train_dataloader = dict(dataset=dict(_delete_=True, type='RepeatDataset', times=3,\n"
+        '    dataset=_base_.train_dataloader.dataset))\n'
+    )
+    cfg = written(tmp_path / 'a.py', str(base), data=own / 'coco', batch=2)
+    assert cfg.train_dataloader.dataset.times == 3
+    (warmup,) = [s for s in cfg.param_scheduler if s.type == 'LinearLR']
+    assert warmup.end == 3 * 8 / 2
+
+
 @pytest.mark.parametrize('path, heads', [
     (GFL, 1),
     ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 1),

@@ -162,6 +162,14 @@ def test_a_cnn_learns_of_a_vision_transformer():
     assert wiring.distiller()['teacher_recorders']['maps']['sources'] == [source]
 
 
+def test_the_padded_picture_of_a_transformer_is_no_map():
+    """As a stem for pictures of 32 pixels would learn of, whose stride is 1."""
+    student, teacher = Net([1, 2], 12, part='backbone'), build(vit(out_type='cls_token'))
+    assert teacher.backbone.patch_embed.adaptive_padding is not None
+    said = refused(student, teacher, size=(32, 32))
+    assert 'no stride in common' in said and 'adaptive_padding' not in said
+
+
 class Stage(nn.Module):
     """A stage of a network: something wider on the way, then half of the height and width."""
 

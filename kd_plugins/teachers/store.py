@@ -69,7 +69,7 @@ class Store:
         self._records: files.Records | None = None
         self._writer: files.Writer | None = None
         self._lock: files.Lock | None = None
-        there = files.read_header(folder)
+        there = self._there()
         if there is None:
             return
         self._check(there)
@@ -108,7 +108,7 @@ class Store:
         broadcast_object_list(found)
         if found[0] is not None:
             raise found[0]
-        there = files.read_header(self.folder)
+        there = files.read_header(self.folder) if self._writes else self._there()
         if there is None and self._writes:
             raise ValueError(
                 f'{KEY}.dir={self.folder!r} was made by the first process, and process '
@@ -128,7 +128,7 @@ class Store:
             # Whoever wrote until now may have made it, or filled it.
             if self._is_complete():
                 self.release()
-            elif files.read_header(self.folder) is None:
+            elif self._there() is None:
                 files.write_header(self.folder, self.header)
         except ValueError as error:
             self.release()
@@ -141,8 +141,16 @@ class Store:
             )
         return None
 
-    def _is_complete(self) -> bool:
+    def _there(self) -> dict[str, Any] | None:
+        """Return the header of what is stored; None where nothing is, whatever a file says.
+
+        A training that was refused at its first batch leaves a header.
+        """
         there = files.read_header(self.folder)
+        return there if any(Path(self.folder).glob('*.records')) else None
+
+    def _is_complete(self) -> bool:
+        there = self._there()
         if there is None:
             return False
         self._check(there)

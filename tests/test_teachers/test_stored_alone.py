@@ -60,7 +60,7 @@ def test_what_is_not_of_one_picture_each_is_refused_and_not_written(
 
 def test_a_batch_of_one_says_nothing_of_others_and_so_the_next_one_is_asked(tmp_path, checkpoint):
     with pytest.raises(ValueError, match='is another one without the other pictures'):
-        asked(tmp_path, checkpoint, GIVES['whole_batch'], [1, 4])
+        asked(tmp_path, checkpoint, GIVES['whole_batch'], [1, 1, 4])
 
 
 @pytest.mark.parametrize('number', [1, 5])
@@ -78,11 +78,12 @@ def test_a_picture_alone_is_asked_once_and_nothing_is_drawn_of_it(
         torch.rand(3)
         return z, [z, z[:, None]]
 
-    asked(tmp_path, checkpoint, gives, [number, 4], teacher_dtype=dtype)
+    asked(tmp_path, checkpoint, gives, [number, number, 1, 1], teacher_dtype=dtype)
     drawn = torch.rand(1)
-    assert seen == ([1, 2, 4, 1] if number == 1 else [5, 1, 4])
+    assert seen == ([1, 2, 1, 1, 1] if number == 1 else [5, 1, 5, 1, 1])
     torch.manual_seed(7)
-    torch.rand(3), torch.rand(3)
+    for _ in range(4):
+        torch.rand(3)
     assert torch.equal(drawn, torch.rand(1))
 
 

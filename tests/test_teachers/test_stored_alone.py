@@ -4,9 +4,11 @@ import pytest
 import torch
 from helpers.stored import batch, noisy, pair, start, train
 from mmengine.registry import MODELS
+from mmpretrain.structures import DataSample
 from test_stored_heads import several, sized
 
 from kd_plugins.networks import resolve_network
+from kd_plugins.teachers.network import _resized
 
 #: What a module may give of a batch: its logits of C classes become something else.
 GIVES = dict(
@@ -125,3 +127,10 @@ def test_the_decoder_of_a_stock_detr_is_refused_at_every_batch_size(tmp_path, nu
     said = f'is of 6 samples in a batch of {1 if number == 6 else 5},'
     with pytest.raises(ValueError, match=rf"record ModuleOutputs\(source='decoder'\) {said}"):
         model.teacher.record(model.distiller.teacher_recorders, **given)
+
+
+def test_a_sample_that_is_shown_twice_says_its_size_once_and_then_its_own():
+    sample = DataSample(metainfo=dict(img_shape=(32, 32), scale_factor=(2.0, 2.0)))
+    with _resized([sample, sample], (2, 3, 32, 32), (2, 3, 64, 48)):
+        assert (sample.img_shape, sample.scale_factor) == ((64, 48), (3.0, 4.0))
+    assert (sample.img_shape, sample.scale_factor) == ((32, 32), (2.0, 2.0))

@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -150,6 +151,14 @@ def test_a_folder_that_cannot_be_read_or_written_is_named(tmp_path, checkpoint, 
         (tmp_path / 'new').write_text('')
         monkeypatch.setattr(files, 'read_header', lambda folder: None)
         model.teacher.begin(noisy())
+
+    def unlocked(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, 'flock', unlocked)
+        with pytest.raises(ValueError, match=said % 'No locks available'):
+            start(pair(tmp_path / 'store', checkpoint))
 
     def refuses(*_):
         raise OSError(errno.EROFS, 'Read-only file system')

@@ -235,8 +235,8 @@ class Store:
         """Take what the teacher has said of a batch; what is there already has to agree.
 
         Raises:
-            ValueError: If a record is too large, there is no room for all, or the teacher
-                says something else than it did.
+            ValueError: If a record is too large or has another form than before, there is no
+                room for all, or the teacher says something else than it did.
         """
         size = max(map(len, contents))
         if size > self._max_bytes:
@@ -248,6 +248,14 @@ class Store:
             )
         if self._writer is None:
             self._writer = self._begin_writing(layout, [*map(len, contents)])
+        if layout != self._writer.layout:
+            # They would be read by the layout of the first.
+            kept = encoding.forms_of(self._writer.layout)
+            name = next(key for key, form in encoding.forms_of(layout).items() if form != kept[key])
+            raise ValueError(
+                f'{KEY}: the record {name} has another form (tensors, dimensions or types) in this '
+                'batch than in the first one: leave out the term that reads it, or the store.'
+            )
         for key, content in zip(keys, contents, strict=True):
             if key in self:
                 self._compare(key, layout, content)

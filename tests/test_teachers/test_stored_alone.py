@@ -65,6 +65,15 @@ def test_a_batch_of_one_says_nothing_of_others_and_so_the_next_one_is_asked(tmp_
         asked(tmp_path, checkpoint, GIVES['whole_batch'], [1, 1, 4])
 
 
+@pytest.mark.parametrize(
+    'other', [lambda z: z[:, None], lambda z: (z,), lambda z: z.argmax(dim=1), lambda z: (z, [z])]
+)
+def test_a_record_that_changes_its_form_is_refused(tmp_path, checkpoint, other):
+    """It would be read as what the first batch gave."""
+    with pytest.raises(ValueError, match=r"source='head.fc'\) has another form .* in this batch"):
+        asked(tmp_path, checkpoint, lambda z: z if len(z) != 3 else other(z), [4, 3])
+
+
 @pytest.mark.parametrize('number', [1, 5])
 @pytest.mark.parametrize('dtype', [None, 'bfloat16'])
 def test_a_picture_alone_is_asked_once_and_nothing_is_drawn_of_it(

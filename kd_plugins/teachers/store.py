@@ -297,9 +297,14 @@ class Store:
 
         What heads say is not compared: norms over a whole map know how much the batch was padded.
         """
-        records, stored = encoding.records_of(layout, content), encoding.records_of(*self.read(key))
-        for name, (_, first, last) in layout['forms'].items():
-            kinds = layout['parts'][first:last]
+        kept_layout, kept_content = self.read(key)
+        records = encoding.records_of(layout, content)
+        stored = encoding.records_of(kept_layout, kept_content)
+        kept_forms = encoding.forms_of(kept_layout)
+        for name, form in encoding.forms_of(layout).items():
+            if form != kept_forms[name]:
+                raise self.several_forms()
+            _, kinds = form
             for live, kept, (*_, stride, beyond) in zip(
                 records[name], stored[name], kinds, strict=True
             ):
@@ -313,6 +318,13 @@ class Store:
                         f'{key.view} differs by {moved:.3g} from what the teacher says now: the '
                         'store is not of this teacher; give another dir.'
                     )
+
+    def several_forms(self) -> files.RecordsError:
+        """Return what is wrong with records that are not made of the same tensors."""
+        return files.RecordsError(
+            f'{KEY}.dir={self.folder!r} holds records of several forms: delete it, and it is '
+            'filled anew.'
+        )
 
     def flush(self) -> None:
         """Write what waits."""

@@ -213,10 +213,7 @@ class StoredTeacher(Teacher):
             self._watchers.tell_before()
         layouts, contents = zip(*(self.store.read(key) for key in keys), strict=True)
         if any(each is not layouts[0] and each != layouts[0] for each in layouts):
-            raise files.RecordsError(
-                f'{KEY}.dir={self.folder!r} holds records of several forms: delete it, and it is '
-                'filled anew.'
-            )
+            raise self.store.several_forms()
         try:
             sizes = self._sizes(inputs, data_samples)
             encoding.check_padding(layouts[0], sizes)

@@ -74,6 +74,12 @@ def test_a_record_that_changes_its_form_is_refused(tmp_path, checkpoint, other):
         asked(tmp_path, checkpoint, lambda z: z if len(z) != 3 else other(z), [4, 3])
 
 
+def test_a_training_that_goes_on_with_another_form_is_refused(tmp_path, checkpoint):
+    asked(tmp_path, checkpoint, lambda z: z, [4]).teacher.release()
+    with pytest.raises(ValueError, match='holds records of several forms: delete it'):
+        asked(tmp_path, checkpoint, lambda z: (z, [z]), [5])
+
+
 @pytest.mark.parametrize('number', [1, 5])
 @pytest.mark.parametrize('dtype', [None, 'bfloat16'])
 def test_a_picture_alone_is_asked_once_and_nothing_is_drawn_of_it(

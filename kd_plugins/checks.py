@@ -1,4 +1,4 @@
-"""Checks of single settings, for whoever reads a config.
+"""Checks of single settings, for whoever reads a config, and what errors say.
 
 Each returns the value if it is right, and otherwise raises a ``ValueError`` that
 names the key, the value and what would be right.
@@ -6,10 +6,23 @@ names the key, the value and what would be right.
 
 from __future__ import annotations
 
+import linecache
 import math
 import re
 from collections.abc import Iterable
+from pathlib import Path
+from traceback import walk_tb
 from typing import Any, TypeGuard
+
+#: Errors that are faults of a program, whatever they say.
+_FAULTS = (LookupError, AttributeError, AssertionError, NotImplementedError)
+#: What the system says of a file, or of a full disk.
+_OF_FILES = re.compile(r"\[Errno \d+\] (.*: '.*'|No space left on device|Disk quota exceeded)$")
+#: How torch passes on what a worker of a loader has raised, traceback and all.
+_OF_WORKER = re.compile(
+    r'Caught \w+ in .*\nOriginal Traceback (?:.*\n)*'
+    r'  File "(?P<path>.*)", line (?P<line>\d+), in .*\n(?:    .*\n)*[\w.]+: (?P<said>[^\0]*)'
+)
 
 
 def is_number(value: Any) -> TypeGuard[float]:
@@ -31,6 +44,26 @@ def refuse(key: str, value: Any, right: str) -> ValueError:
 def said(error: BaseException) -> str:
     """Return an error's message in one line, without addresses of objects."""
     return re.sub(r' at 0x[0-9a-f]+', '', ' '.join(str(error).split())) or 'no message'
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """Return what an error says where that is all that a user needs, and None of any other.
+
+    It is where a line of this package raises it, or the system says it of a file. Of all others,
+    which may be anybody's fault, the traceback is needed. What a worker of a data loader has raised
+    counts as there.
+    """
+    found = _OF_WORKER.match(str(error))
+    if found:
+        path, line, text = found['path'], int(found['line']), found['said'].strip()
+    else:
+        frame, line = [*walk_tb(error.__traceback__)][-1] if error.__traceback__ else (None, 0)
+        path, text = frame.f_code.co_filename if frame else '', str(error)
+    if isinstance(error, OSError) and _OF_FILES.search(text):
+        return text
+    ours = Path(__file__).parent in Path(path).parents
+    raised = linecache.getline(path, line).lstrip().startswith('raise ')
+    return text if ours and raised and text and not isinstance(error, _FAULTS) else None
 
 
 def whole_number(key: str, value: Any, least: int = 1, right: str | None = None) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from mmengine.config import DictAction
 from rich.console import Console
+
+from kd_plugins import checks
+from kd_plugins.compat import chatter
 
 
 class Parser(argparse.ArgumentParser):
@@ -83,9 +87,8 @@ def add_runs_options(
         work_dir: Where results go by default.
         known: Whether that is a folder; else words, and the default is None.
     """
-    parser.add_argument(
-        '--seeds', type=int, nargs='+', default=[*seeds], help='by default %(default)s'
-    )
+    said = f'by default {" ".join(map(str, seeds))}'
+    parser.add_argument('--seeds', type=int, nargs='+', default=[*seeds], help=said)
     parser.add_argument(
         '--jobs', type=int, help='runs at a time; by default one for each GPU, or for each core'
     )
@@ -106,6 +109,23 @@ def console() -> Console:
 def call_of(tool: str) -> str:
     """Return how to start another tool, as this one was started."""
     return f'python {Path(sys.argv[0]).with_name(tool)}'
+
+
+@contextmanager
+def refusing(*kinds: type[Exception]) -> Iterator[None]:
+    """End a tool by the sentence of an error, without a traceback, unless ``--verbose`` is given.
+
+    Args:
+        kinds: Errors that say all that there is to say, whoever raises them; of others see
+            :func:`kd_plugins.checks.sentence_of`.
+    """
+    try:
+        yield
+    except Exception as error:
+        sentence = checks.sentence_of(error) or (str(error) if isinstance(error, kinds) else None)
+        if sentence is None or chatter.verbose:
+            raise
+        raise SystemExit(sentence) from None
 
 
 def start(main: Callable[[], None]) -> None:

@@ -3,11 +3,17 @@
 import ast
 import inspect
 import math
+import re
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins import checks
+from kd_plugins.datasets.pictures import LoadImageFromFile
+from kd_plugins.views import number_views
 
 
 @pytest.mark.parametrize('value', [1, 5, 10**20])
@@ -61,3 +67,56 @@ def test_it_imports_nothing_but_the_standard_library():
             names = [node.module]
         if isinstance(node, (ast.Import, ast.ImportFrom)):
             assert {name.split('.')[0] for name in names} <= sys.stdlib_module_names
+
+
+class Failing(Dataset):
+    """One sample, which does not come."""
+
+    def __init__(self, fail):
+        self.fail = fail
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        self.fail()
+
+
+def ours():
+    LoadImageFromFile().transform(dict(img_path='gone.png'))
+
+
+def of_the_system():
+    Path('/gone/x.json').read_text(encoding='utf-8')
+
+
+def somebodys():
+    raise ValueError('a bug.')
+
+
+def ours_by_accident():
+    number_views(SimpleNamespace(sampler=None, dataset=None))
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize(
+    'fail, said',
+    [
+        (ours, r"the picture 'gone.png' cannot be read \(.*out of the dataset\."),
+        (of_the_system, r"\[Errno 2\] No such file or directory: '/gone/x.json'"),
+        (somebodys, None),
+        (ours_by_accident, None),
+    ],
+)
+def test_only_what_we_or_the_system_say_is_all_that_a_user_needs(fail, said, workers):
+    with pytest.raises(Exception) as left:
+        next(iter(DataLoader(Failing(fail), num_workers=workers)))
+    found = checks.sentence_of(left.value)
+    assert found == said or re.fullmatch(said, found)
+
+
+def test_a_number_that_is_refused_in_a_call_is_a_sentence():
+    with pytest.raises(ValueError) as left:
+        checks.whole_number('key', 0)
+    assert checks.sentence_of(left.value) == str(left.value)
+    assert checks.sentence_of(ValueError('key=0 is wrong.')) is None

@@ -57,11 +57,10 @@ def main() -> None:
         told = True
         progress.count(done, of, 'pictures')
 
-    try:
-        with progress:
-            filled = fill(launch.build_runner(cfg), tell, args.verify)
-    except (ValueError, OSError) as error:
-        raise SystemExit(str(error)) from None
+    with command_line.refusing(ValueError, OSError):
+        runner = launch.build_runner(cfg)
+    with command_line.refusing(), progress:
+        filled = fill(runner, tell, args.verify)
     if is_main_process():
         folder = cfg.model.teacher_cache.dir
         size = sum(path.stat().st_size for path in Path(folder).iterdir())

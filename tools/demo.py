@@ -119,7 +119,7 @@ def main() -> None:
     log = args.work_dir / 'output.log'
     console.print('Training the teacher (once; later runs reuse it).')
     teacher = train([TEACHER], 1, log, console)[TEACHER]
-    methods = ', '.join(STUDENTS)
+    methods = '; '.join(STUDENTS)
     console.print(f'Training the student with {len(args.seeds)} seeds each: {methods}.')
     runs = student_runs(STUDENTS, args.seeds, args.work_dir)
     done = train(runs, args.jobs, log, console)

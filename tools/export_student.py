@@ -93,14 +93,6 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def how_to_test(cfg: Config, path: Path) -> str:
-    """Return the command that tests the student alone."""
-    if cfg.get('default_scope') == 'mmdet':
-        # mim imports mmdet before anybody can give it operators.
-        return f'{command_line.call_of("test.py")} STUDENT_CONFIG {path}'
-    return f'mim test {cfg.get("default_scope")} STUDENT_CONFIG --checkpoint {path}'
-
-
 def main() -> None:
     """Export."""
     args = parse_args()
@@ -115,7 +107,7 @@ def main() -> None:
     print(
         f'wrote {path}: {len(weights)} tensors, {size(path)} MB (the checkpoint has '
         f'{size(Path(args.checkpoint))} MB)\n'
-        f'test it: {how_to_test(cfg, path)}'
+        f'test it: {command_line.call_of("test.py")} {args.config} {path}'
     )
     if args.onnx is not None:
         try:

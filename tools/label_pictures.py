@@ -12,15 +12,14 @@ has to be in the same.
 
 import argparse
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from rich.console import Console
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
-from kd_plugins import checks
+from kd_plugins import checks, command_line
 from kd_plugins.compat import chatter
 from kd_plugins.datasets.labelling import (
     Labelled,
@@ -29,7 +28,8 @@ from kd_plugins.datasets.labelling import (
     pictures_of,
     settings_of,
 )
-from kd_plugins.experiments.timing import duration
+from kd_plugins.experiments.progress import Progress
+from kd_plugins.files.configs import read_config
 
 #: How many unreadable pictures are named.
 NAMED = 5
@@ -37,7 +37,7 @@ NAMED = 5
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(
+    parser = command_line.Parser(
         description='Write what a detector finds in pictures as a COCO file.',
         epilog='example: python tools/label_pictures.py configs/bckd/bckd_scenes.py '
         'work_dirs/gfl_scenes_teacher/epoch_12.pth photographs --out labels.json --score 0.4',
@@ -56,38 +56,12 @@ def parse_args() -> argparse.Namespace:
         '--batch-size', type=int, default=4, help='pictures at once; by default %(default)s'
     )
     parser.add_argument('--device', help='where to compute; by default a GPU if there is one')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='settings of the config to override, for example model.test_cfg.score_thr=0.01',
-    )
+    command_line.add_cfg_options(parser)
     chatter.add_argument(parser)
-    args = parser.parse_args()
-    if not Path(args.config).is_file():
-        parser.error(f'config {args.config!r} is not a file: give the path of a config.')
+    args = parser.parse()
     if args.out.exists():
         parser.error(f'--out {str(args.out)!r} exists: give another name, or remove it.')
     return args
-
-
-class Progress:
-    """Prints a line every half minute, with an estimate."""
-
-    def __init__(self, every: float = 30.0) -> None:
-        self.every, self.first, self.begun, self.next = every, 0, 0.0, 0.0
-
-    def __call__(self, done: int, total: int) -> None:
-        """Say how many pictures are done; the first call, how many there are."""
-        now = time.monotonic()
-        if not self.begun:
-            self.first, self.begun = done, now
-            print(f'{total:,} pictures; to label: {total - done:,}', flush=True)
-        elif now >= self.next and done < total:
-            left = (now - self.begun) / max(done - self.first, 1) * (total - done)
-            print(f'{done:,} of {total:,} pictures, {duration(left)} left', flush=True)
-            self.next = now + self.every
 
 
 def describe(found: Labelled, out: Path) -> None:
@@ -108,25 +82,35 @@ def main() -> None:
     """Label."""
     args = parse_args()
     chatter.hush(unless=args.verbose)
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
     device = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    progress, started = Progress(Console(stderr=True)), False
+
+    def tell(done: int, total: int) -> None:
+        nonlocal started
+        if started:
+            progress.count(done, total, 'pictures')
+        else:
+            print(f'{total:,} pictures; to label: {total - done:,}', flush=True)
+        started = True
+
     try:
+        cfg = read_config(args.config, args.cfg_options)
         score = checks.number('--score', args.score, 'a score, 0 or above', least=0)
         size = checks.whole_number('--batch-size', args.batch_size)
-        found = label_pictures(
-            partial(Labeller, cfg, args.checkpoint, device),
-            pictures_of(args.folder, args.pictures),
-            args.out,
-            score,
-            size,
-            dict(
-                config=args.config,
-                checkpoint=args.checkpoint,
-                settings=settings_of(cfg),
-            ),
-            Progress(),
-        )
+        with progress:
+            found = label_pictures(
+                partial(Labeller, cfg, args.checkpoint, device),
+                pictures_of(args.folder, args.pictures),
+                args.out,
+                score,
+                size,
+                dict(
+                    config=args.config,
+                    checkpoint=args.checkpoint,
+                    settings=settings_of(cfg),
+                ),
+                tell,
+            )
     except (ValueError, OSError) as error:
         sys.exit(str(error))
     describe(found, args.out)

@@ -8,7 +8,6 @@ evaluation of CTC, with its published defaults.
 """
 
 import argparse
-import sys
 from dataclasses import asdict
 
 from rich.console import Console
@@ -43,14 +42,11 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Probe, print, write."""
     args = parse_args()
-    try:
-        with Progress(Console(stderr=True)) as progress:
-            found = linear_probe(
-                read_config(args.config), args.checkpoint, args.data, args.size, args.epochs,
-                args.lr, batch_size=args.batch_size, seed=args.seed, tell=progress.count,
-            )  # fmt: skip
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(str(error))
+    with command_line.refusing(FileNotFoundError), Progress(Console(stderr=True)) as progress:
+        found = linear_probe(
+            read_config(args.config), args.checkpoint, args.data, args.size, args.epochs,
+            args.lr, batch_size=args.batch_size, seed=args.seed, tell=progress.count,
+        )  # fmt: skip
     print(
         f'top-1 {found.last:.2f} after the last epoch, {found.best:.2f} at best, on {found.test} '
         f'pictures of {found.classes} classes ({found.train} to learn from)'

@@ -48,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     for field in dataclasses.fields(SceneSettings):
         default, said = field.default, f'{HELP[field.name]}; by default %(default)s'
         if isinstance(default, tuple):
+            said = f'{HELP[field.name]}; by default {" ".join(map(str, default))}'
             parser.add_argument(
                 f'--{field.name}',
                 type=int,

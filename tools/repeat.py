@@ -20,6 +20,7 @@ from rich.table import Table
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
+from kd_plugins.experiments.data import other_data
 from kd_plugins.experiments.metrics import headline
 from kd_plugins.experiments.progress import train
 from kd_plugins.experiments.results import Run, check_run, hash_of_all_seeds, load_config
@@ -97,6 +98,10 @@ def main() -> None:
         f'On {summary["hardware"]}, torch {summary["versions"]["torch"]}, config '
         f'{summary["config_hash"]}.'
     )
+    if unlike := other_data({f'seed {run.seed}': result for run, result in results.items()}):
+        console.print(
+            escape(f'{unlike}: do not take their mean; remove those of before it changed.')
+        )
     console.print(f'wrote {escape(str(path))}')
     if failures:
         sys.exit(said)

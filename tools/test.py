@@ -5,7 +5,6 @@ python tools/test.py CONFIG --teacher
 """
 
 import argparse
-import sys
 from typing import Any
 
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
@@ -60,15 +59,14 @@ def main() -> None:
     else:
         cfg.load_from = args.checkpoint
         leave_out_teacher(cfg.model)
-    try:
+    with command_line.refusing(ValueError, FileNotFoundError):
         if not args.teacher:
             need_checkpoint(args.checkpoint, 'checkpoint', 'student')
         runner = launch.build_runner(cfg)
         if args.teacher:
             teacher_of(runner.model)
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(str(error))
-    metrics = measure_teacher(runner) if args.teacher else runner.test()
+    with command_line.refusing():
+        metrics = measure_teacher(runner) if args.teacher else runner.test()
     if args.out and runner.rank == 0:
         launch.write_json(args.out, metrics)
         print(f'wrote {args.out}')

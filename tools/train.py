@@ -62,11 +62,10 @@ def main() -> None:
     args = parse_args()
     cfg = launch.load_config(args)
     apply(args, cfg)
-    try:
+    with command_line.refusing(ValueError, FileNotFoundError):
         runner = launch.build_runner(cfg)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from None
-    runner.train()
+    with command_line.refusing():
+        runner.train()
 
 
 if __name__ == '__main__':

@@ -96,7 +96,7 @@ def main() -> None:
     try:
         verdict = conclude(alone, distilled, args.worth, paired.ALPHA)
     except ValueError as error:
-        sys.exit(f'{error} See {args.work_dir / "output.log"}')
+        sys.exit(f'{error} See {args.work_dir / "output.log"}' if failures else str(error))
     verdict = dict(
         config_hash=whole.identity,
         cfg_options=dict(args.cfg_options),

@@ -25,7 +25,8 @@ def add_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--verbose',
         action='store_true',
-        help='let upstream packages say what they are going to drop, too',
+        help='let upstream packages say what they are going to drop, too, and show where an error '
+        'comes from',
     )
 
 

@@ -250,11 +250,15 @@ class _Record:
             lines = path.read_text(encoding='utf-8').split('\n')[:-1]  # the last may be in pieces
         if lines:
             before = json.loads(lines[0])
-            different = [key for key in made if before.get(key) != made[key]]
+            different = [
+                f'other {key}' if key.endswith('s') else f'another {key}'
+                for key in made
+                if before.get(key) != made[key]
+            ]
             if different:
                 raise ValueError(
-                    f'{str(path)!r} holds what was done with another {", ".join(different)}: give '
-                    'another --out, or remove it.'
+                    f'{str(path)!r} holds what was done with {", ".join(different)}: give another '
+                    '--out, or remove it.'
                 )
             done = dict(json.loads(line) for line in lines[1:])
             # What could not be read may be there by now.

@@ -15,8 +15,8 @@ from kd_plugins.registry import DATASETS
 #: The endings of the pictures that are found; those of mmpretrain's ``CustomDataset``.
 PICTURES = ('.jpg', '.jpeg', '.png', '.ppm', '.bmp', '.pgm', '.tif')
 
-#: What steps that miss labels, or pictures to mix with, say first.
-_OF_LABELS = ('gt_', 'instances', 'mix_results')
+#: What steps that miss labels say first.
+_OF_LABELS = ('gt_', 'instances')
 
 
 def pictures_in(folder: str | Path) -> list[str]:
@@ -32,12 +32,18 @@ def pictures_in(folder: str | Path) -> list[str]:
         if name.lower().endswith(PICTURES)
     )
     if not found:
-        what = 'holds no pictures' if os.path.isdir(folder) else 'is no folder'
-        raise ValueError(
-            f'{str(folder)!r} {what} ({", ".join(PICTURES)}): give a folder that has some, at any '
-            'depth.'
-        )
+        endings = ', '.join(PICTURES)
+        what, right = 'is no folder', f'one with pictures ({endings})'
+        if os.path.isdir(folder):
+            what, right = f'holds no pictures ({endings})', 'a folder that has some'
+        raise ValueError(f'{str(folder)!r} {what}: give {right}, at any depth.')
     return found
+
+
+def mixing_steps(dataset: Any) -> list[Any]:
+    """Return the steps of a dataset's pipeline that mix its pictures, as mosaics do."""
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    return [step for step in steps if hasattr(step, 'get_indexes')]
 
 
 @DATASETS.register_module()
@@ -53,12 +59,18 @@ class PictureFolder(BaseDataset):
         **kwargs: Those of mmengine's ``BaseDataset``, ``pipeline`` above all.
 
     Raises:
-        ValueError: If there is no such folder, or no picture in it; or, when a sample is read, if
-            the pipeline loads none, or a step of it reads boxes or mixes pictures.
+        ValueError: If there is no such folder, or no picture in it, or a step of the pipeline mixes
+            pictures; or, when a sample is read, if it loads none, or a step reads boxes.
     """
 
     def __init__(self, data_root: str, **kwargs: Any) -> None:
         super().__init__(data_root=data_root, **kwargs)
+        # Some would keep a few pictures first, and miss boxes only then.
+        for step in mixing_steps(self):
+            raise ValueError(
+                f'PictureFolder.pipeline: {type(step).__name__} mixes pictures that have boxes, '
+                'and these have none: leave it out.'
+            )
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Return the path and the number of every picture."""
@@ -97,6 +109,6 @@ class PictureFolder(BaseDataset):
         missed = not error.args or str(error.args[0]).strip('`').startswith(_OF_LABELS)
         if names and missed:
             raise ValueError(
-                f'PictureFolder.pipeline: {names[-1]} reads boxes, or mixes pictures that have '
-                f'some, and these have none ({checks.said(error)}): leave it out.'
+                f'PictureFolder.pipeline: {names[-1]} reads boxes, and these pictures have none '
+                f'({checks.said(error)}): leave it out.'
             ) from error

@@ -16,6 +16,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Sampler
 
 from kd_plugins import checks
+from kd_plugins.datasets.picture_folder import mixing_steps
 from kd_plugins.registry import DATA_SAMPLERS, DATASETS
 
 #: The fields of a sample that say a class, or objects; those of detectors come in any case.
@@ -43,8 +44,8 @@ class WithUnlabelled(ConcatDataset):
             ``RandomState``, as TorchSSL and FullMatch draw those of their seed.
 
     Raises:
-        ValueError: If one of both is wrapped or empty, or a class has fewer labels than asked for,
-            or nobody says the classes;
+        ValueError: If one of both is wrapped or empty, or mixes pictures that a wrapper would give
+            it, or a class has fewer labels than asked for, or nobody says the classes;
             or, when a sample is read, if it should have a label and has none, or is not packed.
     """
 
@@ -73,6 +74,13 @@ class WithUnlabelled(ConcatDataset):
                     'or mmdet itself, with nothing around it (MultiSourceSampler repeats each of '
                     'both as often as it has to).'
                 )
+            for step in mixing_steps(one):
+                if not hasattr(step, 'results_cache'):
+                    raise ValueError(
+                        f'WithUnlabelled.{key}.pipeline: {type(step).__name__} mixes pictures that '
+                        'a MultiImageMixDataset gives it, and there is none: give one that keeps '
+                        'pictures itself (CachedMosaic, CachedMixUp), or leave it out.'
+                    )
         if labels_per_class is not None:
             both[0] = _scarce(both[0], labels_per_class, labels_seed)
         # Of a folder without labels nobody says the classes.
@@ -155,7 +163,7 @@ class MultiSourceSampler(Sampler):
         source_ratio: The ratio of the datasets, such as ``[1, 7]``, which has to go into
             ``batch_size``. Within a batch they follow each other.
         epoch_of: The dataset, counted from 0, that an epoch goes through once, but for
-            rounding up to whole batches.
+            rounding up to whole batches, and for ``train_dataloader.num_batch_per_epoch``.
         infinite: Whether to go on for ever, for loops of iterations.
         shuffle: Whether the orders are random.
         seed: Seed of the orders; None draws one for all processes. The Runner gives it.
@@ -204,6 +212,10 @@ class MultiSourceSampler(Sampler):
         self._order = lru_cache(2 * len(self.sizes))(self._draw)
         of_all = self.counts[epoch_of] * self.world_size
         self.iterations = math.ceil(self.sizes[epoch_of] / of_all)
+        if '_dataset' in getattr(dataset, '__dict__', ()):
+            # mmengine's own wrapper, for num_batch_per_epoch.
+            fewer = len(dataset) // (batch_size * self.world_size)
+            self.iterations = min(self.iterations, fewer)
         seen = [self.iterations * each * self.world_size for each in self.counts]
         print_log(
             f'{name}: an epoch is {self.iterations} iterations with '

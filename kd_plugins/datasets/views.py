@@ -12,6 +12,19 @@ from mmpretrain.datasets.transforms import PackInputs
 from kd_plugins.registry import TRANSFORMS
 
 
+def mixed_views(what: str) -> ValueError:
+    """Return the error that a preprocessor would mix pictures that are shown in two views.
+
+    Args:
+        what: What shows or reads both views.
+    """
+    return ValueError(
+        'data_preprocessor.batch_augments (or train_cfg.augments of the student) would mix '
+        f'pictures that come in two views ({what}), one of which labels the other: leave one of '
+        'them out.'
+    )
+
+
 @TRANSFORMS.register_module()
 class StrongView(BaseTransform):
     """Keep a second view of a picture, as ``strong_view``, (channels, H, W), beside the first.
@@ -41,3 +54,9 @@ class StrongView(BaseTransform):
             return None
         results['strong_view'] = PackInputs.format_input(strong['img'])
         return results
+
+
+def shows_two_views(dataset: Any) -> bool:
+    """Whether a step of a dataset's pipeline is a :class:`StrongView`."""
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    return any(isinstance(step, StrongView) for step in steps)

@@ -36,10 +36,10 @@ def config_hash(cfg: Config) -> str:
     * the version of kd_plugins.
 
     Weights at an address (``https://``, ``torchvision://``) count by their
-    name, in which upstream puts a hash of the content. Not covered are the
-    pictures, code that nothing above names, environment variables, and the
-    versions of other packages; those are kept with a result, see
-    :func:`~kd_plugins.experiments.results.other_versions`.
+    name, in which upstream puts a hash of the content. Not covered are code that nothing
+    above names, environment variables, the pictures, and the versions of other packages;
+    the last two are kept with a result, see :func:`~kd_plugins.experiments.data.data_hash`
+    and :func:`~kd_plugins.experiments.results.other_versions`.
 
     Args:
         cfg: The config of a training.

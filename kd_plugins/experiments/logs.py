@@ -12,6 +12,8 @@ from typing import Any
 
 from mmengine.logging import print_log
 
+#: Bytes at the end of a log among which its last lines are.
+_TAIL = 2**16
 #: name -> iteration, or epoch, -> value
 Curves = dict[str, dict[int, float]]
 
@@ -44,7 +46,7 @@ def read_training(work_dir: Path, name: str | None = None) -> Training:
         FileNotFoundError: If there is none.
     """
     training = Training(name or work_dir.name)
-    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    files = log_files(work_dir)
     if not files:
         raise FileNotFoundError(
             f'{str(work_dir)!r} holds no */vis_data/scalars.json: give the work directory of a '
@@ -64,6 +66,26 @@ def read_training(work_dir: Path, name: str | None = None) -> Training:
         # A student alone has only its task's loss, which is what others' is compared with.
         training.train.setdefault('task_loss', training.train['loss'])
     return training
+
+
+def log_files(work_dir: Path) -> list[Path]:
+    """Return what each start of a training has logged, the latest last."""
+    return sorted(work_dir.glob('*/vis_data/scalars.json'))
+
+
+def last_logged(file: Path) -> dict[str, Any]:
+    """Return what an iteration logged last, of a file that may be being written; {} if none did."""
+    with file.open('rb') as log:
+        log.seek(max(0, file.stat().st_size - _TAIL))
+        lines = log.read().split(b'\n')
+    for line in reversed(lines):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and 'iter' in row:
+            return row
+    return {}
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from rich.markup import escape
 
+from kd_plugins.experiments.logs import last_logged, log_files
 from kd_plugins.experiments.repeat import RunsFailedError, run_all
 from kd_plugins.experiments.results import (
     Failure,
@@ -106,6 +107,8 @@ class RunsProgress:
         self.jobs = jobs
         self.done = dict.fromkeys(runs, 0)
         self.ended: set[Run] = set()
+        #: Logs of starts before this one, which may have gone on beyond what is resumed from.
+        self._old = {run: frozenset(log_files(Path(run.work_dir))) for run in runs}
         #: When a running training completed a step: the first time that was seen, and the last.
         self._seen: dict[Run, list[tuple[float, int]]] = {}
         #: Seconds and steps of finished trainings by name.
@@ -120,12 +123,20 @@ class RunsProgress:
         """Read how far the running trainings are."""
         now = time.monotonic()
         for run in running:
-            done = min(steps_done(run, self.unit), self.lengths[run])
+            done = max(steps_done(run, self.unit), self._logged(run))
+            done = min(done, self.lengths[run])
             if run not in self._seen:
                 self._seen[run] = []
             elif done > self.done[run]:
                 self._seen[run] = [*self._seen[run][:1], (now, done)]
             self.done[run] = done
+
+    def _logged(self, run: Run) -> int:
+        """Return how many steps the log of this start tells of."""
+        logs = [log for log in log_files(Path(run.work_dir)) if log not in self._old[run]]
+        row = last_logged(logs[-1]) if logs else {}
+        # An epoch that is logged has begun.
+        return row.get('iter', 0) if self.unit == 'iterations' else row.get('epoch', 1) - 1
 
     def end(self, run: Run, outcome: Result | Failure) -> bool:
         """Note that a run has ended; return whether it was seen running."""
@@ -148,12 +159,12 @@ class RunsProgress:
         if not running:
             return f"the teacher's answers are being stored, {used} so far"
         each = '; '.join(
-            f'{self.name(run)}: {self.done[run]} of {self.lengths[run]}' for run in running
+            f'{self.name(run)}: {self.done[run]:,} of {self.lengths[run]:,}' for run in running
         )
         left = self.seconds_left(running)
         said = 'no estimate yet' if left is None else f'about {duration(left)} {AT_THIS_PACE}'
         done, total = sum(self.done.values()), sum(self.lengths.values())
-        return f'{done} of {total} {self.unit} after {used} ({each}); {said}'
+        return f'{done:,} of {total:,} {self.unit} after {used} ({each}); {said}'
 
     def seconds_left(self, running: Sequence[Run]) -> float | None:
         """Return the seconds that are left; None before there is a basis to say it."""

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from kd_plugins import checks
 from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.results import Failure, Result, Run, finished, load_config
 from kd_plugins.experiments.run import run_once
@@ -218,4 +219,6 @@ def _try(work: Callable[..., Any], *args: Any) -> Any:
 
 
 def _one_line(error: BaseException) -> str:
-    return f'{type(error).__name__}: {" ".join(str(error).split())[:500]}'
+    # Of a worker of a loader the whole traceback would come first.
+    text = checks.sentence_of(error) or str(error)
+    return f'{type(error).__name__}: {" ".join(text.split())[:500]}'

@@ -60,6 +60,8 @@ class Result:
         hardware: What it was trained on.
         memory_mib: The peak, see :class:`~kd_plugins.experiments.memory.PeakMemory`;
             of an interrupted training that of its last part, 0 if it was not measured.
+        data: What the training and the validation set held, see
+            :func:`~kd_plugins.experiments.data.data_hash`.
     """
 
     config_hash: str
@@ -72,6 +74,7 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     hardware: str = ''
     memory_mib: int = 0
+    data: dict[str, str] = field(default_factory=dict)
 
     @property
     def last(self) -> float:

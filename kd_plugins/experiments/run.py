@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import EarlyStoppingHook, Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
+from kd_plugins.experiments.data import DataRecord
 from kd_plugins.experiments.environment import hardware, versions
 from kd_plugins.experiments.identity import config_hash
 from kd_plugins.experiments.memory import PeakMemory
@@ -110,9 +111,14 @@ def _train(run: Run, cfg: Config, identity: str) -> Result:
     if cfg.resume:
         cfg.load_from = None
     cfg.experiment_name = f'{run.name}_{run.seed}_{os.getpid()}_{time.time_ns()}'
+    if cfg.get('visualizer'):
+        # By a name of its own, as mmdet's configs have one, a process would write the scalars of
+        # all its runs into the directory of the first.
+        cfg.visualizer.name = cfg.experiment_name
     runner = Runner.from_cfg(cfg)
-    curve = Validations(folder / VALIDATIONS)
+    curve, data = Validations(folder / VALIDATIONS), DataRecord(folder / STARTED, cfg.resume)
     runner.register_hook(curve)
+    runner.register_hook(data)
     memory = PeakMemory()
     memory.start()
     model = runner.train()
@@ -129,6 +135,7 @@ def _train(run: Run, cfg: Config, identity: str) -> Result:
         versions=used,
         hardware=hardware(),
         memory_mib=memory.read()[0],
+        data=data.found,
     )
     write_aside(json.dumps(asdict(result)).encode(), folder / RESULT)
     return result
@@ -150,7 +157,8 @@ def _start(folder: Path, identity: str) -> dict[str, str]:
         for log in [*folder.glob('*/vis_data')]:
             (folder / EARLIER).mkdir(exist_ok=True)
             log.parent.rename(folder / EARLIER / log.parent.name)
-    note = dict(config_hash=identity, versions=used)
+        before = {}
+    note = dict(before, config_hash=identity, versions=used)
     write_aside(json.dumps(note).encode(), folder / STARTED)
     return used
 
@@ -224,6 +232,12 @@ class Validations(Hook):
         self.values = {k: metrics for k, metrics in self.values.items() if k <= step}
         end = loop.max_iters if isinstance(loop, IterBasedTrainLoop) else loop.max_epochs
         loop._decide_current_val_interval()
+        for hook in runner.hooks:
+            # Upstream's counts anew when a training goes on.
+            if isinstance(hook, EarlyStoppingHook):
+                for earlier in sorted(self.values):
+                    hook.after_val_epoch(runner, self.values[earlier])
+        end = step if getattr(loop, 'stop_training', False) else end
         due = step % loop.val_interval == 0 or step == end
         # The last one's predictions are kept nowhere else.
         missing = step not in self.values or step == end

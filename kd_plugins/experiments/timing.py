@@ -33,11 +33,13 @@ def median(seconds: Sequence[float], warm_up: int = 0) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Say a duration: ``0.42 s``, ``42.0 s``, ``5 min``, ``3.1 h`` or ``2.5 d``."""
+    """Say a duration: ``0.42 s``, ``4.2 s``, ``42 s``, ``5 min``, ``3.1 h`` or ``2.5 d``."""
     if seconds < 1:
         return f'{seconds:.2g} s'
-    if seconds < 120:
+    if seconds < 10:
         return f'{seconds:.1f} s'
+    if seconds < 120:
+        return f'{seconds:.0f} s'
     if seconds < 7200:
         return f'{seconds / 60:.0f} min'
     if seconds < 172800:

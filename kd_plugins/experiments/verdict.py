@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kd_plugins.experiments import paired, reasons
+from kd_plugins.experiments.data import other_data
 from kd_plugins.experiments.logs import Training
 from kd_plugins.experiments.metrics import Headline
 from kd_plugins.experiments.results import Result
@@ -56,11 +57,23 @@ def conclude(
             gain is ``worth``.
 
     Raises:
-        ValueError: If no seed is finished on both sides of any.
+        ValueError: If no seed is finished on both sides of any, or results are of other data
+            than each other.
     """
     pairs = [[seed for seed in side.results if seed in alone.results] for side in distilled]
     if not any(pairs):
         raise ValueError('no seed is finished both alone and distilled: nothing can be compared.')
+    results = {
+        f'seed {seed} of {side.name}': result
+        for side in (alone, *distilled)
+        for seed, result in side.results.items()
+    }
+    if said := other_data(results):
+        raise ValueError(
+            f'{said}, so the difference of their figures would not be that of the method: remove '
+            'what was trained and looked at before it changed (the folders of these configs in the '
+            'work directory), and start again.'
+        )
     headline = next(iter(alone.results.values())).headline
     compared = [
         paired.compare(
@@ -152,6 +165,7 @@ def _one(
             compared.differences, [a.predictions == d.predictions for a, d in both if a.predictions]
         ),
     ]
+    whole['notes'] += _unlike_ends(seeds, both)
     return dict(
         whole,
         decision=decision,
@@ -233,6 +247,16 @@ def _left_out(alone: Side, side: Side) -> str:
         f' Left out are seeds that failed ({said}): where it is the method that makes trainings '
         'fail, what is left flatters it.'
     )
+
+
+def _unlike_ends(seeds: Sequence[int], pairs: Sequence[tuple[Result, Result]]) -> list[str]:
+    """Say which pairs did not train as long on both sides, as early stopping does it."""
+    said = [
+        f'seed {seed} after {alone.steps[-1]} alone and {distilled.steps[-1]} distilled'
+        for seed, (alone, distilled) in zip(seeds, pairs, strict=True)
+        if alone.steps[-1] != distilled.steps[-1]
+    ]
+    return [f'Not all pairs ended after as many steps: {"; ".join(said)}'] if said else []
 
 
 def _more(pairs: int | None, seeds: Sequence[int]) -> int | None:

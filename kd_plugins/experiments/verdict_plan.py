@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from mmengine.config import Config
@@ -167,16 +169,34 @@ def _common_student(distilled: Sequence[Contender]) -> Alone:
 
 
 def _write(made: Alone, source: Config, seeds: Sequence[int], work_dir: Path) -> Contender:
-    path = work_dir / f'{ALONE}.py'
     work_dir.mkdir(parents=True, exist_ok=True)
-    made.cfg.dump(path)
-    # Students of several configs may lie side by side.
-    identity = hash_of_all_seeds(Run(ALONE, str(path), 0, ''))
-    name = f'{ALONE}-{identity[:8]}'
-    path = path.rename(path.with_name(f'{name}.py'))
+    # Another verdict may write its own at the same moment.
+    with TemporaryDirectory(dir=work_dir) as folder:
+        path = Path(folder, f'{ALONE}.py')
+        Config(_readable(made.cfg.to_dict())).dump(path)
+        # Students of several configs may lie side by side.
+        identity = hash_of_all_seeds(Run(ALONE, str(path), 0, ''))
+        name = f'{ALONE}-{identity[:8]}'
+        path = path.rename(work_dir / f'{name}.py')
     runs = [Run(name, str(path), seed, str(work_dir / name / str(seed))) for seed in seeds]
     note = f'Made from {Path(source.filename or "the config").name}'
     return Contender(name, load_config(runs[0]), runs, [', '.join([note, *made.notes])])
+
+
+class _Number(float):
+    """An infinity, or what is no number, as a config file can say it."""
+
+    def __repr__(self) -> str:
+        return f"float('{float(self)}')"
+
+
+def _readable(value: Any) -> Any:
+    """Return values that Python reads again as mmengine writes them."""
+    if isinstance(value, dict):
+        return {key: _readable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_readable, value))
+    return _Number(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def inspect_all(whole: Plan, say: Any = lambda name: None) -> dict[str, Inspected]:

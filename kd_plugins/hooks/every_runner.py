@@ -11,23 +11,21 @@ from mmengine.hooks import DistSamplerSeedHook
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop
 from torch import nn
 
-from kd_plugins.datasets.picture_folder import PictureFolder
-from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
+from kd_plugins.datasets.unlabelled import MultiSourceSampler
 from kd_plugins.files.matching import TERMS
 from kd_plugins.hooks.data_classes import (
     check_categories,
     check_classes,
     check_measured_classes,
-    datasets_inside,
-    joined_datasets,
     with_names,
 )
+from kd_plugins.hooks.data_colours import check_colours
+from kd_plugins.hooks.data_labels import check_labels
 from kd_plugins.hooks.of_runner import teacher_in, trained_model
 from kd_plugins.networks import classes_of
 from kd_plugins.registry import name_of
 from kd_plugins.structures import Progress
 from kd_plugins.teachers.upstreams import check_upstreams_teacher
-from kd_plugins.views.dataset import without_views
 from kd_plugins.views.mixing import SampleMix
 from kd_plugins.views.sampling import sampler_of
 
@@ -52,11 +50,12 @@ def before_train(runner: Any) -> None:
         ValueError: If ``paramwise_cfg`` names what the optimizer does not see, or
             the teacher's classes stand in another order than the data's, or those of the
             training set in another one than the validation's, or if
-            annotations lack a class, or if the last batch of an epoch has one
-            sample and a term normalises over the batch, or if pictures without labels
-            come where one is needed, or the sampler would never end an epoch, or the
-            distillation end with nothing left; or if the teacher that a
-            model of upstream keeps does not fit; or if nobody tells the sampler of
+            annotations lack a class, or pictures come as RGB and as BGR, or if the last
+            batch of an epoch has one sample and a term normalises over the batch, or if
+            pictures without labels come where one is needed, or the sampler would never
+            end an epoch, or the distillation end with nothing left; or if the teacher that
+            a model of upstream keeps does not fit; or if a hook would end mosaics that there
+            are none of; or if nobody tells the sampler of
             repeatable views its epoch, or pictures would be mixed twice.
     """
     wrapper = runner.optim_wrapper
@@ -81,9 +80,11 @@ def before_train(runner: Any) -> None:
         )
         check_measured_classes(runner.train_dataloader, of_val)
         check_last_batch(runner.train_dataloader, model)
-        check_labels(runner.train_dataloader, model)
+        check_labels(runner.train_dataloader, model, runner.hooks)
+        check_colours(runner.train_dataloader, of_val)
         check_end(runner)
         check_stop(runner, model)
+        check_mosaics(runner)
         teacher.begin(getattr(runner.train_dataloader, 'dataset', None), runner.hooks)
     elif 'teacher_model' in vars(model):
         classes = check_upstreams_teacher(model, runner.cfg.get('model') or {})
@@ -214,110 +215,6 @@ def _refuse_points(norm: nn.Module, said: str) -> None:
     handle = norm.register_forward_pre_hook(look)
 
 
-def check_labels(loader: Any, model: nn.Module) -> None:
-    """Refuse pictures without labels where something needs one, or nothing keeps them apart.
-
-    Raises:
-        ValueError: Naming the setting.
-    """
-    dataset = without_views(getattr(loader, 'dataset', None))
-    if any(isinstance(inner, WithUnlabelled) for inner in datasets_inside(dataset)):
-        raise ValueError(
-            f'train_dataloader.dataset is a {type(dataset).__name__} around WithUnlabelled, which '
-            'MultiSourceSampler would not see: give WithUnlabelled itself (MultiSourceSampler '
-            'repeats each of its datasets as often as it has to).'
-        )
-    if name_of(type(dataset)) == 'WithUnlabelled':
-        sampler = getattr(loader, 'sampler', None)
-        kinds = {kind.__name__ for kind in type(sampler).__mro__}
-        size, of_sampler = loader.batch_size, getattr(sampler, 'batch_size', None)
-        if size is None:
-            raise ValueError(
-                f'train_dataloader.batch_sampler is a {type(loader.batch_sampler).__name__}, which '
-                'makes batches of its own, and the dataset WithUnlabelled wants some labelled and '
-                'some unlabelled pictures in every batch, as kd_plugins.MultiSourceSampler gives '
-                'them: set batch_sampler=None.'
-            )
-        if 'MultiSourceSampler' not in kinds or size != of_sampler:
-            raise ValueError(
-                f'train_dataloader.sampler is a {type(sampler).__name__} of batches of '
-                f'{of_sampler}, and its dataset WithUnlabelled wants some labelled and some '
-                "unlabelled pictures in every batch: give sampler=dict(type='kd_plugins."
-                f"MultiSourceSampler', batch_size={size}, source_ratio=[1, 1]) or another ratio."
-            )
-        network = {kind.__name__ for kind in type(model.architecture).__mro__}
-        wanted = 'DetDataPreprocessor' if 'BaseDetector' in network else 'ClsDataPreprocessor'
-        preprocessor = model.data_preprocessor
-        if wanted not in _of_ours(preprocessor):
-            raise ValueError(
-                f'data_preprocessor ({type(preprocessor).__name__}) does not keep the labelled '
-                'and the unlabelled pictures of train_dataloader.dataset apart for a '
-                f"{type(model.architecture).__name__}: give data_preprocessor.type='kd_plugins."
-                f"{wanted}'."
-            )
-        model.check_unlabelled()
-        for name, part in getattr(model.distiller, 'connectors', {}).items():
-            if hasattr(part, 'check_unlabelled'):
-                number = len(dataset.datasets[1])
-                part.check_unlabelled(f'model.distiller.connectors.{name}', number)
-        return
-    _check_views(loader, model)
-    if getattr(model, 'pseudo_boxes', None) is not None and model.calculate_student_loss:
-        raise ValueError(
-            'model.pseudo_boxes is for pictures without labels, and train_dataloader.dataset '
-            f'({type(dataset).__name__}) has none beside labelled ones: give '
-            "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...), or set "
-            'model.calculate_student_loss=False where all of them are to teach as if unlabelled.'
-        )
-    if getattr(model, 'calculate_student_loss', False) and isinstance(dataset, PictureFolder):
-        raise ValueError(
-            'train_dataloader.dataset (PictureFolder) has no boxes, and the student would learn '
-            'that there is nothing: set model.calculate_student_loss=False, or put it beside a '
-            "labelled one with dict(type='kd_plugins.WithUnlabelled', labelled=..., "
-            'unlabelled=...).'
-        )
-    augments = getattr(model.data_preprocessor, 'batch_augments', None)
-    if isinstance(dataset, PictureFolder) and augments and not _of_ours(model.data_preprocessor):
-        raise ValueError(
-            'data_preprocessor.batch_augments change the boxes of every picture, and those of '
-            'train_dataloader.dataset (PictureFolder) have none: give data_preprocessor.type='
-            "'kd_plugins.DetDataPreprocessor'."
-        )
-    if getattr(model, 'calculate_student_loss', False) and hasattr(model.architecture, 'head'):
-        for inner in joined_datasets(dataset):
-            # What mmpretrain's datasets call it.
-            if getattr(inner, 'with_label', True) is False:
-                raise ValueError(
-                    f'train_dataloader.dataset ({type(inner).__name__}, with_label=False) has no '
-                    "labels, and the student's own loss needs them: set "
-                    'model.calculate_student_loss=False, or put it beside a labelled one with '
-                    "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
-                )
-
-
-def _of_ours(module: nn.Module) -> set[str]:
-    """Return the names of those of our classes that it is of."""
-    kinds = type(module).__mro__
-    return {kind.__name__ for kind in kinds if kind.__module__.startswith('kd_plugins.')}
-
-
-def _check_views(loader: Any, model: nn.Module) -> None:
-    """Refuse recorders of two views of unlabelled pictures where the data have none."""
-    if isinstance(getattr(loader, 'sampler', None), MultiSourceSampler):
-        return
-    for side in ('student', 'teacher'):
-        recorders = getattr(getattr(model, 'distiller', None), f'{side}_recorders', None)
-        for name, recorder in getattr(recorders, 'recorders', {}).items():
-            if not hasattr(recorder, 'rows'):
-                continue
-            raise ValueError(
-                f'model.distiller.{side}_recorders.{name} reads two views of unlabelled pictures, '
-                f'and train_dataloader.dataset is a {type(loader.dataset).__name__}: give '
-                "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...), and a "
-                'kd_plugins.MultiSourceSampler.'
-            )
-
-
 def check_end(runner: Any) -> None:
     """Refuse a sampler that would never end an epoch in a loop of epochs.
 
@@ -388,6 +285,23 @@ def check_stop(runner: Any, model: nn.Module) -> None:
             raise ValueError(
                 f'custom_hooks: StopDistillHook.stop_epoch={stop} leaves the student nothing to '
                 'learn by, because of model.calculate_student_loss=False: leave one of them out.'
+            )
+
+
+def check_mosaics(runner: Any) -> None:
+    """Refuse a hook that would end the mosaics of a dataset that has none, epochs later.
+
+    Raises:
+        ValueError: Naming the hook.
+    """
+    dataset = runner.train_dataloader.dataset
+    for hook in runner.hooks:
+        switches = name_of(type(hook)) == 'YOLOXModeSwitchHook'
+        if switches and not hasattr(dataset, 'update_skip_type_keys'):
+            raise ValueError(
+                'custom_hooks: YOLOXModeSwitchHook ends the mosaics of a MultiImageMixDataset, and '
+                f'train_dataloader.dataset is a {type(dataset).__name__}: leave the hook out, or '
+                'exchange the pipeline with a PipelineSwitchHook.'
             )
 
 

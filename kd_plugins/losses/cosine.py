@@ -98,12 +98,14 @@ class GramLoss(LevelsLoss):
         levels, resize: As in :class:`CosineLoss`.
 
     Raises:
-        ValueError: On a setting out of range, or maps of other sizes.
+        ValueError: On a setting out of range, maps of other sizes, or where all maps have one
+            position.
 
     Source: as :func:`gram_loss`.
     """
 
     any_channels = True
+    relates_positions = True
 
     def compare(self, x_S: Tensor, x_T: Tensor) -> Tensor:
         """Return :func:`gram_loss` of one level."""

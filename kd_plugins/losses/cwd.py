@@ -69,10 +69,13 @@ class CWDLoss(LevelsLoss):
             distillation of RTMDet, whose tau and weight are 1.
 
     Raises:
-        ValueError: On a setting out of range, or maps of other shapes.
+        ValueError: On a setting out of range, maps of other shapes, or where all maps have one
+            position.
 
     Source: as :func:`cwd_loss`.
     """
+
+    relates_positions = True
 
     def __init__(
         self,

@@ -193,7 +193,14 @@ class MapsLoss(WeightedLoss):
 
 
 class LevelsLoss(MapsLoss):
-    """Base of the losses that compare maps level by level, and read nothing else."""
+    """Base of the losses that compare maps level by level, and read nothing else.
+
+    Attributes:
+        relates_positions: Whether the positions of a map are compared with each other, so that
+            a map of one position always gives 0.
+    """
+
+    relates_positions = False
 
     def forward(
         self, preds_S: Tensor | Sequence[Tensor], preds_T: Tensor | Sequence[Tensor]
@@ -205,8 +212,17 @@ class LevelsLoss(MapsLoss):
             preds_T: The teacher's, of the same shapes unless the loss says otherwise; detached
                 here.
         """
+        pairs = self._maps(preds_S, preds_T)
+        if self.relates_positions and all(x_T.shape[2:].numel() == 1 for _, x_T in pairs):
+            raise ValueError(
+                f'{type(self).__name__} compares the positions of a map with each other, and every '
+                f'map has one: preds_S has {[tuple(x.shape) for x in as_maps(preds_S)]}, preds_T '
+                f'has {[tuple(x.shape) for x in as_maps(preds_T)]}, so that it would always be 0: '
+                'record maps of an earlier module (AutoDistiller finds them where its size is that '
+                "of the training's pictures), or take a term such as cosine."
+            )
         parts = []
-        for x_S, x_T in self._maps(preds_S, preds_T):
+        for x_S, x_T in pairs:
             self._check_channels(x_S, x_T)
             parts.append(self.compare(at_least_float32(x_S), x_T))
         return added(parts) * self.loss_weight

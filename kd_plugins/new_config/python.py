@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,8 @@ def as_python(value: Any, indent: int = 0, taken: int = 0) -> str:
     elif isinstance(value, list):
         opening, closing = '[', ']'
         items = [('', item) for item in value]
+    elif isinstance(value, float) and not math.isfinite(value):
+        return f"float('{value}')"
     else:
         return repr(value)
     line = opening + ', '.join(key + as_python(item) for key, item in items) + closing

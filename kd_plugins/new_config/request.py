@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 
 from kd_plugins import checks
 from kd_plugins.datasets.boxes import Boxes, read_boxes
-from kd_plugins.datasets.picture_folder import PICTURES
+from kd_plugins.datasets.picture_folder import pictures_in
 from kd_plugins.new_config.classes import of_classes
 from kd_plugins.new_config.detection import heads_of, teachers_order
 from kd_plugins.registry import name_of
@@ -125,11 +125,10 @@ class Request:
                 f'--unlabelled {str(folder)!r} teaches by the answers of a teacher, and --method '
                 'alone has none: give --teacher and another method, such as kd.'
             )
-        if not any(path.suffix.lower() in PICTURES for path in folder.rglob('*')):
-            raise ValueError(
-                f'--unlabelled {str(folder)!r} holds no pictures ({", ".join(PICTURES)}): give a '
-                'folder that has some, at any depth.'
-            )
+        try:
+            pictures_in(folder)
+        except ValueError as error:
+            raise ValueError(f'--unlabelled {error}') from None
         if self.data is not None and of_classifier:
             self._check_val_apart(folder, self.data / 'val')
             if not (self.data / 'train').is_dir():

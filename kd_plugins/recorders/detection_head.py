@@ -9,7 +9,8 @@ from typing import Any
 from mmrazor.models.task_modules.recorder.base_recorder import BaseRecorder
 from torch import nn
 
-from kd_plugins.recorders.head_adapters import ADAPTERS, Assigned, HeadAdapter, adapter_of
+from kd_plugins.recorders.head_adapter import Assigned, HeadAdapter
+from kd_plugins.recorders.head_adapters import ADAPTERS, adapter_of
 from kd_plugins.recorders.listening import leave, listen
 from kd_plugins.recorders.sides import beside
 from kd_plugins.registry import TASK_UTILS

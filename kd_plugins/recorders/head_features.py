@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from kd_plugins import checks
 from kd_plugins.losses.crosskd import align
 from kd_plugins.recorders.detection_head import DetectionHeadRecorder
-from kd_plugins.recorders.head_adapters import ADAPTERS, HeadAdapter, adapter_of
+from kd_plugins.recorders.head_adapter import HeadAdapter
+from kd_plugins.recorders.head_adapters import ADAPTERS, adapter_of
 from kd_plugins.recorders.listening import leave, listen
 from kd_plugins.registry import TASK_UTILS
 from kd_plugins.structures import Branches, BranchesSpec, HeadOutputs, HeadSpec

@@ -8,6 +8,7 @@ from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from torch import Tensor, nn
 
 from kd_plugins import checks
+from kd_plugins.datasets.views import mixed_views
 from kd_plugins.distillers.protocols import protocol_of
 from kd_plugins.networks import classes_of
 from kd_plugins.registry import TASK_UTILS
@@ -32,7 +33,8 @@ class ViewLogitsRecorder(ModuleOutputsRecorder):
         view: ``'labelled'``, ``'weak'`` or ``'strong'``; None for all of them.
 
     Raises:
-        ValueError: On another view, or a student whose loss is not one of its logits.
+        ValueError: On another view, or a student whose loss is not one of its logits, or whose
+            preprocessor mixes pictures.
     """
 
     #: Of the current batch; the algorithm tells it.
@@ -62,6 +64,9 @@ class ViewLogitsRecorder(ModuleOutputsRecorder):
                 'and labels of unlabelled pictures need an ImageClassifier whose head computes its '
                 'loss of its logits, which share a softmax, such as LinearClsHead.'
             )
+        preprocessor = getattr(network, 'data_preprocessor', None)
+        if side == 'student' and getattr(preprocessor, 'batch_augments', None) is not None:
+            raise mixed_views(key)
         modules = dict(network.named_modules())
         if self.source not in modules:
             raise ValueError(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from mmengine.config import Config
-from mmengine.evaluator import Evaluator
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -36,8 +35,8 @@ def measure(
     """
     with silence():
         loader = Runner.build_dataloader(dict(copy.deepcopy(cfg.val_dataloader)), seed=0)
-        settings = copy.deepcopy(cfg.val_evaluator)
-        evaluator = Evaluator(settings if isinstance(settings, list) else [settings])
+        # One metric, several, or an evaluator of them; nothing of a Runner is used.
+        evaluator = Runner.build_evaluator(cast(Any, None), copy.deepcopy(cfg.val_evaluator))
         evaluator.dataset_meta = loader.dataset.metainfo
         pictures = Pictures(loader.dataset, network, size)
         done, total = 0, len(loader.dataset)

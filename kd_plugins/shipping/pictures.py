@@ -45,7 +45,8 @@ class Pictures:
         """Return what the network gets of a batch of a data loader.
 
         Raises:
-            ValueError: If a picture is larger than the size that was asked for.
+            ValueError: If a picture is larger than the size that was asked for, or a
+                classifier's smaller, which nothing pads where it is trained.
         """
         preprocessor: Any = self.network.data_preprocessor
         prepared = preprocessor(data, False)
@@ -57,6 +58,13 @@ class Pictures:
             raise ValueError(
                 f'--onnx {self.size[0]} {self.size[1]} is too small: the validation pipeline makes '
                 f'a picture of {images.shape[-2]} x {images.shape[-1]}; give a size that holds all.'
+            )
+        detects = hasattr(self.network, 'bbox_head') or hasattr(self.network, 'roi_head')
+        if (height or width) and not detects:
+            raise ValueError(
+                f'--onnx {self.size[0]} {self.size[1]} is not the size of the validation pictures, '
+                f'{images.shape[-2]} x {images.shape[-1]}, and a classifier cannot be measured on '
+                'padded ones: give that size, or change the size of the pipelines in the config.'
             )
         value = getattr(preprocessor, 'pad_value', 0)
         images = functional.pad(images, (0, width, 0, height), value=value)

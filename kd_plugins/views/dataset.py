@@ -220,7 +220,7 @@ def without_views(dataset: Any) -> Any:
     """Return the dataset whose pictures come again in a :class:`RepeatableViews`; else itself."""
     # mmengine's own wrapper, for num_batch_per_epoch.
     found = getattr(dataset, '__dict__', {}).get('_dataset', dataset)
-    return found.dataset if isinstance(found, RepeatableViews) else dataset
+    return found.dataset if isinstance(found, RepeatableViews) else found
 
 
 def number_if_repeatable(loader: DataLoader) -> DataLoader:

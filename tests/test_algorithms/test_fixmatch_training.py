@@ -471,14 +471,17 @@ def test_batches_without_both_views_are_refused():
         sample.set_field(sample.strong_view[:, :6], 'strong_view')
     with pytest.raises(ValueError, match=r'\(3, 3, 8, 8\), \(3, 3, 6, 8\), and are seen as one'):
         step(model, other)
-    mixing = built(
-        data_preprocessor=dict(
-            type='kd_plugins.ClsDataPreprocessor', num_classes=5,
-            batch_augments=dict(augments=dict(type='Mixup', alpha=1.0)),
-        )
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=r'batch_augments .* would mix pictures that .*StrongView'):
-        step(mixing, batch([0, 3], [4, 0, 2]))
+
+
+@pytest.mark.parametrize('key', ['batch_augments', 'train_cfg'])
+def test_mixed_pictures_are_refused_when_the_model_is_built(key):
+    mixup = dict(augments=dict(type='Mixup', alpha=1.0))
+    preprocessor = dict(type='kd_plugins.ClsDataPreprocessor', num_classes=5)
+    student = resnet()
+    dict(batch_augments=preprocessor, train_cfg=student)[key][key] = mixup
+    says = r'batch_augments \(or train_cfg.augments of the student\) would mix .*recorders.views'
+    with pytest.raises(ValueError, match=says):
+        built(student=student, data_preprocessor=preprocessor)
 
 
 def test_datasets_that_do_not_fit_are_refused_before_training(tmp_path):

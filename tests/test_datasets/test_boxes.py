@@ -14,7 +14,7 @@ from PIL import Image
 
 from kd_plugins.datasets.boxes import AnnotationError, faults, faults_of, read_boxes
 from kd_plugins.datasets.boxes.coco import parse
-from kd_plugins.datasets.boxes.reading import size_of
+from kd_plugins.datasets.boxes.reading import is_turned_unseen, size_of
 
 
 @pytest.fixture(scope='module')
@@ -402,6 +402,29 @@ def test_files_of_other_tasks_are_passed_over(coco):
         read_boxes(coco)
 
 
+def test_of_several_files_of_a_part_it_is_said_which_was_taken(coco):
+    assert read_boxes(coco).notes == []
+    for path in (coco / 'annotations/train.json', coco / 'annotations/val.json'):
+        shutil.copy(path, path.with_stem(f'{path.stem}_b'))
+    assert read_boxes(coco).notes == [
+        'train.json was taken, and not train_b.json', 'val.json was taken, and not val_b.json'
+    ]  # fmt: skip
+
+
+def test_folders_behind_links_are_read(yolo):
+    before = boxes_of(read_boxes(yolo).train)
+    for kind in ('images', 'labels'):
+        (yolo / kind / 'train').rename(yolo / f'{kind}_elsewhere')
+        (yolo / kind / 'train').mkdir()
+        # One of two that lead to one folder would be taken for a loop, and another one is.
+        (yolo / kind / 'train/link').symlink_to(yolo / f'{kind}_elsewhere')
+        (yolo / kind / 'train/again').symlink_to(yolo / f'{kind}_elsewhere')
+        (yolo / f'{kind}_elsewhere/loop').symlink_to(yolo / kind / 'train')
+    found = read_boxes(yolo).train
+    assert boxes_of(found) == before
+    assert len(found.content['images']) == 2 * len(before)
+
+
 # ---------------------------------------------------------------- what is wrong though it parses
 
 
@@ -439,7 +462,7 @@ def test_boxes_that_are_no_boxes_of_their_picture(content, box, words):
         assert any('first: annotation' in what and '1 of ' in what for what in found)
 
 
-def ap_of_perfect_answers(content, path):
+def ap_of_perfect_answers(content, path, without=None):
     from mmdet.evaluation import CocoMetric
     from mmengine.registry import init_default_scope
 
@@ -449,7 +472,9 @@ def ap_of_perfect_answers(content, path):
     metric.dataset_meta = dict(classes=CLASSES)
     label = {each['id']: i for i, each in enumerate(content['categories'])}
     for image in content['images']:
-        things = [t for t in content['annotations'] if t['image_id'] == image['id']]
+        things = [
+            t for t in content['annotations'] if t['image_id'] == image['id'] and t is not without
+        ]
         x, y, w, h = torch.tensor([t['bbox'] for t in things]).float().T
         answers = dict(
             bboxes=torch.stack([x, y, x + w, y + h], 1),
@@ -472,6 +497,27 @@ def test_annotations_that_the_evaluation_reads_otherwise_are_said(content, tmp_p
     with pytest.raises(KeyError, match='iscrowd'):
         ap_of_perfect_answers(content, tmp_path / 'c.json')
     assert find(said_of(content, name='val'), '1 annotations have no iscrowd') == ['error']
+
+
+@pytest.mark.parametrize('changes', [
+    dict(bbox=[5, 5, 0.5, 9]), dict(bbox=[200, 5, 9, 9]), dict(area=0),
+])  # fmt: skip
+def test_boxes_that_mmdet_passes_over_are_missed_where_it_measures(content, tmp_path, changes):
+    bad = content['annotations'][3]
+    bad.update(changes)
+    # mmdet finds all but that one.
+    assert ap_of_perfect_answers(content, tmp_path / 'a.json', without=bad) < 1
+    assert find(said_of(content, name='val'), 'counts them as missed') == ['warning']
+    assert find(said_of(content), 'mmdet passes over them') == ['warning']
+
+
+def test_a_class_of_crowds_only_has_no_object(content):
+    (first, *_) = content['annotations']
+    for thing in content['annotations']:
+        thing['iscrowd'] = int(thing['category_id'] == first['category_id'])
+    name = {each['id']: each['name'] for each in content['categories']}[first['category_id']]
+    (said,) = [what for what in said_of(content) if 'no object is a' in what]
+    assert name in said.split('no object is a ')[1]
 
 
 def test_boxes_of_which_none_is_left_are_an_error(content):
@@ -554,6 +600,27 @@ def test_a_size_is_that_of_the_picture_as_upstream_turns_it(tmp_path, ending, or
     assert size_of(path) == (width, height)
     if ending == 'jpg':
         assert (width, height) == ((20, 60) if orientation == 6 else (60, 20))
+
+
+@pytest.mark.parametrize('orientation, size, unseen', [
+    (1, (60, 20), False), (2, (60, 20), True), (3, (60, 20), True), (6, (60, 20), False),
+    (6, (40, 40), True),
+])  # fmt: skip
+def test_a_turn_that_no_size_tells_is_said(content, tmp_path, orientation, size, unseen):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.arange(size[0] * size[1], dtype=np.uint8).reshape(size[::-1])
+    Image.fromarray(pixels).convert('RGB').save(tmp_path / 'a.jpg', exif=exif, quality=100)
+    Image.fromarray(pixels).convert('RGB').save(tmp_path / 'plain.jpg', quality=100)
+    loaded, plain = (cv2.imread(str(tmp_path / name)) for name in ('a.jpg', 'plain.jpg'))
+    # What the sizes do not tell and the pixels do.
+    assert unseen == (loaded.shape == plain.shape and bool((loaded != plain).any()))
+    assert is_turned_unseen(tmp_path / 'a.jpg') == unseen
+    content['images'] = [
+        dict(id=1, file_name='a.jpg', width=loaded.shape[1], height=loaded.shape[0])
+    ]
+    said = find(said_of(content, tmp_path), 'turned or mirrored when they are loaded')
+    assert said == (['note'] if unseen else [])
 
 
 def test_a_picture_from_the_air_has_a_size(tmp_path):

@@ -143,14 +143,14 @@ def test_it_goes_on_after_a_kill(world, monkeypatch, capsys):
     assert "progress' holds what was done with another score" in said
     changed = (*options, '--cfg-options', 'model.test_cfg.nms.iou_threshold=0.1')
     said = label(world, monkeypatch, capsys, *changed, out='broken.json')
-    assert "progress' holds what was done with another settings" in said
+    assert "progress' holds what was done with other settings" in said
     # Another file may say what has changed: the config's base, or that of its teacher.
     config = (world / 'config.py').read_text()
     assert config.count('min_bbox_size=0') == 1
     (world / 'config.py').write_text("_base_ = ['base.py']")
     (world / 'base.py').write_text(config.replace('min_bbox_size=0', 'min_bbox_size=30'))
     said = label(world, monkeypatch, capsys, *options, out='broken.json')
-    assert "progress' holds what was done with another settings" in said
+    assert "progress' holds what was done with other settings" in said
     (world / 'base.py').write_text(config)
     capsys.readouterr()
     said = label(world, monkeypatch, capsys, *options, out='broken.json')

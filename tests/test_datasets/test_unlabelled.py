@@ -17,6 +17,7 @@ from mmengine.dataset import ConcatDataset
 from mmengine.hooks import Hook
 from mmengine.registry import DATASETS, HOOKS, MODELS, DefaultScope
 from mmengine.runner import Runner
+from mmpretrain.datasets import CIFAR10
 from mmpretrain.structures import DataSample
 from torch.utils.data import DataLoader
 
@@ -571,6 +572,49 @@ def without_labels(folders, work_dir, dataset=None, **options):
     return cfg
 
 
+MIXUP = dict(augments=dict(type='Mixup', alpha=1.0))
+
+
+def test_what_mixes_pictures_without_labels_is_refused_before_training(folders, tmp_path):
+    """Upstream's preprocessor would not mix them at all; ours would mix what is seen twice."""
+    later = dict(action_epoch=2, batch_augments=MIXUP)
+    switch = dict(type='mmpretrain.SwitchRecipeHook', schedule=[later])
+    for key in ('preprocessor', 'train_cfg', 'hook'):
+        cfg = without_labels(folders, tmp_path / key, epochs=1)
+        cfg.model.data_preprocessor.update(type='mmpretrain.ClsDataPreprocessor', num_classes=5)
+        if key == 'train_cfg':
+            cfg.model.architecture.train_cfg = MIXUP
+        elif key == 'hook':
+            cfg.custom_hooks.append(switch)
+        else:
+            cfg.model.data_preprocessor.batch_augments = MIXUP
+        says = r'train_cfg.augments .* leave .*CustomDataset, with_label=False\) as they are: give'
+        with pytest.raises(ValueError, match=says):
+            train(cfg)
+        cfg.model.data_preprocessor.type = 'kd_plugins.ClsDataPreprocessor'
+        train(cfg)
+    cfg = training(folders, tmp_path / 'twice')
+    cfg.train_dataloader.dataset.unlabelled.pipeline = WITH_STRONG_VIEW
+    cfg.model.data_preprocessor.num_classes = 5
+    cfg.custom_hooks.append(switch)
+    runner = Runner.from_cfg(cfg)
+    with pytest.raises(ValueError, match=r'would mix pictures .* two views .*StrongView\)'):
+        runner.train()
+    assert runner.iter == 0 and runner.train_dataloader._iterator is None
+
+
+def test_labels_of_a_part_of_one_batch_are_refused_before_training(folders, tmp_path):
+    """A term that takes the teacher's class beside would get fewer labels than pictures."""
+    loss = dict(DKD, missing_label='teacher')
+    cfg = training(folders, tmp_path, 1, algorithm(dict(loss_dkd=loss)))
+    cfg.train_dataloader.dataset.unlabelled.pipeline = WITH_STRONG_VIEW
+    says = r'loss_forward_mappings.loss_dkd.gt_labels gives labels of the labelled pictures alone'
+    with pytest.raises(ValueError, match=says):
+        train(cfg)
+    del cfg.model.distiller.loss_forward_mappings.loss_dkd['gt_labels']
+    train(cfg)
+
+
 @pytest.mark.parametrize('kind', ['labelled', 'unlabelled'])
 def test_a_distillation_that_is_all_there_is_does_not_stop(folders, tmp_path, kind):
     dataset = folder(folders / kind, with_label=kind == 'labelled')
@@ -648,6 +692,22 @@ def test_an_epoch_ends(folders, tmp_path):
         train(cfg)
 
 
+def test_an_epoch_may_have_a_given_number_of_batches(folders, tmp_path):
+    """And mmengine's wrapper for it hides nothing from the checks."""
+    cfg = training(folders, tmp_path / 'few')
+    cfg.train_dataloader.num_batch_per_epoch = 2
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 4 and len(runner.train_dataloader) == 2
+    cfg = training(folders, tmp_path / 'most')
+    cfg.train_dataloader.num_batch_per_epoch = 5
+    assert len(Runner.build_dataloader(cfg.train_dataloader)) == 3
+    cfg.train_dataloader.dataset.unlabelled = folder(folders / 'unlabelled')
+    cfg.model.data_preprocessor.type = 'mmpretrain.ClsDataPreprocessor'
+    with pytest.raises(ValueError, match=r"give data_preprocessor.type='kd_plugins.Cls"):
+        train(cfg)
+
+
 def test_what_is_wrapped_is_refused(folders, tmp_path):
     for kind in (dict(with_label=False), {}):
         cfg = training(folders, tmp_path)
@@ -659,6 +719,50 @@ def test_what_is_wrapped_is_refused(folders, tmp_path):
     inside = dict(type='RepeatDataset', times=2, dataset=folder(folders / 'labelled'))
     with pytest.raises(ValueError, match=r'WithUnlabelled\.labelled is a RepeatDataset: give'):
         build(both(folders, labelled=inside))
+
+
+@DATASETS.register_module(force=True)
+class InMemory(CIFAR10):
+    """Two pictures that lie in memory."""
+
+    def _check_integrity(self):
+        return True
+
+    def load_data_list(self):
+        return [dict(img=np.zeros((32, 32, 3), np.uint8), gt_label=i) for i in range(2)]
+
+
+@pytest.mark.parametrize('beside', ['train', 'val'])
+def test_red_and_blue_are_not_exchanged_in_a_part_of_the_pictures(folders, tmp_path, beside):
+    memory = dict(type='InMemory', data_root=str(tmp_path), pipeline=[PIPELINE[1]])
+
+    def of(name, **reading):
+        cfg = training(folders, tmp_path / name, epochs=1)
+        if beside == 'train':
+            cfg.train_dataloader.dataset['labelled'] = memory
+        else:
+            cfg = without_labels(folders, tmp_path / name, epochs=1)
+            cfg.val_dataloader = dict(
+                batch_size=2, dataset=memory, collate_fn=dict(type='default_collate'),
+                sampler=dict(type='DefaultSampler', shuffle=False),
+            )  # fmt: skip
+            cfg.val_evaluator, cfg.val_cfg = dict(type='Level'), dict()
+        dataset = cfg.train_dataloader.dataset
+        files = dataset.unlabelled if beside == 'train' else dataset
+        files.pipeline = [dict(PIPELINE[0], **reading), *files.pipeline[1:]]
+        return cfg
+
+    says = r'InMemory \((train|val)_dataloader\) gives pictures as RGB'
+    with pytest.raises(ValueError, match=says) as left:
+        train(of('wrong'))
+    assert 'CustomDataset (train_dataloader) gives pictures as BGR' in str(left.value)
+    train(of('right', type='kd_plugins.LoadImageFromFile', channel_order='rgb'))
+    exchanged = of('exchanged')
+    dataset = exchanged.train_dataloader.dataset
+    files = dataset.unlabelled if beside == 'train' else dataset
+    pil = [dict(type='NumpyToPIL', to_rgb=True), dict(type='PILToNumpy')]
+    files.pipeline = [files.pipeline[0], *pil, files.pipeline[1]]
+    train(exchanged)
 
 
 def test_folders_without_pictures_are_refused(folders, tmp_path):

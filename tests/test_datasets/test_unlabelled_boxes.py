@@ -76,16 +76,33 @@ def test_a_folder_gives_its_pictures_at_any_depth_and_nothing_else(scenes, tmp_p
 
 @pytest.mark.parametrize('step', [
     dict(type='RandomAffine'), dict(type='MinIoURandomCrop'), dict(type='FilterAnnotations'),
-    dict(type='RandomShift', prob=1.0), dict(type='Mosaic', img_scale=(32, 32)),
-    dict(type='CachedMosaic', img_scale=(32, 32)), dict(type='MixUp', img_scale=(32, 32)),
-    dict(type='CachedMixUp', img_scale=(32, 32)), dict(type='CopyPaste'),
+    dict(type='RandomShift', prob=1.0),
 ], ids=lambda step: step['type'])  # fmt: skip
 def test_steps_that_read_boxes_are_named(scenes, step):
     dataset = built(dict(both(scenes)['unlabelled'], pipeline=[LOAD, step, PACK]))
     with pytest.raises(ValueError, match=rf'PictureFolder.pipeline: {step["type"]} reads boxes, '):
-        # Some keep a few pictures before they mix them.
-        for _ in range(9):
-            [dataset[i] for i in range(len(dataset))]
+        [dataset[i] for i in range(len(dataset))]
+
+
+MIXING = ('Mosaic', 'CachedMosaic', 'MixUp', 'CachedMixUp', 'CopyPaste')
+
+
+@pytest.mark.parametrize('kind', MIXING)
+def test_steps_that_mix_pictures_are_named_when_the_dataset_is_built(scenes, kind):
+    step = dict(type=kind) if kind == 'CopyPaste' else dict(type=kind, img_scale=(32, 32))
+    with pytest.raises(ValueError, match=rf'PictureFolder.pipeline: {kind} mixes pictures that ha'):
+        built(dict(both(scenes)['unlabelled'], pipeline=[LOAD, step, PACK]))
+    # Of labelled ones those that need nothing around them.
+    for part in ('labelled', 'unlabelled'):
+        cfg = both(scenes)
+        cfg[part] = dict(cfg['labelled'], pipeline=[LOAD, LABELS, step, PACK])
+        if 'Cached' not in kind:
+            with pytest.raises(ValueError, match=rf'{part}.pipeline: {kind} .*give .*CachedMosaic'):
+                built(cfg)
+            continue
+        dataset, of_part = built(cfg), range(8) if part == 'labelled' else range(8, 14)
+        samples = [dataset[i]['data_samples'] for i in [*of_part] * 3]
+        assert all(('gt_instances' in sample) == (part == 'labelled') for sample in samples)
 
 
 def test_boxes_are_taken_off_and_missing_ones_named(scenes):
@@ -310,6 +327,28 @@ def test_what_would_teach_something_else_is_refused_before_training(scenes, tmp_
     runner = run(cfg)
     losses = runner.message_hub.get_scalar('train/loss').data[0]
     assert len(losses) == 4 and min(losses) > 0
+    cfg = config(scenes, tmp_path / 'switched', custom_hooks=[dict(type='YOLOXModeSwitchHook')])
+    refused(cfg, 'YOLOXModeSwitchHook ends the mosaics .* train_dataloader.dataset is a WithUnlab')
+    cfg = config(scenes, tmp_path / 'mosaics')
+    parts, plain = cfg.train_dataloader.dataset, dict(type='DefaultSampler', shuffle=True)
+    mosaic = dict(type='Mosaic', img_scale=(32, 32))
+    cfg.train_dataloader.dataset = dict(
+        type='MultiImageMixDataset', dataset=parts.unlabelled, pipeline=[mosaic]
+    )
+    cfg.train_dataloader.sampler = plain
+    cfg.model.calculate_student_loss = False
+    refused(cfg, 'MultiImageMixDataset, which mixes .* around a PictureFolder, whose have none')
+    cfg = config(scenes, tmp_path / 'joined')
+    cfg.train_dataloader.dataset = dict(
+        type='ConcatDataset', datasets=[parts.labelled, parts.unlabelled],
+        ignore_keys=['classes', 'dataset_type', 'task_name'],
+    )  # fmt: skip
+    cfg.train_dataloader.sampler = plain
+    cfg.model.pseudo_boxes = None
+    refused(cfg, 'PictureFolder. has no boxes, and the student would learn')
+    cfg = config(scenes, tmp_path / 'teacher alone')
+    cfg.model.calculate_student_loss = False
+    refused(cfg, 'calculate_student_loss=False lets the .*WithUnlabelled. has labelled pictures')
     cfg = config(scenes, tmp_path / '5')
     cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
     refused(cfg, r'train_dataloader.sampler is a .* wants some labelled and some unlabelled')

@@ -43,7 +43,7 @@ def test_what_is_left_is_at_the_pace_since_the_first_call(clock):
         started.count(1000, 1000, 'pictures')
 
     assert said(work) == [
-        '10 of 1,000 pictures after 100.0 s',
+        '10 of 1,000 pictures after 100 s',
         # 100 in 30 s, and 890 are left.
         '110 of 1,000 pictures after 2 min; about 4 min left at the pace so far',
         '1,000 of 1,000 pictures after 3 min',
@@ -61,7 +61,7 @@ def test_another_thing_has_a_pace_of_its_own(clock):
         started.count(2, 10, 'cups')
 
     assert said(work)[-2:] == [
-        '1 of 10 cups after 100.0 s',
+        '1 of 10 cups after 100 s',
         '2 of 10 cups after 3 min; about 8 min left at the pace so far',
     ]
 
@@ -127,6 +127,52 @@ def test_the_rest_is_laid_out_over_the_trainings_at_a_time(clock, runs):
     seen.end(slow_too, Failure('no'))
     # What has failed is no work any more.
     assert seen.line([slow], '1 h').startswith('12 of 18 epochs after 1 h (slow, seed 0: 4 of 10)')
+    # As everywhere else.
+    seen.lengths[slow] = 12_000
+    said = seen.line([slow], '1 h')
+    assert said.startswith('12 of 12,008 epochs after 1 h (slow, seed 0: 4 of 12,000)')
+
+
+def log(run, start, *rows):
+    """Append to what a start of a run has logged."""
+    file = Path(run.work_dir, start, 'vis_data', 'scalars.json')
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open('a') as lines:
+        lines.writelines(row if isinstance(row, str) else json.dumps(row) + '\n' for row in rows)
+
+
+def test_a_training_of_rare_validations_is_followed_by_its_log(clock, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('long.py').write_text("train_cfg = dict(type='IterBasedTrainLoop', max_iters=1000)")
+    run = Run('long', 'long.py', 0, 'long/0')
+    # A start before that was killed: what it did since its last checkpoint is done again.
+    log(run, '20260101_000000', dict(loss=1.0, iter=400, step=400))
+    complete(run, 100)
+    seen = progress.RunsProgress([run], 1)
+    seen.look([run])
+    assert seen.line([run], '0 s') == (
+        '100 of 1,000 iterations after 0 s (seed 0: 100 of 1,000); no estimate yet'
+    )
+    log(run, '20260101_010000', dict(loss=1.0, iter=150, step=150))
+    clock(50)
+    seen.look([run])
+    # A validation, and a line that is being written.
+    log(run, '20260101_010000', dict(loss=1.0, iter=250, step=250), dict(top1=50.0, step=900))
+    log(run, '20260101_010000', dict(note='x' * 2000), '{"loss": 1.0, "iter": 2')
+    clock(10)
+    seen.look([run])
+    assert seen.line([run], '60 s') == (
+        '250 of 1,000 iterations after 60 s (seed 0: 250 of 1,000); '
+        'about 75.0 s left at the pace so far'
+    )
+
+
+def test_an_epoch_that_is_logged_has_begun_and_is_not_over(runs):
+    slow = runs[0]
+    seen = progress.RunsProgress([slow], 1)
+    log(slow, '20260101_000000', dict(loss=1.0, epoch=3, iter=250, step=250))
+    seen.look([slow])
+    assert seen.done[slow] == 2
 
 
 def test_what_begins_later_is_counted_from_the_beginning(clock, runs):
@@ -197,8 +243,8 @@ def test_a_file_of_output_gets_the_seeds_the_time_and_an_estimate(
     file = io.StringIO()
     progress.train([slow, slow_too], 1, tmp_path / 'log', Console(file=file, width=40))
     assert file.getvalue().splitlines() == [
-        'seed 0: last 30.00, best 40.00, 95.0 s (kept)',
-        '11 of 20 epochs after 40.0 s (seed 1: 1 of 10); no estimate yet',
-        '12 of 20 epochs after 80.0 s (seed 1: 2 of 10); about 5 min left at the pace so far',
+        'seed 0: last 30.00, best 40.00, 95 s (kept)',
+        '11 of 20 epochs after 40 s (seed 1: 1 of 10); no estimate yet',
+        '12 of 20 epochs after 80 s (seed 1: 2 of 10); about 5 min left at the pace so far',
         'seed 1: last 50.00, best 50.00, 7 min',
     ]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,21 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path, monkeypatch, step,
     assert len(times) == 4 and result.seconds > sum(times)
 
 
+@pytest.mark.parametrize('step, validated', [(1, True), (2, False), (2, True), (3, True)])
+def test_early_stopping_counts_on_where_a_run_goes_on(tmp_path, monkeypatch, step, validated):
+    # Nothing gains 200 points, so it stops with the second validation that does not.
+    stop = dict(type='EarlyStoppingHook', monitor='accuracy/top1', min_delta=200, patience=2)
+    run = tiny_run(tmp_path, epochs=6, custom_hooks=[stop])
+    undisturbed = run_once(tiny_run(tmp_path / 'whole', epochs=6, custom_hooks=[stop]))
+    assert undisturbed.steps == [1, 2, 3]
+    with monkeypatch.context() as patch:
+        interrupt_at(patch, step, validated)
+        with pytest.raises(KeyboardInterrupt):
+            run_once(run)
+    result = run_once(run)
+    assert result.steps == [1, 2, 3] and result.accuracy == undisturbed.accuracy
+
+
 def test_curves_of_another_config_in_the_same_directory_are_not_its_own(tmp_path):
     first = run_once(tiny_run(tmp_path, epochs=5))
     run = tiny_run(tmp_path, epochs=2)
@@ -133,6 +149,18 @@ def test_curves_of_another_config_in_the_same_directory_are_not_its_own(tmp_path
     assert list(training.val['accuracy/top1'].values()) == second.accuracy
     # They are kept.
     assert len([*Path(run.work_dir, 'earlier').glob('*/vis_data/scalars.json')]) == 1
+
+
+def test_runs_of_one_process_keep_their_curves_apart(tmp_path):
+    # mmdet's configs name their visualizer, and mmengine keeps one of each name in a process.
+    named = dict(type='Visualizer', vis_backends=[dict(type='LocalVisBackend')], name='visualizer')
+    first = digits(tmp_path, visualizer=named)
+    second = replace(first, seed=4, work_dir=str(tmp_path / 'second'))
+    for run in (first, second):
+        validated = run_once(run).accuracy
+        training = read_training(Path(run.work_dir))
+        assert list(training.val['accuracy/top1'].values()) == validated
+    assert len([*Path(first.work_dir).glob('*/vis_data/scalars.json')]) == 1
 
 
 def test_a_run_with_load_from_goes_on_from_its_own_checkpoint(tmp_path, monkeypatch):

@@ -121,6 +121,23 @@ def test_a_verdict_on_the_seeds_that_survived_says_so():
     assert '(4, 5 alone)' in other['says']
 
 
+def test_results_of_other_data_are_not_compared():
+    alone, kd = sides([60.0, 62.0], [63.0, 64.5])
+    for side, data in ((alone, 'a'), (kd, 'b')):
+        side.results = {s: result(60.0 + s, data=dict(val=data)) for s in (0, 1)}
+    with pytest.raises(ValueError, match='seed 0 of alone and seed 0 of kd1 are of other data'):
+        conclude(alone, [kd])
+
+
+def test_pairs_that_did_not_train_as_long_are_said():
+    alone, kd = sides([60.0, 62.0], [63.0, 64.5])
+    kd.results = {**kd.results, 1: Result('hash', [1, 2, 3], [1.0, 2.0, 64.5], [], 7, 1.0)}
+    (one,) = conclude(alone, [kd])['configs']
+    assert one['notes'] == [
+        'Not all pairs ended after as many steps: seed 1 after 2 alone and 3 distilled'
+    ]
+
+
 def test_what_a_validation_set_leaves_unsure():
     """One standard error of a paired difference, from simulated sets of pictures."""
     import numpy as np
@@ -200,6 +217,25 @@ def test_the_plan_has_whole_pairs_first_and_one_student(tmp_path):
     assert other.alone.runs[0].config != again.alone.runs[0].config
     assert load_config(other.alone.runs[0]).train_cfg.max_epochs == 3
     assert other.identity != again.identity == plan([DKD], [7], tmp_path).identity
+
+
+def test_the_config_of_a_student_alone_is_read_as_it_was_made(tmp_path, monkeypatch):
+    """Numbers that are not finite, and another verdict that writes its own at that moment."""
+    more = "optim_wrapper = dict(clip_grad=dict(max_norm=1.0, norm_type=float('inf')))\n"
+    config = tiny(tmp_path, more=more)
+    hashed = verdict_plan.hash_of_all_seeds
+
+    def meanwhile(run):
+        if Path(run.config).stem.startswith('alone'):
+            monkeypatch.setattr(verdict_plan, 'hash_of_all_seeds', hashed)
+            plan([DKD], [0], tmp_path)
+        return hashed(run)
+
+    monkeypatch.setattr(verdict_plan, 'hash_of_all_seeds', meanwhile)
+    cfg = plan([config], [0], tmp_path).alone.cfg
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=1.0, norm_type=float('inf'))
+    assert cfg.train_cfg.max_epochs == 2
+    assert len([*tmp_path.glob('alone*')]) == 2
 
 
 def test_a_student_that_is_given_is_taken(tmp_path):

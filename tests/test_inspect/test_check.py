@@ -113,6 +113,9 @@ def test_a_sound_training_has_no_findings_and_leaves_nothing_behind(ckpt, tmp_pa
     assert [(g.parameters, g.lr, g.weight_decay) for g in report.groups] == [(48, 0.1, 1e-3)]
     assert report.cost.seconds_in_all == pytest.approx(20 * report.cost.seconds_per_iteration)
     assert 0 < report.cost.teacher_share < 1
+    threads = torch.get_num_threads()
+    said = f'cost on CPU, {threads} thread{"" if threads == 1 else "s"}: '
+    assert torch.cuda.is_available() or said in shown(report)
     json.dumps(report.to_dict())
 
 

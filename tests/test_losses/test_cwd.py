@@ -94,7 +94,8 @@ def test_normed_is_mmrazors_loss_behind_norms_without_gain():
 def test_normed_maps_of_one_value_or_one_position_are_finite(shape):
     # A norm of torch raises an error of the first of them.
     student = torch.ones(shape, requires_grad=True)
-    value = CWDLoss(normed=True)(student, torch.full(shape, 3.0))
+    finer = torch.ones(shape[0], 3, 2, 2)
+    value = CWDLoss(normed=True)([student, finer], [torch.full(shape, 3.0), finer])
     value.backward()
     assert value.item() == 0 and torch.isfinite(student.grad).all()
 

@@ -290,3 +290,23 @@ def test_maps_of_as_many_channels_as_rows_are_maps(term, resize):
     student, teacher = [torch.randn(x) for x in sizes], [torch.randn(x) for x in sizes]
     parts = [term()(*pair) for pair in zip(student, teacher, strict=True)]
     assert term(resize=resize)(student, teacher).item() == pytest.approx(sum(parts).item())
+
+
+@pytest.mark.parametrize(('case', 'refused'), {'CWD': True, 'Gram': True, 'MSE': False,
+                                               'PKD': False, 'Cosine': False}.items())  # fmt: skip
+def test_a_term_of_positions_refuses_maps_of_one_position(case, refused):
+    """As a ResNet of ImageNet gives of pictures of 32 pixels."""
+    make, c_t, _ = CASES[case]
+    (student, teacher), (finer, finer_T) = maps(c_t=c_t, size=(1, 1)), maps(c_t=c_t)
+    if refused:
+        with pytest.raises(ValueError, match=r'every map has one: preds_S has \[\(2, 3, 1, 1\)\]'):
+            make()(student, teacher)
+    else:
+        make()(student, teacher).backward()
+        assert student.grad.any()
+    # Of two levels the other one teaches.
+    assert make(number=2)([student, finer], [teacher, finer_T]).item() > 0
+    coarser = make(resize='coarser')
+    if refused:
+        with pytest.raises(ValueError, match='every map has one'):
+            coarser(finer, teacher)

@@ -476,6 +476,11 @@ def test_unlabelled_pictures_that_fit_nothing_are_refused(tmp_path, ckpt):
         return refusal(STUDENT, method, out, teacher, given, unlabelled=folder, **more)
 
     assert 'holds no pictures (.jpg' in says(folder=tmp_path / 'empty')
+    assert "/no' is no folder: give one with pictures" in says(folder=tmp_path / 'no')
+    # As the data set finds them, a link to a folder is a folder.
+    (tmp_path / 'links').mkdir()
+    (tmp_path / 'links' / 'mine').symlink_to(folder)
+    Request(STUDENT, 'kd', out, TEACHER, ckpt, unlabelled=tmp_path / 'links')
     assert '--method alone has none: give --teacher' in says('alone', None)
     assert says('dkd').startswith('--method dkd needs labels (kd_plugins.DKDLoss), and the')
     assert says('dot', unlabelled_ratio='all').startswith('--method dot keeps the gradient of')

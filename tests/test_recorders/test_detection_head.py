@@ -7,7 +7,7 @@ import torch
 from helpers.detection import HEADS, build, detector, images, losses
 from mmengine.config import ConfigDict
 
-from kd_plugins.recorders.head_adapters import _opened
+from kd_plugins.recorders.head_adapter import opened
 from kd_plugins.registry import MODELS
 
 #: RetinaNet's own loss compares deltas, unless it is told to decode them.
@@ -297,7 +297,7 @@ def test_a_box_that_is_inside_out_is_opened_by_the_gradient():
     giou = MODELS.build(dict(type='mmdet.GIoULoss'))
     optimizer = torch.optim.Adam([raw], lr=0.5)
     for _ in range(400):
-        boxes = _opened(raw)
+        boxes = opened(raw)
         loss = giou(boxes, teacher.expand_as(boxes), reduction_override='none')
         assert (loss >= 0).all() and (loss <= 2).all()
         optimizer.zero_grad()

@@ -72,6 +72,36 @@ def test_the_accuracy_of_a_classifier_survives(tmp_path):
     assert both == [full, small]
 
 
+@pytest.mark.parametrize('form', ['list', 'evaluator'])
+def test_evaluators_of_every_form_are_asked(form):
+    cfg = Config.fromfile(ROOT / 'configs/vanilla/digits_student.py')
+    cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
+    network = build_student(cfg).eval()
+    plain = dict(cfg.val_evaluator)
+    several = [dict(plain, prefix='night'), dict(type='SingleLabelMetric')]
+    cfg.val_evaluator = several if form == 'list' else dict(type='Evaluator', metrics=several)
+
+    def compute(**inputs):
+        with torch.no_grad():
+            return [network(inputs['images'])]
+
+    found = measure(cfg, network, compute)
+    cfg.val_evaluator = plain
+    assert found['night/top1'] == upstreams_metrics(cfg, network)['accuracy/top1']
+    assert 'single-label/f1-score' in found
+    assert table(dict(student=[found, found])).split()[0] == 'night/top1'
+
+
+def test_a_classifier_is_not_measured_on_padded_pictures():
+    cfg = Config.fromfile(ROOT / 'configs/vanilla/digits_student.py')
+    for size, says in (((10, 8), 'is not the size of the validation pictures, 8 x 8'),
+                       ((6, 8), 'is too small')):  # fmt: skip
+        network = build_student(cfg).eval()
+        with pytest.raises(ValueError, match=f'--onnx {size[0]} {size[1]} {says}'):
+            calibration_pictures(cfg, network, size).batch([0])
+    assert calibration_pictures(cfg, network, (8, 8)).batch([0])[0].shape[-2:] == (8, 8)
+
+
 def pictures_of(cfg, network):
     from kd_plugins.shipping import validation_pictures
 

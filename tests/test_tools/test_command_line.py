@@ -4,6 +4,7 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -87,7 +88,8 @@ def test_every_option_says_what_it_is(name, monkeypatch):
     with pytest.raises(Stop) as stopped:
         module.parse_args()
     (parser,) = stopped.value.args
-    assert len(parser._actions) > 1 and parser.format_help()
+    # As it is typed, and not as Python writes it.
+    assert len(parser._actions) > 1 and not re.search(r'default [\[(]', parser.format_help())
     assert [action.dest for action in parser._actions if not action.help] == []
 
 
@@ -191,17 +193,64 @@ def test_what_cannot_be_trained_says_so_before_training(
     assert 'Epoch(train)' not in ''.join(capsys.readouterr())
 
 
+PICTURES = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet_CIFAR', depth=18, base_channels=8, stem_channels=8),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=64))
+train_dataloader = dict(
+    batch_size=2, num_workers=1, collate_fn=dict(type='default_collate'),
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='CustomDataset', data_root='pictures', pipeline=[
+        dict(type='kd_plugins.LoadImageFromFile'), dict(type='PackInputs')]))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
+"""
+
+
+def test_what_is_found_while_training_is_one_sentence(tmp_path, monkeypatch):
+    """And what may be anybody's fault has its traceback, as everything has with --verbose."""
+    (tmp_path / 'config.py').write_text(PICTURES)
+    for name in 'ab':
+        (tmp_path / 'pictures' / name).mkdir(parents=True)
+        (tmp_path / 'pictures' / name / '0.png').write_bytes(b'')
+
+    def ends_with(*options):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, 'argv', ['train.py', 'config.py', *options])
+        with pytest.raises((SystemExit, ValueError)) as left:
+            runpy.run_path(str(ROOT / 'tools/train.py'), run_name='__main__')
+        return left.value
+
+    left = ends_with()
+    assert isinstance(left, SystemExit) and re.fullmatch(
+        r"the picture '.*pictures/a/0.png' cannot be read \(the file is empty\): replace it, or "
+        r'take it out of the dataset\.',
+        str(left),
+    )
+    assert isinstance(ends_with('--verbose'), ValueError)
+
+    def fail(runner):
+        raise ValueError('a bug.')
+
+    monkeypatch.setattr(Runner, 'train', fail)
+    assert isinstance(ends_with(), ValueError)
+
+
 def of_a_config(tool):
     """The least that a tool of a config is given."""
     more = dict(compare=['c.pth'], export_student=['c.pth'], test=['c.pth'])
     more['linear_probe'] = ['c.pth', '--data', 'pictures']
+    more['label_pictures'] = ['c.pth', 'pictures', '--out', 'labels.json']
     return more.get(tool, [])
 
 
 @pytest.mark.parametrize(
     'name',
-    ('cache_teacher', 'check', 'compare', 'export_student', 'linear_probe', 'repeat', 'test',
-     'train', 'verdict'),
+    ('cache_teacher', 'check', 'compare', 'export_student', 'label_pictures', 'linear_probe',
+     'repeat', 'test', 'train', 'verdict'),
 )  # fmt: skip
 def test_tools_refuse_a_config_in_one_way(name, tmp_path, monkeypatch, capsys):
     """One sentence: with the code 2 where the command line is wrong, and 1 where its content is."""

@@ -25,9 +25,10 @@ def read(data: Path) -> Boxes | None:
         AnnotationError: If a file does not parse.
         ValueError: If a part is missing, or both have other categories.
     """
-    files = {name: _file(data, name) for name in ('train', *HELD_OUT)}
-    train = files.pop('train')
-    held = next((path for path in files.values() if path), None)
+    files = {name: _files(data, name) for name in ('train', *HELD_OUT)}
+    of_train = files.pop('train')
+    of_held = next((paths for paths in files.values() if paths), [])
+    train, held = (next(iter(paths), None) for paths in (of_train, of_held))
     if train is None and held is None:
         return None
     if train is None or held is None:
@@ -47,7 +48,12 @@ def read(data: Path) -> Boxes | None:
             'numbers classes in the order of each file, so the same number would stand for two '
             'classes; bring both into one order.'
         )
-    return Boxes('COCO', names[0], parts[0], parts[1])
+    notes = [
+        f'{paths[0].name} was taken, and not {", ".join(path.name for path in paths[1:])}'
+        for paths in (of_train, of_held)
+        if len(paths) > 1
+    ]
+    return Boxes('COCO', names[0], parts[0], parts[1], notes)
 
 
 def parse(path: Path) -> dict[str, Any]:
@@ -94,7 +100,8 @@ def parse(path: Path) -> dict[str, Any]:
     return content
 
 
-def _file(data: Path, split: str) -> Path | None:
+def _files(data: Path, split: str) -> list[Path]:
+    """Return the files that may be of a part, the one to take first."""
     for folder in (data / 'annotations', data):
         found = sorted(
             path
@@ -105,9 +112,11 @@ def _file(data: Path, split: str) -> Path | None:
         )
         if found:
             # `instances_train2017.json` before what else has the name in it.
-            return min(found, key=lambda path: (not path.name.startswith('instances'), path.name))
+            return sorted(
+                found, key=lambda path: (not path.name.startswith('instances'), path.name)
+            )
     beside = data / split / '_annotations.coco.json'
-    return beside if beside.is_file() else None
+    return [beside] if beside.is_file() else []
 
 
 def _pictures(data: Path, ann_file: Path, content: dict[str, Any]) -> Path:

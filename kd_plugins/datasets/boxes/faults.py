@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kd_plugins.datasets.boxes.reading import AnnotationError, size_of
+from kd_plugins.datasets.boxes.reading import AnnotationError, is_turned_unseen, size_of
 
 #: By how many pixels a box may be outside: what rounding does.
 OUTSIDE = 1.0
@@ -42,7 +42,8 @@ def faults_of(content: dict[str, Any], pictures: Path | None, name: str) -> list
         name: What to call the part, ``'train'`` for example.
     """
     found = [*_ids(content, name), *_references(content, name), *_boxes(content, name)]
-    counts = Counter(thing['category_id'] for thing in content['annotations'])
+    # Crowds, and what is difficult, teach nothing and are not measured.
+    counts = Counter(t['category_id'] for t in content['annotations'] if not t.get('iscrowd'))
     empty = [each['name'] for each in content['categories'] if not counts[each['id']]]
     if empty:
         found.append(
@@ -164,10 +165,14 @@ def _boxes(content: dict[str, Any], name: str) -> Iterable[Fault]:
             bad['ignored'].append(thing)
         elif min(x, y) < -OUTSIDE or x + w > width + OUTSIDE or y + h > height + OUTSIDE:
             bad['partly'].append(thing)
+    # The evaluation reads the file, from which nothing is left out.
+    lost = (
+        'mmdet passes over them' if name == 'train' else "COCO's evaluation counts them as missed"
+    )
     says = dict(
-        flat='are thinner than a pixel, or no numbers: mmdet passes over them',
-        outside='lie outside of their picture: mmdet passes over them',
-        empty='have an area of 0 in the file: mmdet passes over them',
+        flat=f'are thinner than a pixel, or no numbers: {lost}',
+        outside=f'lie outside of their picture: {lost}',
+        empty=f'have an area of 0 in the file: {lost}',
         ignored='are marked by ignore: mmdet learns them as background, and misses them when it '
         'measures',
         partly='reach out of their picture by more than a pixel',
@@ -203,7 +208,7 @@ def _pictures(content: dict[str, Any], pictures: Path, name: str) -> list[Fault]
                 'add them, or take them out of the file.',
             )
         )
-    lost, unlike = set(missing), []
+    lost, unlike, unsure = set(missing), [], []
     step = max(1, len(images) // LOOKED_AT)
     for image in images[::step][:LOOKED_AT]:
         if image['file_name'] in lost:
@@ -216,6 +221,18 @@ def _pictures(content: dict[str, Any], pictures: Path, name: str) -> list[Fault]
             continue
         if seen != said:
             unlike.append((image['file_name'], said, seen))
+        elif is_turned_unseen(pictures / image['file_name']):
+            unsure.append(image['file_name'])
+    if unsure:
+        found.append(
+            Fault(
+                'note',
+                f'{name}: {len(unsure)} of {min(len(images), LOOKED_AT)} pictures that were looked '
+                f'at are turned or mirrored when they are loaded (EXIF; first: {unsure[0]}), and '
+                'their size does not tell whether their boxes were drawn so.',
+                'look at the page of tools/check.py --pictures.',
+            )
+        )
     if unlike:
         file, said, seen = unlike[0]
         found.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def pictures_in(folder: Path) -> dict[str, Path]:
         AnnotationError: If two of them are called the same.
     """
     found: dict[str, Path] = {}
-    for path in files_of(folder.rglob('*')):
+    for path in files_below(folder):
         if path.suffix.lower() in PICTURES:
             name = str(path.relative_to(folder).with_suffix(''))
             if name in found:
@@ -81,6 +82,22 @@ def pictures_in(folder: Path) -> dict[str, Path]:
                 )  # fmt: skip
             found[name] = path
     return found
+
+
+def files_below(folder: Path, above: tuple[str, ...] = ()) -> list[Path]:
+    """Return the files below a folder, those behind links to folders too, in their order.
+
+    Args:
+        folder: The folder; one that is not there has none.
+        above: Where it was come from: a link that leads back has no end.
+    """
+    here = os.path.realpath(folder)
+    if here in above or not folder.is_dir():
+        return []
+    found: list[Path] = []
+    for path in folder.iterdir():
+        found += files_below(path, (*above, here)) if path.is_dir() else [path]
+    return files_of(found)
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
@@ -94,22 +111,37 @@ def size_of(path: Path) -> tuple[int, int]:
     Raises:
         AnnotationError: If it is no picture.
     """
-    # No pixel of most is decoded here, so pictures from the air may be as large as they are.
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        with Image.open(path) as picture:
-            size, turned = picture.size, picture.getexif().get(_ORIENTATION, 1) >= _TURNED
-    except OSError as error:
-        raise AnnotationError(path, None, f'is no picture that can be read ({error})') from None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
-    if turned:
+    size, orientation = _header(path)
+    if orientation >= _TURNED:
         # Of which formats OpenCV follows the tag depends on its version, and Pillow's size has
         # followed it already in some: only what is loaded tells.
         loaded = mmcv.imread(str(path))
         if loaded is not None:
             return loaded.shape[1], loaded.shape[0]
     return size
+
+
+def is_turned_unseen(path: Path) -> bool:
+    """Whether a picture has an EXIF orientation that leaves its width and height as they are.
+
+    Raises:
+        AnnotationError: If it is no picture.
+    """
+    (width, height), orientation = _header(path)
+    return orientation > 1 and (orientation < _TURNED or width == height)
+
+
+def _header(path: Path) -> tuple[tuple[int, int], int]:
+    """Return the size of a picture in its file, and how the camera was held."""
+    # No pixel of most is decoded here, so pictures from the air may be as large as they are.
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path) as picture:
+            return picture.size, picture.getexif().get(_ORIENTATION, 1)
+    except OSError as error:
+        raise AnnotationError(path, None, f'is no picture that can be read ({error})') from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 class Builder:

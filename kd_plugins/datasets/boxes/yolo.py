@@ -14,6 +14,7 @@ from kd_plugins.datasets.boxes.reading import (
     Boxes,
     Builder,
     Split,
+    files_below,
     files_of,
     held_out,
     lines_of,
@@ -127,7 +128,9 @@ def _names(data: Path, settings: dict[Path, dict[str, Any]]) -> list[str]:
 
 def _split(data: Path, pictures: Path, labels: Path, classes: list[str], points: bool) -> Split:
     builder, found = Builder(classes, data), pictures_in(pictures)
-    for path in files_of(labels.rglob('*.txt')):
+    for path in files_below(labels):
+        if path.suffix != '.txt':
+            continue
         name = str(path.relative_to(labels).with_suffix(''))
         if name not in found and path.name != 'classes.txt':
             raise AnnotationError(path, None, f'there is no picture called {name!r} for it')

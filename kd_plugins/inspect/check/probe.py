@@ -103,7 +103,7 @@ def check(
         except (Exception, SystemExit) as error:
             if debug:
                 raise
-            said = checks.said(error)
+            said = checks.sentence_of(error) or checks.said(error)
             ours = isinstance(error, (ValueError, FileNotFoundError, SystemExit))
             report.add('error', f'{steps}: {said if ours else f"{type(error).__name__}: {said}"}')
     report.operators = operators.in_use()
@@ -348,4 +348,5 @@ def _source(distiller: Any, term: str, argument: str) -> tuple[str, str]:
 def _device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f'CPU, {torch.get_num_threads()} threads'
+    threads = torch.get_num_threads()
+    return f'CPU, {threads} thread{"s" if threads > 1 else ""}'

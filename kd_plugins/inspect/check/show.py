@@ -146,7 +146,8 @@ def _calibration(report: Report) -> list[str]:
     if calibration.line:
         lines.append(
             f'weights for a ratio of {calibration.wanted:g} each, which are a start and no '
-            'optimum: gradients change in the course of a training, and nobody knows the best:'
+            'optimum: gradients change in the course of a training, and nobody knows the best. '
+            'At the end of the config:'
         )
         lines.append(calibration.line)
     return lines

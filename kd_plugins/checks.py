@@ -18,6 +18,10 @@ from typing import Any, TypeGuard
 _FAULTS = (LookupError, AttributeError, AssertionError, NotImplementedError)
 #: What the system says of a file, or of a full disk.
 _OF_FILES = re.compile(r"\[Errno \d+\] (.*: '.*'|No space left on device|Disk quota exceeded)$")
+#: What mmcv asserts of a picture.
+_OF_PICTURES = re.compile(r'failed to load image: (.*)')
+#: What gloo says where another process of a training has ended.
+_OF_PEERS = re.compile(r'gloo.*Connection (closed|reset) by peer', re.S)
 #: How torch passes on what a worker of a loader has raised, traceback and all.
 _OF_WORKER = re.compile(
     r'Caught \w+ in .*\nOriginal Traceback (?:.*\n)*'
@@ -49,9 +53,9 @@ def said(error: BaseException) -> str:
 def sentence_of(error: BaseException) -> str | None:
     """Return what an error says where that is all that a user needs, and None of any other.
 
-    It is where a line of this package raises it, or the system says it of a file. Of all others,
-    which may be anybody's fault, the traceback is needed. What a worker of a data loader has raised
-    counts as there.
+    It is where a line of this package raises it, or the system says it of a file, or mmcv of
+    a picture, or it is that another process has ended. Of all others, which may be anybody's
+    fault, the traceback is needed. What a worker of a data loader has raised counts as there.
     """
     found = _OF_WORKER.match(str(error))
     if found:
@@ -61,6 +65,11 @@ def sentence_of(error: BaseException) -> str | None:
         path, text = frame.f_code.co_filename if frame else '', str(error)
     if isinstance(error, OSError) and _OF_FILES.search(text):
         return text
+    unread = isinstance(error, AssertionError) and _OF_PICTURES.fullmatch(text)
+    if unread:
+        return f'the picture {unread[1]!r} cannot be read: replace it, or take it out of the data.'
+    if _OF_PEERS.search(text):
+        return 'another process of this training has ended, and says why itself.'
     ours = Path(__file__).parent in Path(path).parents
     raised = linecache.getline(path, line).lstrip().startswith('raise ')
     return text if ours and raised and text and not isinstance(error, _FAULTS) else None

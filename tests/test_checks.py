@@ -6,14 +6,14 @@ import math
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
+import mmcv.transforms
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from kd_plugins import checks
+from kd_plugins.algorithms.pseudo_boxes import PseudoBoxes
 from kd_plugins.datasets.pictures import LoadImageFromFile
-from kd_plugins.views import number_views
 
 
 @pytest.mark.parametrize('value', [1, 5, 10**20])
@@ -90,12 +90,16 @@ def of_the_system():
     Path('/gone/x.json').read_text(encoding='utf-8')
 
 
+def upstreams():
+    mmcv.transforms.LoadImageFromFile().transform(dict(img_path=__file__))
+
+
 def somebodys():
     raise ValueError('a bug.')
 
 
 def ours_by_accident():
-    number_views(SimpleNamespace(sampler=None, dataset=None))
+    PseudoBoxes().give([], [None])  # zip(strict=True) raises a ValueError in a line of ours
 
 
 @pytest.mark.parametrize('workers', [0, 1])
@@ -104,6 +108,7 @@ def ours_by_accident():
     [
         (ours, r"the picture 'gone.png' cannot be read \(.*out of the dataset\."),
         (of_the_system, r"\[Errno 2\] No such file or directory: '/gone/x.json'"),
+        (upstreams, r"the picture '.*test_checks.py' cannot be read: .*out of the data\."),
         (somebodys, None),
         (ours_by_accident, None),
     ],
@@ -120,3 +125,9 @@ def test_a_number_that_is_refused_in_a_call_is_a_sentence():
         checks.whole_number('key', 0)
     assert checks.sentence_of(left.value) == str(left.value)
     assert checks.sentence_of(ValueError('key=0 is wrong.')) is None
+
+
+def test_whose_peer_has_ended_leaves_it_to_that_one_to_say_why():
+    gloo = '[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:3'
+    assert 'another process' in checks.sentence_of(RuntimeError(gloo))
+    assert checks.sentence_of(RuntimeError('[gloo/pair.cc:1] Read error')) is None

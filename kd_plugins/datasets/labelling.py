@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import hashlib
 import json
 import os
@@ -209,70 +210,102 @@ def label_pictures(
 
     Raises:
         ValueError: If ``score`` is below that from which the detector keeps boxes, no
-            picture can be read, or what was kept is of another detector, score or data.
+            picture can be read, or what was kept is of another detector, score or data, or
+            another process writes it.
     """
     made = dict(source, score=score, pictures=str(pictures.folder.resolve()))
     made['weights'] = _digest(source['checkpoint'])
-    record = _Record(out.with_name(out.name + '.progress'), made)
-    left = [image for image in pictures.images if image['file_name'] not in record.done]
-    total = len(pictures.images)
-    tell(total - len(left), total)
-    if left:
-        detector = labeller()
-        _check_score(detector.network, score)
-        record.add('', dict(classes=detector.classes))
-        names = [image['file_name'] for image in left]
-        for batch in _batches(detector, pictures.folder, names, batch_size, record):
-            found = detector.label([data for _, data in batch], score) if batch else []
-            for (name, _), each in zip(batch, found, strict=True):
-                record.add(name, each)
-            tell(len(record.done) - 1, total)  # one line says the classes
-    result, content = _content(pictures, record.done, made)
-    if not result.pictures:
-        name, why = next(iter(result.unreadable.items()))
-        raise ValueError(
-            f'none of the {len(result.unreadable)} pictures of {str(pictures.folder)!r} can be '
-            f'read ({name}: {why}): give others.'
-        )
-    write_aside(json.dumps(content), out)
-    record.remove()
+    with _Record(out.with_name(out.name + '.progress'), made) as record:
+        left = [image for image in pictures.images if image['file_name'] not in record.done]
+        total = len(pictures.images)
+        tell(total - len(left), total)
+        if left:
+            detector = labeller()
+            _check_score(detector.network, score)
+            record.add('', dict(classes=detector.classes))
+            names = [image['file_name'] for image in left]
+            for batch in _batches(detector, pictures.folder, names, batch_size, record):
+                found = detector.label([data for _, data in batch], score) if batch else []
+                for (name, _), each in zip(batch, found, strict=True):
+                    record.add(name, each)
+                tell(len(record.done) - 1, total)  # one line says the classes
+        result, content = _content(pictures, record.done, made)
+        if not result.pictures:
+            name, why = next(iter(result.unreadable.items()))
+            raise ValueError(
+                f'none of the {len(result.unreadable)} pictures of {str(pictures.folder)!r} can be '
+                f'read ({name}: {why}): give others.'
+            )
+        write_aside(json.dumps(content), out)
+        record.path.unlink()
     return result
 
 
 class _Record:
-    """What is done so far, a line a picture, behind a line that says by what."""
+    """What is done so far, a line a picture, behind a line that says by what.
+
+    It is one process's: the system frees it however that ends.
+    """
 
     def __init__(self, path: Path, made: Mapping[str, Any]) -> None:
         self.path = path
         self.done: dict[str, dict[str, Any]] = {}
-        lines = []
-        if path.is_file():
-            lines = path.read_text(encoding='utf-8').split('\n')[:-1]  # the last may be in pieces
-        if lines:
-            before = json.loads(lines[0])
-            different = [
-                f'other {key}' if key.endswith('s') else f'another {key}'
-                for key in made
-                if before.get(key) != made[key]
-            ]
-            if different:
-                raise ValueError(
-                    f'{str(path)!r} holds what was done with {", ".join(different)}: give another '
-                    '--out, or remove it.'
-                )
-            done = dict(json.loads(line) for line in lines[1:])
-            # What could not be read may be there by now.
-            self.done = {name: what for name, what in done.items() if 'unreadable' not in what}
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(''.join(f'{line}\n' for line in lines or [json.dumps(dict(made))]), path)
+        self.file = open(path, 'a+', encoding='utf-8')  # noqa: SIM115
+        try:
+            self._lock()
+            self._read(made)
+        except BaseException:
+            self.file.close()
+            raise
+
+    def __enter__(self) -> _Record:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f'{str(self.path)!r} is in use: another process labels for the same --out; wait '
+                'until that has ended, or give another --out.'
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+
+    def _read(self, made: Mapping[str, Any]) -> None:
+        self.file.seek(0)
+        *lines, broken = self.file.read().split('\n')  # the last may be in pieces
+        if broken:
+            self.file.truncate(sum(len(line.encode()) + 1 for line in lines))
+        if not lines:
+            self._write(dict(made))
+            return
+        before = json.loads(lines[0])
+        different = [
+            f'other {key}' if key.endswith('s') else f'another {key}'
+            for key in made
+            if before.get(key) != made[key]
+        ]
+        if different:
+            raise ValueError(
+                f'{str(self.path)!r} holds what was done with {", ".join(different)}: give another '
+                '--out, or remove it.'
+            )
+        done = dict(json.loads(line) for line in lines[1:])
+        # What could not be read may be there by now.
+        self.done = {name: what for name, what in done.items() if 'unreadable' not in what}
 
     def add(self, name: str, what: dict[str, Any]) -> None:
         self.done[name] = what
-        with open(self.path, 'a', encoding='utf-8') as file:
-            file.write(json.dumps([name, what]) + '\n')
+        self._write([name, what])
 
-    def remove(self) -> None:
-        self.path.unlink()
+    def _write(self, line: Any) -> None:
+        self.file.write(json.dumps(line) + '\n')
+        self.file.flush()
 
 
 def _batches(

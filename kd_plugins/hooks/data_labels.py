@@ -94,7 +94,12 @@ def _check_two_views(model: nn.Module, augments: bool) -> None:
         raise mixed_views('kd_plugins.StrongView')
     without = model.check_unlabelled()
     for name, mapping in model.distiller.loss_forward_mappings.items():
-        for argument in mapping.keys() - without[name].keys():
+        loss = model.distiller.distill_losses[name]
+        while hasattr(loss, 'loss'):  # within Weighted and its kin
+            loss = loss.loss
+        # All others are given labels only so that terms can be exchanged in a config.
+        reads = hasattr(loss, 'needs_labels')
+        for argument in mapping.keys() - without[name].keys() if reads else ():
             raise ValueError(
                 f'model.distiller.loss_forward_mappings.{name}.{argument} gives labels of the '
                 'labelled pictures alone, and a kd_plugins.StrongView makes one batch of these and '
@@ -111,7 +116,9 @@ def _check_without_labels(dataset: Any, model: nn.Module, augments: bool) -> Non
         "dict(type='kd_plugins.WithUnlabelled', labelled=..., unlabelled=...)."
     )
     mixes = augments and not _of_ours(model.data_preprocessor)
-    for inner in joined_datasets(dataset):
+    joined = [*joined_datasets(dataset)]
+    some = any(getattr(each, 'with_label', True) is not False for each in joined)
+    for inner in joined:
         kind = type(inner).__name__
         if isinstance(inner, PictureFolder):
             for each in (dataset, *datasets_inside(dataset)):
@@ -140,6 +147,12 @@ def _check_without_labels(dataset: Any, model: nn.Module, augments: bool) -> Non
             raise ValueError(
                 f'train_dataloader.dataset ({kind}, with_label=False) has no labels, and the '
                 f"student's own loss needs them: {instead}"
+            )
+        if some and not _of_ours(model.data_preprocessor):
+            raise ValueError(
+                f'train_dataloader.dataset joins pictures with labels and without ({kind}, '
+                "with_label=False): give data_preprocessor.type='kd_plugins.ClsDataPreprocessor', "
+                'which keeps them apart.'
             )
         if mixes:
             raise ValueError(

@@ -1,5 +1,6 @@
 """tools/label_pictures.py: what a detector finds in pictures, as a COCO file."""
 
+import fcntl
 import json
 import runpy
 import sys
@@ -139,6 +140,10 @@ def test_it_goes_on_after_a_kill(world, monkeypatch, capsys):
         file.write('["deep/c.jpg", {"wid')  # the kill came while it wrote
     assert not (world / 'broken.json').exists()
     monkeypatch.setattr(labelling.Labeller, 'label', before)
+    with kept.open('a') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # as another process that labels for the same file
+        said = label(world, monkeypatch, capsys, *options, out='broken.json')
+    assert "progress' is in use: another process labels for the same --out; wait" in said
     said = label(world, monkeypatch, capsys, '--score', '0.2', out='broken.json')
     assert "progress' holds what was done with another score" in said
     changed = (*options, '--cfg-options', 'model.test_cfg.nms.iou_threshold=0.1')

@@ -603,10 +603,24 @@ def test_what_mixes_pictures_without_labels_is_refused_before_training(folders, 
     assert runner.iter == 0 and runner.train_dataloader._iterator is None
 
 
+def test_joined_pictures_with_and_without_labels_want_our_preprocessor(folders, tmp_path):
+    parts = [folder(folders / 'labelled'), folder(folders / 'unlabelled', with_label=False)]
+    joined = dict(type='ConcatDataset', datasets=parts, ignore_keys=['classes'])
+    cfg = without_labels(folders, tmp_path, joined, epochs=1)
+    cfg.model.data_preprocessor.type = 'mmpretrain.ClsDataPreprocessor'
+    with pytest.raises(ValueError, match=r"joins pictures .* give data_preprocessor.type='kd_plug"):
+        train(cfg)
+    cfg.model.data_preprocessor.type = 'kd_plugins.ClsDataPreprocessor'
+    train(cfg)
+
+
 def test_labels_of_a_part_of_one_batch_are_refused_before_training(folders, tmp_path):
     """A term that takes the teacher's class beside would get fewer labels than pictures."""
     loss = dict(DKD, missing_label='teacher')
-    cfg = training(folders, tmp_path, 1, algorithm(dict(loss_dkd=loss)))
+    weighted = dict(type='kd_plugins.Weighted', loss=loss, loss_weight=0.5)
+    losses = dict(loss_kd=KD, loss_dkd=weighted)
+    cfg = training(folders, tmp_path, 1, algorithm(losses))
+    assert 'gt_labels' in cfg.model.distiller.loss_forward_mappings.loss_kd
     cfg.train_dataloader.dataset.unlabelled.pipeline = WITH_STRONG_VIEW
     says = r'loss_forward_mappings.loss_dkd.gt_labels gives labels of the labelled pictures alone'
     with pytest.raises(ValueError, match=says):

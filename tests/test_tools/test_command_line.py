@@ -242,6 +242,7 @@ def test_what_is_found_while_training_is_one_sentence(tmp_path, monkeypatch):
 def of_a_config(tool):
     """The least that a tool of a config is given."""
     more = dict(compare=['c.pth'], export_student=['c.pth'], test=['c.pth'])
+    more['label_pictures'] = ['c.pth', 'pictures', '--out', 'labels.json']
     more['linear_probe'] = ['c.pth', '--data', 'pictures']
     more['label_pictures'] = ['c.pth', 'pictures', '--out', 'labels.json']
     return more.get(tool, [])

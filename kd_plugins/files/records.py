@@ -98,6 +98,7 @@ class Lock:
 
     Raises:
         RecordsError: If another job is writing.
+        OSError: If the folder's file system has no locks.
     """
 
     def __init__(self, folder: str | Path, patience: float | None = None) -> None:
@@ -110,7 +111,7 @@ class Lock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except BlockingIOError:
                 self._file.seek(0)
                 said = self._file.read().strip()
                 if math.isinf(patience) and not told:

@@ -175,6 +175,12 @@ def arrays_of(layout: Mapping[str, Any], content: Any) -> list[np.ndarray]:
     return arrays
 
 
+def forms_of(layout: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return what a layout says of each record."""
+    parts = layout['parts']
+    return {name: (form, parts[a:b]) for name, (form, a, b) in layout['forms'].items()}
+
+
 def records_of(layout: Mapping[str, Any], content: Any) -> dict[str, list[np.ndarray]]:
     """Return the parts of one sample by the names of their records, views of its bytes."""
     arrays = arrays_of(layout, content)

@@ -69,7 +69,7 @@ class Store:
         self._records: files.Records | None = None
         self._writer: files.Writer | None = None
         self._lock: files.Lock | None = None
-        there = files.read_header(folder)
+        there = self._there()
         if there is None:
             return
         self._check(there)
@@ -108,7 +108,7 @@ class Store:
         broadcast_object_list(found)
         if found[0] is not None:
             raise found[0]
-        there = files.read_header(self.folder)
+        there = files.read_header(self.folder) if self._writes else self._there()
         if there is None and self._writes:
             raise ValueError(
                 f'{KEY}.dir={self.folder!r} was made by the first process, and process '
@@ -128,7 +128,7 @@ class Store:
             # Whoever wrote until now may have made it, or filled it.
             if self._is_complete():
                 self.release()
-            elif files.read_header(self.folder) is None:
+            elif self._there() is None:
                 files.write_header(self.folder, self.header)
         except ValueError as error:
             self.release()
@@ -141,8 +141,16 @@ class Store:
             )
         return None
 
-    def _is_complete(self) -> bool:
+    def _there(self) -> dict[str, Any] | None:
+        """Return the header of what is stored; None where nothing is, whatever a file says.
+
+        A training that was refused at its first batch leaves a header.
+        """
         there = files.read_header(self.folder)
+        return there if any(Path(self.folder).glob('*.records')) else None
+
+    def _is_complete(self) -> bool:
+        there = self._there()
         if there is None:
             return False
         self._check(there)
@@ -227,8 +235,8 @@ class Store:
         """Take what the teacher has said of a batch; what is there already has to agree.
 
         Raises:
-            ValueError: If a record is too large, there is no room for all, or the teacher
-                says something else than it did.
+            ValueError: If a record is too large or has another form than before, there is no
+                room for all, or the teacher says something else than it did.
         """
         size = max(map(len, contents))
         if size > self._max_bytes:
@@ -240,6 +248,14 @@ class Store:
             )
         if self._writer is None:
             self._writer = self._begin_writing(layout, [*map(len, contents)])
+        if layout != self._writer.layout:
+            # They would be read by the layout of the first.
+            kept = encoding.forms_of(self._writer.layout)
+            name = next(key for key, form in encoding.forms_of(layout).items() if form != kept[key])
+            raise ValueError(
+                f'{KEY}: the record {name} has another form (tensors, dimensions or types) in this '
+                'batch than in the first one: leave out the term that reads it, or the store.'
+            )
         for key, content in zip(keys, contents, strict=True):
             if key in self:
                 self._compare(key, layout, content)
@@ -281,9 +297,14 @@ class Store:
 
         What heads say is not compared: norms over a whole map know how much the batch was padded.
         """
-        records, stored = encoding.records_of(layout, content), encoding.records_of(*self.read(key))
-        for name, (_, first, last) in layout['forms'].items():
-            kinds = layout['parts'][first:last]
+        kept_layout, kept_content = self.read(key)
+        records = encoding.records_of(layout, content)
+        stored = encoding.records_of(kept_layout, kept_content)
+        kept_forms = encoding.forms_of(kept_layout)
+        for name, form in encoding.forms_of(layout).items():
+            if form != kept_forms[name]:
+                raise self.several_forms()
+            _, kinds = form
             for live, kept, (*_, stride, beyond) in zip(
                 records[name], stored[name], kinds, strict=True
             ):
@@ -297,6 +318,13 @@ class Store:
                         f'{key.view} differs by {moved:.3g} from what the teacher says now: the '
                         'store is not of this teacher; give another dir.'
                     )
+
+    def several_forms(self) -> files.RecordsError:
+        """Return what is wrong with records that are not made of the same tensors."""
+        return files.RecordsError(
+            f'{KEY}.dir={self.folder!r} holds records of several forms: delete it, and it is '
+            'filled anew.'
+        )
 
     def flush(self) -> None:
         """Write what waits."""

@@ -84,8 +84,8 @@ class StoredTeacher(Teacher):
         #: By the name of a recorder, the name of its records in the store.
         self._names = record_names(distiller)
         self._has_left = False
-        #: Whether a picture was shown to the network alone.
-        self._saw_alone = False
+        #: What a picture was taken out of and shown alone: nothing, a batch of one, of several.
+        self._checked = 0
         self._watchers = Watchers()
         header: dict[str, Any] = dict(
             plain(identity),
@@ -216,10 +216,7 @@ class StoredTeacher(Teacher):
             self._watchers.tell_before()
         layouts, contents = zip(*(self.store.read(key) for key in keys), strict=True)
         if any(each is not layouts[0] and each != layouts[0] for each in layouts):
-            raise files.RecordsError(
-                f'{KEY}.dir={self.folder!r} holds records of several forms: delete it, and it is '
-                'filled anew.'
-            )
+            raise self.store.several_forms()
         try:
             sizes = self._sizes(inputs, data_samples)
             encoding.check_padding(layouts[0], sizes)
@@ -271,10 +268,11 @@ class StoredTeacher(Teacher):
         with recorders:
             self.live.look(inputs, data_samples)
         layout, contents = self._encode(recorders, inputs, data_samples, self._dtype)
-        if not self._saw_alone:
+        # In a batch of one nothing is said of others.
+        several = min(len(inputs), 2)
+        if self._checked < several:
             self._check_alone(recorders, inputs, data_samples, layout, contents[0])
-            # In a batch of one nothing is said of others.
-            self._saw_alone = len(inputs) > 1
+            self._checked = several
         self.store.add(layout, keys, contents)
         self._leave_if_complete()
 

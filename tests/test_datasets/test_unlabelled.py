@@ -1,5 +1,6 @@
 """Labelled pictures beside unlabelled ones: what batches hold, and what they train."""
 
+import copy
 import functools
 import json
 import shutil
@@ -23,6 +24,7 @@ from torch.utils.data import DataLoader
 from kd_plugins.algorithms import single_teacher_distill
 from kd_plugins.datasets import MultiSourceSampler, WithUnlabelled, unlabelled
 from kd_plugins.hooks.term_watch import TermWatch
+from kd_plugins.inspect.check import check
 from kd_plugins.losses import KDLoss
 from kd_plugins.models import ClsDataPreprocessor
 from kd_plugins.structures import Progress
@@ -472,6 +474,9 @@ def test_unlabelled_pictures_come_again_in_views_and_are_stored(folders, tmp_pat
     cfg = in_views(training(folders, tmp_path / 'filled'), tmp_path)
     assert fill(Runner.from_cfg(cfg)).written == 2 * 15
     cfg = in_views(training(folders, tmp_path / 'stored'), tmp_path)
+    report = check(copy.deepcopy(cfg), iterations=1)
+    assert [each.samples for each in report.stored] == [2]
+    assert not [each for each in report.findings if each.level == 'error']
     runner = Runner.from_cfg(cfg)
     assert runner.model.teacher.complete and runner.model.teacher.network is None
     runner.train()

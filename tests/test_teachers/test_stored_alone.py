@@ -4,9 +4,11 @@ import pytest
 import torch
 from helpers.stored import batch, noisy, pair, start, train
 from mmengine.registry import MODELS
+from mmpretrain.structures import DataSample
 from test_stored_heads import several, sized
 
 from kd_plugins.networks import resolve_network
+from kd_plugins.teachers.network import _resized
 
 #: What a module may give of a batch: its logits of C classes become something else.
 GIVES = dict(
@@ -60,7 +62,22 @@ def test_what_is_not_of_one_picture_each_is_refused_and_not_written(
 
 def test_a_batch_of_one_says_nothing_of_others_and_so_the_next_one_is_asked(tmp_path, checkpoint):
     with pytest.raises(ValueError, match='is another one without the other pictures'):
-        asked(tmp_path, checkpoint, GIVES['whole_batch'], [1, 4])
+        asked(tmp_path, checkpoint, GIVES['whole_batch'], [1, 1, 4])
+
+
+@pytest.mark.parametrize(
+    'other', [lambda z: z[:, None], lambda z: (z,), lambda z: z.argmax(dim=1), lambda z: (z, [z])]
+)
+def test_a_record_that_changes_its_form_is_refused(tmp_path, checkpoint, other):
+    """It would be read as what the first batch gave."""
+    with pytest.raises(ValueError, match=r"source='head.fc'\) has another form .* in this batch"):
+        asked(tmp_path, checkpoint, lambda z: z if len(z) != 3 else other(z), [4, 3])
+
+
+def test_a_training_that_goes_on_with_another_form_is_refused(tmp_path, checkpoint):
+    asked(tmp_path, checkpoint, lambda z: z, [4]).teacher.release()
+    with pytest.raises(ValueError, match='holds records of several forms: delete it'):
+        asked(tmp_path, checkpoint, lambda z: (z, [z]), [5])
 
 
 @pytest.mark.parametrize('number', [1, 5])
@@ -78,11 +95,12 @@ def test_a_picture_alone_is_asked_once_and_nothing_is_drawn_of_it(
         torch.rand(3)
         return z, [z, z[:, None]]
 
-    asked(tmp_path, checkpoint, gives, [number, 4], teacher_dtype=dtype)
+    asked(tmp_path, checkpoint, gives, [number, number, 1, 1], teacher_dtype=dtype)
     drawn = torch.rand(1)
-    assert seen == ([1, 2, 4, 1] if number == 1 else [5, 1, 4])
+    assert seen == ([1, 2, 1, 1, 1] if number == 1 else [5, 1, 5, 1, 1])
     torch.manual_seed(7)
-    torch.rand(3), torch.rand(3)
+    for _ in range(4):
+        torch.rand(3)
     assert torch.equal(drawn, torch.rand(1))
 
 
@@ -124,3 +142,10 @@ def test_the_decoder_of_a_stock_detr_is_refused_at_every_batch_size(tmp_path, nu
     said = f'is of 6 samples in a batch of {1 if number == 6 else 5},'
     with pytest.raises(ValueError, match=rf"record ModuleOutputs\(source='decoder'\) {said}"):
         model.teacher.record(model.distiller.teacher_recorders, **given)
+
+
+def test_a_sample_that_is_shown_twice_says_its_size_once_and_then_its_own():
+    sample = DataSample(metainfo=dict(img_shape=(32, 32), scale_factor=(2.0, 2.0)))
+    with _resized([sample, sample], (2, 3, 32, 32), (2, 3, 64, 48)):
+        assert (sample.img_shape, sample.scale_factor) == ((64, 48), (3.0, 4.0))
+    assert (sample.img_shape, sample.scale_factor) == ((32, 32), (2.0, 2.0))

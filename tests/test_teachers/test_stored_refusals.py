@@ -2,6 +2,7 @@
 
 import copy
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -151,6 +152,14 @@ def test_a_folder_that_cannot_be_read_or_written_is_named(tmp_path, checkpoint, 
         monkeypatch.setattr(files, 'read_header', lambda folder: None)
         model.teacher.begin(noisy())
 
+    def unlocked(*_):
+        raise OSError(errno.ENOLCK, 'No locks available')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, 'flock', unlocked)
+        with pytest.raises(ValueError, match=said % 'No locks available'):
+            start(pair(tmp_path / 'store', checkpoint))
+
     def refuses(*_):
         raise OSError(errno.EROFS, 'Read-only file system')
 
@@ -274,6 +283,33 @@ def test_a_record_that_is_too_large_for_its_limit_or_type_is_refused(tmp_path, c
         model.teacher.live.network.head.fc.bias[2] = torch.nan
     with pytest.raises(ValueError, match=r'is not finite \(its largest number is nan\): leave out'):
         train(model, data)
+
+
+def test_a_store_of_nothing_is_nobodys(tmp_path, checkpoint):
+    """What a refusal says to change can be changed, though it has left a header."""
+    data = noisy()
+    model = start(pair(tmp_path, checkpoint), data)
+    with torch.no_grad():
+        model.teacher.live.network.head.fc.bias[2] = 1e5
+    with pytest.raises(ValueError, match="set its dtype='float32'"):
+        train(model, data)
+    model.teacher.release()
+    assert json.loads((tmp_path / 'header.json').read_text())['dtype'] == 'float16'
+    looking = start(pair(tmp_path, checkpoint, cache=dict(FLOAT32, write=False)), data)
+    train(looking, data)
+    on = start(pair(tmp_path, checkpoint, cache=FLOAT32), data)
+    train(on, data)
+    on.teacher.end()
+    assert json.loads((tmp_path / 'header.json').read_text())['dtype'] == 'float32'
+    with pytest.raises(ValueError, match="dtype was 'float32' and is 'float16' now"):
+        start(pair(tmp_path, checkpoint), data)
+    # Who is about to write its first records has the folder.
+    first = start(pair(tmp_path / 'other', checkpoint), data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, 'PATIENCE', 0.0)
+        with pytest.raises(ValueError, match='is being written by another job'):
+            start(pair(tmp_path / 'other', checkpoint, cache=FLOAT32), data)
+    train(first, data)
 
 
 def test_a_training_set_without_views_is_refused(tmp_path, checkpoint):

@@ -336,7 +336,8 @@ def _compare(report: Report, teacher: StoredTeacher, data: Any) -> None:
     """Compare what is stored of the first batch with what the teacher says now."""
     report.store = teacher.folder
     try:
-        report.stored = teacher.against_live(**data)
+        # Pictures without labels are a batch of their own beside.
+        report.stored = teacher.against_live(data['inputs'], data['data_samples'])
     except FileNotFoundError as error:
         report.add('note', f'what is stored cannot be compared with the live teacher: {error}')
 

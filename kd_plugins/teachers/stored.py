@@ -32,7 +32,7 @@ from kd_plugins.teachers.watching import Watchers
 from kd_plugins.views import check_one_pipeline, check_one_view
 
 #: The version of what is in a header and in records, the hashes of pictures among it.
-FORMAT = 3
+FORMAT = 4
 
 
 class StoredTeacher(Teacher):

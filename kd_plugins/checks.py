@@ -75,6 +75,19 @@ def sentence_of(error: BaseException) -> str | None:
     return text if ours and raised and text and not isinstance(error, _FAULTS) else None
 
 
+def mixed_views(what: str) -> ValueError:
+    """Return the error that a preprocessor would mix pictures that are shown in two views.
+
+    Args:
+        what: What shows or reads both views.
+    """
+    return ValueError(
+        'data_preprocessor.batch_augments (or train_cfg.augments of the student) would mix '
+        f'pictures that come in two views ({what}), one of which labels the other: leave one of '
+        'them out.'
+    )
+
+
 def whole_number(key: str, value: Any, least: int = 1, right: str | None = None) -> int:
     """Return a whole number that is at least ``least``.
 

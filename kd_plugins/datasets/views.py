@@ -12,19 +12,6 @@ from mmpretrain.datasets.transforms import PackInputs
 from kd_plugins.registry import TRANSFORMS
 
 
-def mixed_views(what: str) -> ValueError:
-    """Return the error that a preprocessor would mix pictures that are shown in two views.
-
-    Args:
-        what: What shows or reads both views.
-    """
-    return ValueError(
-        'data_preprocessor.batch_augments (or train_cfg.augments of the student) would mix '
-        f'pictures that come in two views ({what}), one of which labels the other: leave one of '
-        'them out.'
-    )
-
-
 @TRANSFORMS.register_module()
 class StrongView(BaseTransform):
     """Keep a second view of a picture, as ``strong_view``, (channels, H, W), beside the first.

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from kd_plugins import checks
 from kd_plugins.datasets.picture_folder import PictureFolder
 from kd_plugins.datasets.unlabelled import MultiSourceSampler, WithUnlabelled
-from kd_plugins.datasets.views import mixed_views, shows_two_views
+from kd_plugins.datasets.views import shows_two_views
 from kd_plugins.hooks.data_classes import datasets_inside, joined_datasets
 from kd_plugins.registry import name_of
 from kd_plugins.views.dataset import without_views
@@ -91,7 +92,7 @@ def check_labels(loader: Any, model: nn.Module, hooks: Iterable[Any] = ()) -> No
 def _check_two_views(model: nn.Module, augments: bool) -> None:
     """Refuse what cannot see labelled pictures and two views of unlabelled ones as one batch."""
     if augments:
-        raise mixed_views('kd_plugins.StrongView')
+        raise checks.mixed_views('kd_plugins.StrongView')
     without = model.check_unlabelled()
     for name, mapping in model.distiller.loss_forward_mappings.items():
         loss = model.distiller.distill_losses[name]

@@ -10,7 +10,7 @@ from mmpretrain.models import ClsDataPreprocessor as UpstreamClsDataPreprocessor
 from mmpretrain.structures import DataSample
 from torch import Tensor
 
-from kd_plugins.datasets.views import mixed_views
+from kd_plugins import checks
 from kd_plugins.registry import MODELS
 
 
@@ -63,7 +63,7 @@ class ClsDataPreprocessor(UpstreamClsDataPreprocessor):
         batch = super().forward(data, training=True)
         if 'strong_view' in batch['data_samples'][0]:
             if self.batch_augments is not None:
-                raise mixed_views('kd_plugins.StrongView')
+                raise checks.mixed_views('kd_plugins.StrongView')
             # The samples keep them: a batch may be asked more than once.
             views = [sample.strong_view for sample in batch['data_samples']]
             strong = torch.stack(views) if isinstance(data['inputs'], Tensor) else views

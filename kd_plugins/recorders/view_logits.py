@@ -8,7 +8,6 @@ from mmrazor.models.task_modules.recorder import ModuleOutputsRecorder
 from torch import Tensor, nn
 
 from kd_plugins import checks
-from kd_plugins.datasets.views import mixed_views
 from kd_plugins.distillers.protocols import protocol_of
 from kd_plugins.networks import classes_of
 from kd_plugins.registry import TASK_UTILS
@@ -66,7 +65,7 @@ class ViewLogitsRecorder(ModuleOutputsRecorder):
             )
         preprocessor = getattr(network, 'data_preprocessor', None)
         if side == 'student' and getattr(preprocessor, 'batch_augments', None) is not None:
-            raise mixed_views(key)
+            raise checks.mixed_views(key)
         modules = dict(network.named_modules())
         if self.source not in modules:
             raise ValueError(

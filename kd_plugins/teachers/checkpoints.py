@@ -50,8 +50,12 @@ class CheckpointTree(BaseModel):
 
     @property
     def head(self) -> Any:
-        """The first network's head, which says of which classes all of them speak."""
-        return getattr(self.networks[0], 'head', None)
+        """The first network's head, which says of which classes all of them speak.
+
+        Raises:
+            AttributeError: If networks of this kind call it otherwise, as the network itself does.
+        """
+        return self.networks[0].head
 
     def forward(self, inputs: Tensor, data_samples: Any = None, mode: str = 'tensor') -> Any:
         """Return what every network returns, a tuple; for ``mode='predict'`` the joint answer.

@@ -23,7 +23,7 @@ from rich.table import Table
 import kd_plugins  # noqa: F401  (makes mmrazor importable)
 from kd_plugins import command_line
 from kd_plugins.experiments.results import Result, Run
-from kd_plugins.experiments.summary import gain, said
+from kd_plugins.experiments.summary import gain, over_seeds, said
 from kd_plugins.experiments.timing import duration
 
 TEACHER = Run('teacher', str(CONFIGS / 'vanilla/digits_teacher.py'), 0, 'work_dirs/digits_teacher')
@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
 def summarise(results: dict[str, list[Result]], teacher: Result) -> Table:
     """Return the table of all methods."""
     seeds = len(next(iter(results.values())))
-    table = Table(title=f'Digits, test accuracy in %, mean and deviation over {seeds} seeds')
+    table = Table(title=f'Digits, test accuracy in %, {over_seeds(seeds)}')
     for column in ('', 'last epoch', 'best epoch', 'gain', 'as teacher', 'parameters', 's/run'):
         table.add_column(column, justify='right' if column else 'left')
     table.add_row(

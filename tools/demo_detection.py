@@ -36,7 +36,7 @@ from kd_plugins import command_line
 from kd_plugins.compat import chatter
 from kd_plugins.datasets.digit_scenes import make_scenes
 from kd_plugins.experiments.results import Result, Run, load_config
-from kd_plugins.experiments.summary import gain, said
+from kd_plugins.experiments.summary import gain, over_seeds, said
 from kd_plugins.experiments.timing import duration
 from kd_plugins.inspect.quiet import silence
 
@@ -121,10 +121,7 @@ def parse_args() -> argparse.Namespace:
 def summarise(group: Group, results: dict[str, list[Result]], teacher: Result) -> Table:
     """Return the table of all methods."""
     seeds = len(next(iter(results.values())))
-    table = Table(
-        title=f'{group.name} on digit scenes, COCO box AP in %, mean and deviation over '
-        f'{seeds} seeds'
-    )
+    table = Table(title=f'{group.name} on digit scenes, COCO box AP in %, {over_seeds(seeds)}')
     for column in ('', 'AP', 'AP50', 'AP75', 'gain', 'parameters', 's/run'):
         table.add_column(column, justify='right' if column else 'left')
     alone = [result.last for result in results[group.alone]]

@@ -24,9 +24,14 @@ def spread(values: Sequence[float]) -> dict[str, float | None]:
 
 
 def said(values: Sequence[float]) -> str:
-    """Say mean and sample deviation: ``96.20 ± 0.31``."""
-    deviation = statistics.stdev(values) if len(values) > 1 else float('nan')
-    return f'{statistics.mean(values):.2f} ± {deviation:.2f}'
+    """Say mean and sample deviation, ``96.20 ± 0.31``, or the one value, ``96.20``."""
+    deviation = f' ± {statistics.stdev(values):.2f}' if len(values) > 1 else ''
+    return f'{statistics.mean(values):.2f}{deviation}'
+
+
+def over_seeds(number: int) -> str:
+    """Say what figures of so many seeds are, for a title."""
+    return f'mean and deviation over {number} seeds' if number > 1 else 'of one seed'
 
 
 def gain(values: Sequence[float], reference: Sequence[float]) -> str:

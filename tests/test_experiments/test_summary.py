@@ -20,7 +20,7 @@ def test_a_gain_is_doubted_within_two_standard_errors():
     assert gain([3.0, 5.0], [0.0, 2.0]) == '+3.00'
     assert gain([0.0, 2.0], [3.0, 5.0]) == '-3.00'
     assert gain([9.0], [0.0]) == '+9.00 ?' and gain([9.0, 9.0], [0.0]) == '+9.00 ?'
-    assert said([1.0, 3.0]) == '2.00 ± 1.41'
+    assert said([1.0, 3.0]) == '2.00 ± 1.41' and said([1.0]) == '1.00'
 
 
 @pytest.mark.parametrize(
